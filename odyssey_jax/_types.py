@@ -1,0 +1,218 @@
+"""The shared vocabulary: what a schedule, a callback, a task and their pytrees are."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Batch = PyTree
+Outputs = Mapping[str, Any]
+ScheduleFn = Callable[[Any], Any]
+
+
+class Clock(NamedTuple):
+    """Where a run is: the one part of the carry that a population shares.
+
+    Args:
+        step: int32 scalar, the number of train steps done; also the index of the next one.
+        epoch: int32 scalar, the number of epochs done; also the index of the running one.
+    """
+
+    step: jax.Array | int
+    epoch: jax.Array | int
+
+
+class TrainState(NamedTuple):
+    """What a train step transforms.
+
+    Args:
+        params: pytree of arrays, what the optimizer updates.
+        model_state: pytree of arrays that the model itself updates (batch statistics).
+        opt_state: the optimizer's state.
+    """
+
+    params: PyTree
+    model_state: PyTree = None
+    opt_state: PyTree = None
+
+
+class Point(enum.Enum):
+    """A point in a run's life at which a callback can act."""
+
+    TRAIN_BEGIN = "train_begin"
+    EPOCH_BEGIN = "epoch_begin"
+    VALIDATION_BEGIN = "validation_begin"
+    VALIDATION_END = "validation_end"
+    EPOCH_END = "epoch_end"
+    TRAIN_END = "train_end"
+
+
+class StopReason(enum.IntEnum):
+    """Why a run ended: an integer in the carry, a sentence for people.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> ody.StopReason.NO_IMPROVEMENT.sentence(10)
+        'no improvement for 10 epochs'
+    """
+
+    NONE = 0
+    COMPLETED = 1
+    NO_IMPROVEMENT = 2
+    NOT_FINITE = 3
+
+    def sentence(self, detail: int = 0) -> str:
+        """Says the reason in words.
+
+        Args:
+            detail: the number that belongs to the reason (`Signal.detail`).
+
+        Returns:
+            A phrase without a capital or a full stop.
+        """
+        return _SENTENCES[self].format(detail, "" if detail == 1 else "s")
+
+
+_SENTENCES = {
+    StopReason.NONE: "still running",
+    StopReason.COMPLETED: "completed all {} epoch{}",
+    StopReason.NO_IMPROVEMENT: "no improvement for {} epoch{}",
+    StopReason.NOT_FINITE: "the loss is not finite",
+}
+
+
+class Signal(NamedTuple):
+    """What a callback asks of the loop.
+
+    Args:
+        stop: int32 scalar, a `StopReason`; `StopReason.NONE` to go on.
+        detail: int32 scalar, the number in the reason's sentence.
+        save: bool scalar, whether the host shall save the carry.
+        state: the train state to go on with, or None to leave it as it is. This is the one
+            door through which a callback changes the training.
+    """
+
+    stop: jax.Array
+    detail: jax.Array
+    save: jax.Array
+    state: TrainState | None = None
+
+    @classmethod
+    def none(cls) -> Signal:
+        """Asks for nothing.
+
+        Returns:
+            The signal that `merge` leaves everything as it is for.
+        """
+        return cls(
+            jnp.asarray(StopReason.NONE, jnp.int32),
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((), bool),
+        )
+
+    def merge(self, later: Signal) -> Signal:
+        """Joins two signals: the first reason to stop wins, saves are or-ed.
+
+        Args:
+            later: the signal given after this one.
+
+        Returns:
+            One signal for both; the later train state, if there is one, replaces the earlier.
+        """
+        first = self.stop != StopReason.NONE
+        return Signal(
+            stop=jnp.where(first, self.stop, later.stop),
+            detail=jnp.where(first, self.detail, later.detail),
+            save=self.save | later.save,
+            state=self.state if later.state is None else later.state,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What a callback sees at a point of a run.
+
+    Args:
+        metrics: name to value (scalars, or arrays such as a confusion matrix); what is known
+            at this point.
+        clock: the step and epoch. At `Point.EPOCH_END` the epoch is the index of the one that
+            ends, and the step the number of steps done.
+        state: a view of the train state, to take a snapshot from.
+        point: which point of the run this is (static).
+        capacity: the most epochs a callback needs room for (static), or None if unknown.
+    """
+
+    metrics: Mapping[str, Any]
+    clock: Clock = Clock(0, 0)
+    state: TrainState = TrainState(None)
+    point: Point = dataclasses.field(default=Point.EPOCH_END, metadata={"static": True})
+    capacity: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def metric(self, name: str) -> jax.Array:
+        """Looks a scalar metric up by name.
+
+        Args:
+            name: such as "valid/loss".
+
+        Returns:
+            float32 scalar.
+
+        Raises:
+            ValueError: there is no such metric, or it is not a scalar. The message names those
+                that there are.
+        """
+        scalars = {k: v for k, v in self.metrics.items() if jnp.ndim(v) == 0}
+        if name not in scalars:
+            shape = f" of shape {jnp.shape(self.metrics[name])}" if name in self.metrics else ""
+            what = f"metric {name!r}{shape} can't be monitored" if shape else f"no metric {name!r}"
+            raise ValueError(f"{what}; the scalar metrics are: {', '.join(sorted(scalars))}")
+        return jnp.asarray(scalars[name], jnp.float32)
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """A pair of pure functions over pytree state: to a loop what optax's are to an optimizer.
+
+    Hyper-parameters live in the callback, which is hashable and compared by value; arrays live
+    in its state, whose structure, shapes and dtypes `init` gives once and for all.
+    """
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points at which `update` wants to be called."""
+        ...
+
+    def init(self, event: Event) -> PyTree:
+        """Makes the first state from an example of the event (its values mean nothing)."""
+        ...
+
+    def update(self, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
+        """Takes the state past an event, and says what it asks of the loop."""
+        ...
+
+
+class Task(NamedTuple):
+    """What is trained: three pure functions, and the way back to the user's own model.
+
+    `nnx_task`, `linen_task` and `pure_task` make one from a model and a loss.
+
+    Args:
+        init: `key -> (params, model_state)`.
+        loss: `(params, model_state, batch, key) -> (loss, (model_state, outputs))`, in training
+            mode; the loss is the scalar mean over the batch, `outputs` a dict for the metrics.
+        evaluate: `(params, model_state, batch) -> outputs` with at least "loss", in
+            evaluation mode.
+        rebuild: `(params, model_state) -> model` in the user's own terms.
+    """
+
+    init: Callable[[jax.Array], tuple[PyTree, PyTree]]
+    loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
+    evaluate: Callable[..., Outputs]
+    rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params

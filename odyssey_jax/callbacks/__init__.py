@@ -1,0 +1,18 @@
+"""Callbacks: `init`/`update` pairs over pytree state, as optax's are for an optimizer."""
+
+from odyssey_jax.callbacks._chain import Chain as Chain
+from odyssey_jax.callbacks._chain import chain as chain
+from odyssey_jax.callbacks._checkpoint import Checkpoint as Checkpoint
+from odyssey_jax.callbacks._checkpoint import Retention as Retention
+from odyssey_jax.callbacks._checkpoint import checkpoint as checkpoint
+from odyssey_jax.callbacks._early_stopping import EarlyStopping as EarlyStopping
+from odyssey_jax.callbacks._early_stopping import EarlyStoppingState as EarlyStoppingState
+from odyssey_jax.callbacks._early_stopping import early_stopping as early_stopping
+from odyssey_jax.callbacks._function import FunctionCallback as FunctionCallback
+from odyssey_jax.callbacks._function import callback as callback
+from odyssey_jax.callbacks._log import History as History
+from odyssey_jax.callbacks._log import Log as Log
+from odyssey_jax.callbacks._log import log as log
+from odyssey_jax.callbacks._monitor import Best as Best
+from odyssey_jax.callbacks._track_best import TrackBest as TrackBest
+from odyssey_jax.callbacks._track_best import track_best as track_best

@@ -1,0 +1,81 @@
+"""Several callbacks as one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from odyssey_jax._types import Callback, Event, Point, PyTree, Signal
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """The callback that `chain` makes; its state is the tuple of the others' states."""
+
+    callbacks: tuple[Callback, ...]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Every point that any of the callbacks acts at, in the order of a run."""
+        wanted = {point for callback in self.callbacks for point in callback.points}
+        return tuple(point for point in Point if point in wanted)
+
+    def init(self, event: Event) -> tuple[PyTree, ...]:
+        """Makes each callback's state."""
+        return tuple(_named(c, event, c.init, event) for c in self.callbacks)
+
+    def update(self, state: tuple[PyTree, ...], event: Event) -> tuple[tuple[PyTree, ...], Signal]:
+        """Updates in order those that act at this point, and merges what they ask for."""
+        signal, states = Signal.none(), []
+        for callback, own in zip(self.callbacks, state, strict=True):
+            if event.point in callback.points:
+                own, asked = _named(callback, event, callback.update, own, event)
+                signal = signal.merge(asked)
+                if asked.state is not None:
+                    event = dataclasses.replace(event, state=asked.state)
+            states.append(own)
+        return tuple(states), signal
+
+
+def _named(callback: Callback, event: Event, function: Callable, *args: Any) -> Any:
+    """Calls a callback's function; whatever it raises says whose it is."""
+    try:
+        return function(*args)
+    except Exception as error:
+        error.add_note(f"raised by the callback {callback!r} at {event.point.value}")
+        raise
+
+
+def chain(*callbacks: Callback) -> Chain:
+    """Joins callbacks into one, called in the order given.
+
+    Any stop stops and the first reason wins; saves are or-ed; a callback sees the train state
+    as those before it left it. A callback that raises while the loop is traced is named in a
+    note on the exception.
+
+    Args:
+        *callbacks: those to join; none makes a callback that does nothing.
+
+    Returns:
+        A callback whose state is the tuple of their states.
+
+    Raises:
+        TypeError: one of them is no callback.
+
+    Source:
+        `optax.chain`.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> both = ody.chain(ody.early_stopping("loss", patience=1), ody.track_best("accuracy"))
+        >>> len(both.init(ody.Event({"loss": 0.0, "accuracy": 0.0})))
+        2
+    """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"{callback!r} is no callback: it needs points, init(event) and "
+                "update(state, event); `ody.callback(init, update)` makes one of two functions."
+            )
+    return Chain(callbacks)

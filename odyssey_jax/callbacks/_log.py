@@ -1,0 +1,97 @@
+"""Writes every epoch's metrics into a history: arrays in the carry, not files."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax._types import Event, Point, Signal
+
+
+class History(NamedTuple):
+    """A table with a row for each epoch.
+
+    Args:
+        epoch: int32 [capacity], the index of the epoch.
+        step: int32 [capacity], the number of steps done at its end.
+        metrics: name to float32 [capacity].
+        count: int32 scalar, how many rows are filled. Past the capacity the last row is
+            written again.
+    """
+
+    epoch: jax.Array
+    step: jax.Array
+    metrics: dict[str, jax.Array]
+    count: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """The callback that `log` makes; its state is a `History`."""
+
+    capacity: int | None
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Acts at the end of an epoch."""
+        return (Point.EPOCH_END,)
+
+    def init(self, event: Event) -> History:
+        """Makes an empty table with a column for each scalar metric."""
+        capacity = self.capacity or event.capacity
+        if capacity is None:
+            raise ValueError("log() needs room for how many epochs: pass log(capacity=...).")
+        return History(
+            epoch=jnp.zeros(capacity, jnp.int32),
+            step=jnp.zeros(capacity, jnp.int32),
+            metrics={name: jnp.zeros(capacity, jnp.float32) for name in _scalars(event)},
+            count=jnp.zeros((), jnp.int32),
+        )
+
+    def update(self, state: History, event: Event) -> tuple[History, Signal]:
+        """Appends a row."""
+        row = jnp.minimum(state.count, state.epoch.shape[0] - 1)
+        history = History(
+            epoch=state.epoch.at[row].set(jnp.asarray(event.clock.epoch, jnp.int32)),
+            step=state.step.at[row].set(jnp.asarray(event.clock.step, jnp.int32)),
+            metrics={k: v.at[row].set(event.metric(k)) for k, v in state.metrics.items()},
+            count=state.count + 1,
+        )
+        return history, Signal.none()
+
+
+def _scalars(event: Event) -> list[str]:
+    return [name for name, value in sorted(event.metrics.items()) if jnp.ndim(value) == 0]
+
+
+def log(capacity: int | None = None) -> Log:
+    """Records every scalar metric of every epoch.
+
+    `fit` always records, and hands the table to its writers; this is for loops of one's own
+    and for `Loop`.
+
+    Args:
+        capacity: how many epochs there is room for, at least 1; None takes it from the event.
+
+    Returns:
+        A callback whose state is a `History`.
+
+    Raises:
+        ValueError: the capacity is less than 1; or neither it nor the event's is given.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> recorder = ody.log(capacity=3)
+        >>> event = lambda epoch, loss: ody.Event({"loss": loss}, ody.Clock(epoch, epoch))
+        >>> history = recorder.init(event(0, 0.0))
+        >>> for epoch, loss in enumerate([3.0, 2.0]):
+        ...     history, _ = recorder.update(history, event(epoch, loss))
+        >>> history.metrics["loss"][: int(history.count)].tolist()
+        [3.0, 2.0]
+    """
+    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
+        raise ValueError(f"capacity must be an integer of at least 1 or None, got {capacity!r}.")
+    return Log(capacity)

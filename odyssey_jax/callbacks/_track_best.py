@@ -1,0 +1,63 @@
+"""Keeps a copy of the best parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from odyssey_jax._types import Event, Point, Signal
+from odyssey_jax.callbacks._monitor import Best, Mode, check_monitor, init_best, update_best
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackBest:
+    """The callback that `track_best` makes; its state is a `Best`."""
+
+    monitor: str
+    mode: Mode
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Acts at the end of an epoch."""
+        return (Point.EPOCH_END,)
+
+    def init(self, event: Event) -> Best:
+        """Makes the record of a run that has seen no epoch."""
+        return init_best(event, self.monitor, snapshot=True)
+
+    def update(self, state: Best, event: Event) -> tuple[Best, Signal]:
+        """Takes a snapshot if the epoch is the best so far."""
+        best, _ = update_best(state, event, self.monitor, self.mode)
+        return best, Signal.none()
+
+
+def track_best(monitor: str, *, mode: Mode = "min") -> TrackBest:
+    """Keeps the parameters and model state of the epoch with the best metric.
+
+    Costs one copy of them in the carry, so every checkpoint holds the best as well. An epoch
+    is better if its metric is strictly so; NaN never is.
+
+    Args:
+        monitor: the metric's name, such as "valid/loss".
+        mode: whether "min" or "max" is better.
+
+    Returns:
+        A callback whose state is a `Best`: value, epoch, step, seen and the snapshot
+        `(params, model_state)`. `FitResult.best` gives it back.
+
+    Raises:
+        ValueError: an argument is out of its range; or, when the loop is traced, there is no
+            such metric.
+
+    Example:
+        >>> import jax.numpy as jnp, odyssey_jax as ody
+        >>> best = ody.track_best("accuracy", mode="max")
+        >>> at = lambda epoch, x: ody.Event(
+        ...     {"accuracy": x}, ody.Clock(epoch, epoch), ody.TrainState(jnp.float32(epoch)))
+        >>> state = best.init(at(0, 0.0))
+        >>> for epoch, x in enumerate([0.3, 0.9, 0.5]):
+        ...     state, _ = best.update(state, at(epoch, x))
+        >>> int(state.epoch), float(state.snapshot[0])
+        (1, 1.0)
+    """
+    check_monitor(monitor, mode)
+    return TrackBest(monitor, mode)

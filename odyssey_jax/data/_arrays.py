@@ -1,0 +1,145 @@
+"""Data that lives on the device: every batch is a pure function of the key and the step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from odyssey_jax._types import Batch, PyTree
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    r"""Arrays on the device, cut into batches; shuffled there, anew for every pass.
+
+    Pass $p$ goes through the examples in the order `permutation(fold_in(key, p))`, so the batch
+    of any step is a pure function of `(key, step)` and a resume needs no replay.
+
+    Args:
+        data: pytree of arrays [examples, ...] of any dtype, numpy's or JAX's; a batch has the
+            same structure with leaves [batch_size, ...].
+        batch_size: examples in a batch, from 1 to the number of examples.
+        shuffle: whether every pass has its own random order.
+        drop_remainder: whether the examples that fill no whole batch are left out of a pass
+            (shuffled, they are others each time) or come as a last, smaller batch. A smaller
+            batch is a second shape, which the step is compiled for a second time.
+
+    Raises:
+        ValueError: there is no array, a scalar, arrays of different lengths, or a batch size
+            that is not possible.
+
+    Example:
+        >>> import numpy as np, odyssey_jax as ody
+        >>> data = ody.ArrayDataset({"x": np.arange(10.0)}, batch_size=4)
+        >>> len(data), data.steps_per_pass, data.remainder
+        (10, 3, 2)
+    """
+
+    data: PyTree
+    batch_size: int
+    _: dataclasses.KW_ONLY
+    shuffle: bool = False
+    drop_remainder: bool = False
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.data)
+        object.__setattr__(self, "data", jax.tree.map(jnp.asarray, self.data))
+        size, examples = self.batch_size, len(self)
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= examples:
+            raise ValueError(
+                f"batch_size must be an integer from 1 to the number of examples, {examples}; "
+                f"got {size!r}."
+            )
+
+    def tree_flatten_with_keys(self):
+        """Registers the arrays as the one child, and the rest as static."""
+        static = (self.batch_size, self.shuffle, self.drop_remainder)
+        return ((jax.tree_util.GetAttrKey("data"), self.data),), static
+
+    @classmethod
+    def tree_unflatten(cls, static, children):
+        """Rebuilds without the checks: JAX fills pytrees with tracers, shapes and sentinels."""
+        self = object.__new__(cls)
+        names = ("data", "batch_size", "shuffle", "drop_remainder")
+        for name, value in zip(names, (*children, *static), strict=True):
+            object.__setattr__(self, name, value)
+        return self
+
+    def __len__(self) -> int:
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    @property
+    def full_batches(self) -> int:
+        """The number of whole batches in a pass."""
+        return len(self) // self.batch_size
+
+    @property
+    def remainder(self) -> int:
+        """The size of a pass's last, smaller batch; 0 where there is none."""
+        return 0 if self.drop_remainder else len(self) % self.batch_size
+
+    @property
+    def steps_per_pass(self) -> int:
+        """The number of batches in one pass over the data."""
+        return self.full_batches + (self.remainder > 0)
+
+    def order(self, key: jax.Array, index: Any) -> jax.Array | None:
+        """Gives the order of a pass.
+
+        Args:
+            key: typed PRNG key of the run's shuffles.
+            index: int32 scalar, which pass.
+
+        Returns:
+            int32 [examples], or None where the data is not shuffled.
+        """
+        if not self.shuffle:
+            return None
+        return jax.random.permutation(jax.random.fold_in(key, index), len(self))
+
+    def batch(self, order: jax.Array | None, index: Any) -> Batch:
+        """Cuts a whole batch out.
+
+        Args:
+            order: what `order` gave for the pass.
+            index: int32 scalar, from 0 to `full_batches - 1`.
+
+        Returns:
+            Pytree with leaves [batch_size, ...].
+        """
+        return self._slice(order, index * self.batch_size, self.batch_size)
+
+    def last_batch(self, order: jax.Array | None) -> Batch:
+        """Cuts the last, smaller batch out.
+
+        Args:
+            order: what `order` gave for the pass.
+
+        Returns:
+            Pytree with leaves [remainder, ...].
+        """
+        return self._slice(order, len(self) - self.remainder, self.remainder)
+
+    def _slice(self, order: jax.Array | None, start: Any, size: int) -> Batch:
+        if order is None:
+            return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, size), self.data)
+        index = lax.dynamic_slice_in_dim(order, start, size)
+        return jax.tree.map(
+            lambda x: x.at[index].get(mode="promise_in_bounds", unique_indices=True), self.data
+        )
+
+
+def _check_lengths(data: PyTree) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    shapes = {jax.tree_util.keystr(path) or "data": np.shape(x) for path, x in leaves}
+    if not shapes or any(not shape for shape in shapes.values()):
+        raise ValueError(f"data must hold arrays [examples, ...], got shapes {shapes}.")
+    lengths = {name: shape[0] for name, shape in shapes.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"the arrays differ in their number of examples: {lengths}.")

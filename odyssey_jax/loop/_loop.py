@@ -1,0 +1,396 @@
+"""The compiled loop: a whole training run as one pure function of its carry."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from odyssey_jax import metrics as metrics_lib
+from odyssey_jax._types import (
+    Callback,
+    Clock,
+    Event,
+    Point,
+    PyTree,
+    Signal,
+    StopReason,
+    Task,
+    TrainState,
+)
+from odyssey_jax.callbacks import Chain, chain
+from odyssey_jax.loop._blocks import Blocks, plan_blocks
+from odyssey_jax.loop._carry import Carry, Inputs, Keys
+from odyssey_jax.loop._evaluate import evaluate_pass
+from odyssey_jax.loop._metric_set import MetricSet
+from odyssey_jax.loop._train_step import (
+    OptimizerLike,
+    learning_rate_in_force,
+    make_optimizer,
+    train_step,
+    weighted,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What `make_loop` makes: the static part of a run, hashable and compared by value.
+
+    `init`, `run` and `finish` are pure functions of arrays, to be jitted, vmapped and donated
+    as one likes; `run_compiled` is `run`, jitted with the carry donated.
+    """
+
+    loss: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    optimizer: OptimizerLike
+    callbacks: Chain
+    metrics: MetricSet
+    train_metrics: MetricSet
+    steps_per_epoch: int | None
+    clip_norm: float | None
+    accumulate_steps: int
+    capacity: int | None
+    batch_sharding: jax.sharding.Sharding | None
+    axis_name: str | None
+
+    def init(self, key: jax.Array, params: PyTree, model_state: PyTree, inputs: Inputs) -> Carry:
+        """Makes the carry of a run that has not begun.
+
+        Args:
+            key: typed PRNG key, the run's root.
+            params: the first parameters.
+            model_state: the first model state, or None.
+            inputs: as for `run`.
+
+        Returns:
+            The carry, whose structure, shapes and dtypes are final.
+
+        Raises:
+            ValueError: a callback monitors a metric that does not exist.
+        """
+        opt_state = self._optimizer(inputs).init(params)
+        carry = Carry(
+            clock=Clock(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
+            state=TrainState(params, model_state, opt_state),
+            key=key,
+            callbacks=None,
+            metrics=None,
+            latest={},
+            signal=Signal.none(),
+        )
+        carry = carry._replace(metrics=self._empty_metrics(carry.state, inputs))
+        shapes = jax.eval_shape(self._epoch_metrics, carry, inputs)
+        latest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        event = self._event(Point.EPOCH_END, carry, latest)
+        return carry._replace(callbacks=self.callbacks.init(event), latest=latest)
+
+    def run(self, carry: Carry, inputs: Inputs, limit: Any) -> Carry:
+        """Trains until the clock reaches the limit or a callback's signal asks for the host.
+
+        The result is the same to the bit however often, and wherever, a run is cut into calls.
+
+        Args:
+            carry: from `init`, or from an earlier `run`.
+            inputs: the data and the schedule.
+            limit: int32 scalar, the step to stop at. Within an epoch the run stops at the end
+                of a block (`plan_blocks`), so at or shortly after the limit.
+
+        Returns:
+            The carry. `signal.stop` says whether a callback has ended the run, `signal.save`
+            whether one wants this carry saved.
+        """
+        blocks = plan_blocks(inputs.train, self.steps_per_epoch)
+        limit = jnp.asarray(limit, jnp.int32)
+        carry = carry._replace(signal=carry.signal._replace(save=jnp.zeros_like(carry.signal.save)))
+
+        def body(loop_state):
+            carry, order, _ = loop_state
+            new, order = self._advance(carry, order, inputs, blocks, limit)
+            new = self._freeze_stopped(carry, new)
+            return new, order, self._running(new, limit)
+
+        order = self._order(carry, inputs, blocks, at_start=False)
+        loop_state = (carry, order, self._running(carry, limit))
+        return lax.while_loop(lambda s: s[2], body, loop_state)[0]
+
+    def finish(self, carry: Carry) -> Carry:
+        """Lets the callbacks act at the end of the training, such as to restore the best.
+
+        What is saved is the carry before this, so that a run can be continued.
+
+        Args:
+            carry: from the last `run`.
+
+        Returns:
+            The carry whose `state` is the result.
+        """
+        return self._notify(Point.TRAIN_END, carry, carry.latest)
+
+    # What follows is `run`, from the outside in.
+
+    def _running(self, carry: Carry, limit: jax.Array) -> jax.Array:
+        stopped = carry.signal.stop != StopReason.NONE
+        return (carry.clock.step < limit) & ~self._all(stopped) & ~self._any(carry.signal.save)
+
+    def _advance(self, carry: Carry, order: Any, inputs: Inputs, blocks: Blocks, limit: Any):
+        """From one look at the clock to the next: at most to the end of an epoch or a pass."""
+        carry = self._begin(carry, blocks)
+        order = lax.cond(
+            carry.clock.step % blocks.data_pass == 0,
+            lambda: self._order(carry, inputs, blocks, at_start=True),
+            lambda: order,
+        )
+
+        def train(carry):
+            carry = self._train(carry, order, inputs, blocks, limit)
+            at_end = carry.clock.step % blocks.epoch == 0
+            return lax.cond(at_end, self._end_epoch, lambda carry, _: carry, carry, inputs)
+
+        if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
+            return train(carry), order
+        go_on = ~self._all(carry.signal.stop != StopReason.NONE)
+        return lax.cond(go_on, train, lambda carry: carry, carry), order
+
+    def _begin(self, carry: Carry, blocks: Blocks) -> Carry:
+        """Tells the callbacks that an epoch begins, and before the first one, the training."""
+        step = carry.clock.step
+        begins = ((Point.TRAIN_BEGIN, step == 0), (Point.EPOCH_BEGIN, step % blocks.epoch == 0))
+        for point, now in begins:
+            if point in self.callbacks.points:
+                notify = functools.partial(self._notify, point, metrics={})
+                carry = lax.cond(now, notify, lambda carry: carry, carry)
+        return carry
+
+    def _order(self, carry: Carry, inputs: Inputs, blocks: Blocks, at_start: bool) -> Any:
+        """The order of the running pass; computed where the pass starts, or is re-entered."""
+        index, position = jnp.divmod(carry.clock.step, blocks.data_pass)
+        make = functools.partial(inputs.train.order, Keys.of(carry.key).shuffle, index)
+        if at_start or not inputs.train.shuffle:
+            return make()
+        shape = jax.eval_shape(make)
+        zeros = lambda: jnp.zeros(shape.shape, shape.dtype)
+        return lax.cond(position == 0, zeros, make)
+
+    def _train(self, carry: Carry, order: Any, inputs: Inputs, blocks: Blocks, limit: Any):
+        """Trains on whole batches up to the next boundary, or on the pass's last small one."""
+        train = inputs.train
+        optimizer = self._optimizer(inputs)
+        step_key = Keys.of(carry.key).step
+        first = carry.clock.step
+        position = first % blocks.data_pass
+
+        def step(count, inner, batch):
+            state, metrics, finite = inner
+            key = jax.random.fold_in(step_key, count)
+            state, outputs = train_step(self.loss, optimizer, state, batch, key)
+            # A first loss that is not finite is a mistake in the set-up, not in the training.
+            finite &= jnp.isfinite(outputs["loss"]) | (count != 0)
+            return state, self.train_metrics.observe(metrics, outputs), finite
+
+        def whole_batches(inner):
+            room = jnp.minimum(limit - first, blocks.epoch - first % blocks.epoch)
+            room = jnp.minimum(room, blocks.full - position)
+            count = (room + blocks.block - 1) // blocks.block
+
+            def at(offset, inner):
+                batch = self._shard(train.batch(order, position + offset))
+                return step(first + offset, inner, batch)
+
+            def block(index, inner):
+                start = index * blocks.block
+                return lax.fori_loop(0, blocks.block, lambda i, x: at(start + i, x), inner)
+
+            return lax.fori_loop(0, count, block, inner), first + count * blocks.block
+
+        def small_batch(inner):
+            return step(first, inner, train.last_batch(order)), first + 1
+
+        inner = (carry.state, carry.metrics, jnp.ones((), bool))
+        if train.remainder:
+            at_last = position == blocks.full
+            inner, step_count = lax.cond(at_last, small_batch, whole_batches, inner)
+        else:
+            inner, step_count = whole_batches(inner)
+        state, metrics, finite = inner
+        signal = carry.signal.merge(_stop_unless(finite))
+        clock = carry.clock._replace(step=step_count)
+        return carry._replace(clock=clock, state=state, metrics=metrics, signal=signal)
+
+    def _end_epoch(self, carry: Carry, inputs: Inputs) -> Carry:
+        """Validates, tells the callbacks, and makes ready for the next epoch."""
+        metrics = self._trained_metrics(carry, inputs)
+        carry = self._notify(Point.VALIDATION_BEGIN, carry, metrics)
+        metrics |= self._valid_metrics(carry, inputs)
+        carry = self._notify(Point.VALIDATION_END, carry, metrics)
+        carry = self._notify(Point.EPOCH_END, carry, metrics)
+        return carry._replace(
+            clock=carry.clock._replace(epoch=carry.clock.epoch + 1),
+            metrics=self._empty_metrics(carry.state, inputs),
+            latest=metrics,
+        )
+
+    def _notify(self, point: Point, carry: Carry, metrics: Mapping[str, Any]) -> Carry:
+        if point not in self.callbacks.points:
+            return carry
+        event = self._event(point, carry, metrics)
+        states, asked = self.callbacks.update(carry.callbacks, event)
+        signal = carry.signal.merge(asked)
+        state = carry.state if signal.state is None else signal.state
+        return carry._replace(state=state, callbacks=states, signal=signal._replace(state=None))
+
+    def _event(self, point: Point, carry: Carry, metrics: Mapping[str, Any]) -> Event:
+        return Event(metrics, carry.clock, carry.state, point, self.capacity)
+
+    def _trained_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
+        values = metrics_lib.compute(carry.metrics)
+        metrics = {f"train/{name}": value for name, value in values.items()}
+        rate = learning_rate_in_force(
+            inputs.learning_rate, carry.state, carry.clock.step, self.accumulate_steps
+        )
+        return metrics if rate is None else {**metrics, "learning_rate": rate}
+
+    def _valid_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
+        if inputs.valid is None:
+            return {}
+        values = evaluate_pass(self.evaluate, self.metrics, carry.state, inputs.valid)
+        return {f"valid/{name}": value for name, value in values.items()}
+
+    def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
+        return {**self._trained_metrics(carry, inputs), **self._valid_metrics(carry, inputs)}
+
+    def _empty_metrics(self, state: TrainState, inputs: Inputs) -> PyTree:
+        def outputs(state):
+            batch = inputs.train.batch(inputs.train.order(jax.random.key(0), 0), 0)
+            args = (state.params, state.model_state, batch, jax.random.key(0))
+            loss, (_, outputs) = self.loss(*args)
+            return weighted(outputs, batch, loss=loss)
+
+        return self.train_metrics.empty(jax.eval_shape(outputs, state))
+
+    def _optimizer(self, inputs: Inputs):
+        return make_optimizer(
+            self.optimizer, inputs.learning_rate, self.clip_norm, self.accumulate_steps
+        )
+
+    def _shard(self, batch: PyTree) -> PyTree:
+        if self.batch_sharding is None:
+            return batch
+        return lax.with_sharding_constraint(batch, self.batch_sharding)
+
+    # A population: the members share the clock, and so every conditional on it. What they
+    # differ in, whether each has stopped, is reduced over their axis, which makes it shared
+    # again: the same lines serve one run, a vmap over many and a mesh of them.
+
+    def _any(self, flag: jax.Array) -> jax.Array:
+        if self.axis_name is None:
+            return flag
+        return lax.pmax(flag.astype(jnp.int32), self.axis_name) > 0
+
+    def _all(self, flag: jax.Array) -> jax.Array:
+        return ~self._any(~flag)
+
+    def _freeze_stopped(self, old: Carry, new: Carry) -> Carry:
+        """Leaves a stopped member as it was; a single run that stopped is not run at all."""
+        if self.axis_name is None:
+            return new
+        stopped = old.signal.stop != StopReason.NONE
+        frozen = jax.tree.map(lambda a, b: jnp.where(stopped, a, b), old, new)
+        return frozen._replace(clock=new.clock, key=new.key)
+
+
+def _stop_unless(finite: jax.Array) -> Signal:
+    reason = jnp.where(finite, StopReason.NONE, StopReason.NOT_FINITE)
+    return Signal.none()._replace(stop=reason.astype(jnp.int32))
+
+
+def make_loop(
+    task: Task,
+    optimizer: OptimizerLike,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    train_metrics: Mapping[str, Any] | None = None,
+    callbacks: Callback | None = None,
+    steps_per_epoch: int | None = None,
+    clip_norm: float | None = None,
+    accumulate_steps: int = 1,
+    capacity: int | None = None,
+    batch_sharding: jax.sharding.Sharding | None = None,
+    axis_name: str | None = None,
+) -> Loop:
+    """Makes the compiled core of `fit`, for people who drive it themselves.
+
+    Args:
+        task: what is trained.
+        optimizer: an Optax transformation, or a function that makes one of the inputs'
+            learning rate.
+        metrics: name to metric, computed in validation beside the loss.
+        train_metrics: name to metric, computed over the training batches beside the loss.
+        callbacks: one callback; `chain` joins several.
+        steps_per_epoch: train steps to an epoch; None is one pass over the data.
+        clip_norm: the largest global norm of a gradient; None does not clip.
+        accumulate_steps: train steps whose mean gradient makes one update.
+        capacity: the most epochs that callbacks need room for (`log`).
+        batch_sharding: how a batch is laid out over devices; None leaves it to JAX.
+        axis_name: the name of the population's axis where the loop runs under
+            `jax.vmap(..., axis_name=...)` or `jax.shard_map`; None is a single run.
+
+    Returns:
+        The loop. Loops made with equal arguments are equal, and share one compiled program.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> loop = ody.make_loop(task, optax.sgd(0.1))
+        >>> inputs = ody.Inputs(ody.ArrayDataset(jnp.ones(8), batch_size=4))
+        >>> carry = loop.init(jax.random.key(0), *task.init(jax.random.key(0)), inputs)
+        >>> carry = jax.jit(loop.run)(carry, inputs, 20)
+        >>> int(carry.clock.epoch), round(float(carry.state.params), 3)
+        (10, 0.988)
+    """
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be greater than 0 or None, got {clip_norm!r}.")
+    if not isinstance(accumulate_steps, int) or accumulate_steps < 1:
+        raise ValueError(
+            f"accumulate_steps must be an integer of at least 1, got {accumulate_steps!r}."
+        )
+    callbacks = chain() if callbacks is None else callbacks
+    return Loop(
+        loss=task.loss,
+        evaluate=task.evaluate,
+        optimizer=optimizer,
+        callbacks=callbacks if isinstance(callbacks, Chain) else chain(callbacks),
+        metrics=MetricSet.with_loss(metrics),
+        train_metrics=MetricSet.with_loss(train_metrics),
+        steps_per_epoch=steps_per_epoch,
+        clip_norm=clip_norm,
+        accumulate_steps=accumulate_steps,
+        capacity=capacity,
+        batch_sharding=batch_sharding,
+        axis_name=axis_name,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="loop")
+def init_compiled(loop: Loop, key, params, model_state, inputs: Inputs) -> Carry:
+    """`Loop.init`, jitted."""
+    return loop.init(key, params, model_state, inputs)
+
+
+@functools.partial(jax.jit, static_argnames="loop", donate_argnames="carry")
+def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit) -> Carry:
+    """`Loop.run`, jitted with the carry donated: equal loops share one program."""
+    return loop.run(carry, inputs, limit)
+
+
+@functools.partial(jax.jit, static_argnames="loop")
+def finish_compiled(loop: Loop, carry: Carry) -> Carry:
+    """`Loop.finish`, jitted; the carry lives on."""
+    return loop.finish(carry)

@@ -1,0 +1,55 @@
+"""A set of named metrics that a compiled program can be keyed by."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from odyssey_jax import metrics as metrics_lib
+from odyssey_jax._types import Outputs, PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MetricSet:
+    """Names and metrics, compared by value: metric instances hold arrays, which are not.
+
+    Args:
+        metrics: name to metric, an instance of ours or a class of clu's or metrax's.
+    """
+
+    metrics: Mapping[str, Any]
+
+    @classmethod
+    def with_loss(cls, metrics: Mapping[str, Any] | None) -> MetricSet:
+        """Puts the mean loss in front of them; one named "loss" replaces it."""
+        return cls({"loss": metrics_lib.Mean("loss"), **(metrics or {})})
+
+    def empty(self, outputs: Outputs) -> PyTree:
+        """Makes the states before any batch."""
+        return metrics_lib.empty(self.metrics, outputs)
+
+    def observe(self, states: PyTree, outputs: Outputs) -> PyTree:
+        """Takes the states past a batch."""
+        return metrics_lib.observe(self.metrics, states, outputs)
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple((name, _key(metric)) for name, metric in self.metrics.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MetricSet) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+
+def _key(metric: Any) -> Any:
+    if inspect.isclass(metric):
+        return metric
+    leaves, structure = jax.tree.flatten(metric)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    return structure, tuple((a.shape, a.dtype.str, a.tobytes()) for a in arrays)

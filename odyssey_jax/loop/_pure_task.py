@@ -1,0 +1,80 @@
+"""A task from plain parameters and a plain loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from odyssey_jax._types import PyTree, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class _PureLoss:
+    """The loss in a task's own form; compared by the function it wraps."""
+
+    loss_fn: Callable[..., Any]
+
+    def __call__(self, params, model_state, batch, key):
+        del key
+        loss, outputs = with_outputs(self.loss_fn(params, batch))
+        return loss, (model_state, outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PureEvaluate:
+    loss_fn: Callable[..., Any]
+
+    def __call__(self, params, model_state, batch):
+        del model_state
+        loss, outputs = with_outputs(self.loss_fn(params, batch))
+        return {**outputs, "loss": loss}
+
+
+def with_outputs(returned: Any) -> tuple[Any, dict[str, Any]]:
+    """Takes apart what a user's loss function returned: a loss, or a loss and outputs.
+
+    Raises:
+        ValueError: the loss is no scalar; TypeError: the outputs are no dict.
+    """
+    loss, outputs = returned if isinstance(returned, tuple) else (returned, {})
+    if jnp.ndim(loss) != 0:
+        raise ValueError(
+            f"the loss must be a scalar, the mean over the batch, got shape {jnp.shape(loss)}."
+        )
+    if not isinstance(outputs, dict):
+        raise TypeError(
+            "the loss function must return a loss, or (loss, outputs) with a dict such as "
+            f"{{'logits': ..., 'labels': ...}}; got outputs of type {type(outputs).__name__}."
+        )
+    return loss, outputs
+
+
+def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
+    """Makes a task of parameters and a loss, with neither randomness nor state of the model.
+
+    For those, fill a `Task` in yourself: it is three functions.
+
+    Args:
+        params: pytree of arrays. For ones drawn from the run's key:
+            `task._replace(init=lambda key: (params_of(key), None))`.
+        loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
+            over the batch, the outputs a dict for the metrics.
+
+    Returns:
+        The task; its model is the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp, odyssey_jax as ody
+        >>> task = ody.pure_task({"w": jnp.zeros(3)}, lambda p, x: ((x @ p["w"]) ** 2).mean())
+        >>> params, model_state = task.init(None)
+        >>> float(task.evaluate(params, model_state, jnp.ones((2, 3)))["loss"])
+        0.0
+    """
+    return Task(
+        init=lambda key: (params, None),
+        loss=_PureLoss(loss_fn),
+        evaluate=_PureEvaluate(loss_fn),
+    )

@@ -1,0 +1,91 @@
+"""One update: the gradient, the optimizer, the new state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from odyssey_jax._types import Batch, Outputs, ScheduleFn, TrainState
+
+OptimizerLike = optax.GradientTransformation | Callable[[ScheduleFn], optax.GradientTransformation]
+
+
+def make_optimizer(
+    optimizer: OptimizerLike,
+    learning_rate: ScheduleFn | None = None,
+    clip_norm: float | None = None,
+    accumulate_steps: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Puts the optimizer together: learning rate, clipping, accumulation, all Optax's.
+
+    Args:
+        optimizer: a transformation, or a function that makes one of a schedule
+            (`optax.adamw`, or `lambda lr: optax.chain(..., optax.sgd(lr))`).
+        learning_rate: the schedule for such a function, or None.
+        clip_norm: the largest global norm of a gradient; a larger one is scaled down to it,
+            after accumulation. None does not clip.
+        accumulate_steps: train steps whose mean gradient makes one update.
+
+    Returns:
+        The whole transformation.
+    """
+    made = optimizer if is_transformation(optimizer) else optimizer(learning_rate)  # type: ignore[operator]
+    if clip_norm is not None:
+        made = optax.chain(optax.clip_by_global_norm(clip_norm), made)
+    if accumulate_steps > 1:
+        made = optax.MultiSteps(made, accumulate_steps).gradient_transformation()
+    return optax.with_extra_args_support(made)
+
+
+def is_transformation(optimizer: Any) -> bool:
+    """Whether it is ready to use, rather than a function of a learning rate."""
+    return isinstance(optimizer, optax.GradientTransformation)
+
+
+def learning_rate_in_force(
+    schedule: ScheduleFn | None, state: TrainState, step: jax.Array, accumulate_steps: int
+) -> jax.Array | None:
+    """The rate of the last of `step` train steps; None where the optimizer keeps it to itself."""
+    if schedule is not None:
+        update = jnp.maximum(step - 1, 0) // accumulate_steps
+        return jnp.asarray(schedule(update), jnp.float32)
+    found = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
+    rates = [rate for _, rate in found if jnp.ndim(rate) == 0]
+    return jnp.asarray(rates[0], jnp.float32) if len(rates) == 1 else None
+
+
+def train_step(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformationExtraArgs,
+    state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[TrainState, Outputs]:
+    """Takes one step of training.
+
+    Args:
+        loss: as in `Task.loss`.
+        optimizer: as `make_optimizer` puts it together.
+        state: the train state before.
+        batch: what the loss takes.
+        key: typed PRNG key of this step.
+
+    Returns:
+        The train state after, with dtypes as before, and the loss's outputs with "loss" and
+        "weight" (the number of examples, int32) among them.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (value, (model_state, outputs)), grads = gradient(state.params, state.model_state, batch, key)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, model_state, opt_state), weighted(outputs, batch, loss=value)
+
+
+def weighted(outputs: Outputs, batch: Batch, **more: jax.Array) -> dict[str, Any]:
+    """Adds to a batch's outputs how many examples it has: a smaller batch weighs less."""
+    examples = jax.tree.leaves(batch)[0].shape[0]
+    return {**outputs, **more, "weight": jnp.asarray(examples, jnp.int32)}

@@ -1,0 +1,194 @@
+"""The other callbacks, their chain, and what holds for all of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odyssey_jax as ody
+from odyssey_jax._types import Callback
+
+
+def event(epoch=0, loss=0.0, params=None, point=ody.Point.EPOCH_END):
+    state = ody.TrainState({"w": jnp.zeros(3)} if params is None else params)
+    metrics = {"loss": jnp.float32(loss), "table": jnp.zeros((2, 2), jnp.int32)}
+    return ody.Event(metrics, ody.Clock(jnp.int32(epoch * 7), jnp.int32(epoch)), state, point, 8)
+
+
+ALL = [
+    ody.early_stopping("loss", 3),
+    ody.early_stopping("loss", 3, restore_best=True),
+    ody.track_best("loss"),
+    ody.checkpoint(every_epochs=2, keep_best=1, monitor="loss"),
+    ody.log(),
+    ody.chain(),
+    ody.chain(ody.early_stopping("loss", 2), ody.chain(ody.track_best("loss"), ody.log(4))),
+]
+
+
+@pytest.mark.parametrize("callback", ALL, ids=repr)
+def test_structure_shapes_and_dtypes_never_change(callback):
+    state = callback.init(event())
+    for point in callback.points:
+        new, signal = jax.eval_shape(callback.update, state, event(point=point))
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(state), strict=True):
+            assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+        assert (signal.stop.dtype, signal.detail.dtype, signal.save.dtype) == (
+            jnp.int32,
+            jnp.int32,
+            bool,
+        )
+
+
+@pytest.mark.parametrize("callback", ALL, ids=repr)
+def test_is_a_hashable_value(callback):
+    assert isinstance(callback, Callback)
+    assert eval(repr(callback), {**vars(ody.callbacks)}) == callback
+    assert hash(eval(repr(callback), {**vars(ody.callbacks)})) == hash(callback)
+
+
+@pytest.mark.parametrize("callback", ALL, ids=repr)
+def test_vmap_and_jit_agree_with_eager(callback):
+    losses = jnp.array([[3.0, 1.0], [2.0, 2.0], [2.5, 0.5]])
+    many = jax.vmap(lambda _: callback.init(event()))(jnp.arange(2))
+    ones = [callback.init(event()), callback.init(event())]
+    update = jax.jit(jax.vmap(lambda s, e, x: callback.update(s, event(e, x)), (0, None, 0)))
+    for epoch, row in enumerate(losses):
+        many, signals = update(many, epoch, row)
+        results = [callback.update(s, event(epoch, x)) for s, x in zip(ones, row, strict=True)]
+        ones = [state for state, _ in results]
+        stacked = jax.tree.map(lambda *x: np.stack(x), *results)
+        jax.tree.map(np.testing.assert_array_equal, (many, signals), stacked)
+
+
+def test_track_best_keeps_a_copy_of_the_best():
+    callback = ody.track_best("loss", mode="max")
+    state = callback.init(event())
+    assert not state.seen
+    for epoch, loss in enumerate([1.0, 3.0, 2.0, jnp.nan]):
+        state, signal = callback.update(state, event(epoch, loss, {"w": jnp.full(3, loss)}))
+        assert not signal.stop
+        assert not signal.save
+    assert (int(state.epoch), int(state.step), float(state.value)) == (1, 7, 3.0)
+    np.testing.assert_array_equal(state.snapshot[0]["w"], np.full(3, 3.0))
+
+
+@pytest.mark.parametrize(("every", "due"), [(1, [0, 1, 2, 3, 4, 5]), (3, [2, 5]), (9, [])])
+def test_checkpoint_asks_at_every_nth_epoch(every, due):
+    callback = ody.checkpoint(every_epochs=every)
+    assert [e for e in range(6) if callback.update(None, event(e))[1].save] == due
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"every_epochs": 0}, "every_epochs must be an integer of at least 1, got 0"),
+        ({"keep_last": 0}, "keep_last must be an integer of at least 1 or None for all, got 0"),
+        ({"keep_best": -1}, "keep_best must be an integer of at least 0, got -1"),
+        ({"keep_best": 1}, "keep_best=1 needs a monitor"),
+        ({"monitor": "loss"}, "monitor='loss' is for keep_best, which is 0"),
+        ({"keep_best": 1, "monitor": "loss", "mode": "up"}, "mode must be 'min' or 'max'"),
+    ],
+)
+def test_checkpoint_refuses_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ody.checkpoint(**kwargs)
+
+
+def test_log_is_a_table_of_the_scalars():
+    callback = ody.log()
+    history = callback.init(event())
+    assert list(history.metrics) == ["loss"]
+    for epoch in range(10):  # two more than there is room for: the last row is the newest
+        history, _ = callback.update(history, event(epoch, epoch / 2))
+    assert int(history.count) == 10
+    assert history.epoch.tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert history.step.tolist()[-1] == 63
+    with pytest.raises(ValueError, match=r"pass log\(capacity=...\)"):
+        callback.init(ody.Event({"loss": 0.0}))
+    with pytest.raises(ValueError, match="capacity must be an integer of at least 1"):
+        ody.log(0)
+
+
+def stop_with(reason, save=False):
+    def update(state, event):
+        del event
+        signal = ody.Signal.none()._replace(stop=jnp.int32(reason), save=jnp.asarray(save))
+        return state, signal
+
+    return ody.callback(lambda event: None, update)
+
+
+def test_chain_takes_the_first_reason_and_any_save():
+    none, first, second = (
+        ody.StopReason.NONE,
+        ody.StopReason.COMPLETED,
+        ody.StopReason.NOT_FINITE,
+    )
+    both = ody.chain(stop_with(none, save=True), stop_with(first), stop_with(second))
+    _, signal = both.update(both.init(event()), event())
+    assert (int(signal.stop), bool(signal.save)) == (first, True)
+
+
+def test_two_stoppers_in_either_order():
+    patient, hasty = ody.early_stopping("loss", 5), ody.early_stopping("loss", 2)
+    for both in (ody.chain(patient, hasty), ody.chain(hasty, patient)):
+        state = both.init(event())
+        for epoch in range(6):
+            state, signal = both.update(state, event(epoch, 1.0))
+            if signal.stop:
+                break
+        assert (epoch, int(signal.detail)) == (2, 2)
+
+
+def test_the_door_to_the_train_state_is_passed_along_a_chain():
+    def add_one(state, event):
+        params = jax.tree.map(lambda x: x + 1, event.state.params)
+        return state, ody.Signal.none()._replace(state=event.state._replace(params=params))
+
+    both = ody.chain(*[ody.callback(lambda event: None, add_one)] * 2)
+    _, signal = both.update(both.init(event()), event())
+    np.testing.assert_array_equal(signal.state.params["w"], np.full(3, 2.0))
+
+
+def test_a_callback_is_only_called_at_its_points():
+    seen = []
+
+    def update(state, event):
+        seen.append(event.point)
+        return state, ody.Signal.none()
+
+    begin, end = ody.Point.EPOCH_BEGIN, ody.Point.EPOCH_END
+    both = ody.chain(
+        ody.callback(lambda event: None, update, [begin]), ody.callback(lambda event: 0, update)
+    )
+    assert both.points == (begin, end)
+    for point in both.points:
+        both.update(both.init(event()), event(point=point))
+    assert seen == [begin, end]
+
+
+def broken(state, event):
+    raise RuntimeError("boom")
+
+
+def test_a_callback_that_raises_is_named():
+    both = ody.chain(ody.log(), ody.callback(lambda event: None, broken))
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        both.update(both.init(event()), event())
+    assert "broken" in caught.value.__notes__[0]
+    assert "epoch_end" in caught.value.__notes__[0]
+
+
+def test_what_is_no_callback_is_refused():
+    with pytest.raises(TypeError, match=r"3 is no callback.*ody.callback\(init, update\)"):
+        ody.chain(3)
+    with pytest.raises(ValueError, match="points must be of Point.TRAIN_BEGIN.*'epoch_end'"):
+        ody.callback(lambda event: None, broken, ["epoch_end"])
+
+
+@pytest.mark.parametrize("reason", list(ody.StopReason))
+def test_every_reason_has_a_sentence(reason):
+    assert reason.sentence(3)
+    assert "1 epochs" not in reason.sentence(1)

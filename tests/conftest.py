@@ -1,0 +1,22 @@
+"""Settings of the whole suite: several devices, strict promotion, deterministic properties."""
+
+import os
+
+# Before JAX starts: sharding and populations are tested on simulated devices.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import hypothesis
+import jax
+import pytest
+
+hypothesis.settings.register_profile(
+    "odyssey", deadline=None, derandomize=True, print_blob=True, max_examples=50
+)
+hypothesis.settings.load_profile("odyssey")
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    """No silent mixing of dtypes in our own code."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

@@ -1,0 +1,93 @@
+"""The house: which room may import which, and that nothing public goes undocumented."""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import odyssey_jax as ody
+
+PACKAGE = Path(ody.__file__).parent
+
+# What a room may import of the others, besides itself. Private modules at the top are rooms of
+# one file; `_types` is the shared vocabulary.
+PURE = {"_types"}
+ALLOWED = {
+    "_types": set(),
+    "schedules": PURE,
+    "metrics": PURE,
+    "callbacks": PURE,
+    "data": PURE,
+    "loop": {"_types", "schedules", "metrics", "callbacks", "data"},
+    "store": PURE,
+    "host": {"_types", "schedules", "metrics", "callbacks", "data", "loop", "store"},
+    "flax": {"_types", "loop"},
+    "compat": {"_types", "schedules"},
+    "_digits": {"", "host"},
+    "cli": {"_digits", "store"},
+}
+
+# A pure room has no effects: none of these in schedules, metrics, callbacks, data and loop.
+EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "logging", "rich"}
+PURE_ROOMS = {"_types", "schedules", "metrics", "callbacks", "data", "loop"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f"{path} imports relatively from another room"
+            inside = ".".join(["odyssey_jax", *path.relative_to(PACKAGE).parts[:-1]])
+            module = node.module or ""
+            module = f"{inside}.{module}".rstrip(".") if node.level else module
+            # `from odyssey_jax import metrics` imports a room, not a name.
+            if module == "odyssey_jax":
+                yield from (f"{module}.{name.name}" for name in node.names)
+            else:
+                yield module
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    room = room_of(path)
+    for module in imports(path):
+        top, _, rest = module.partition(".")
+        if top == "odyssey_jax":
+            other = rest.partition(".")[0]
+            assert other == room or other in ALLOWED[room], f"{room} imports {module}"
+        elif room in PURE_ROOMS:
+            assert top not in EFFECTS, f"{room} is pure, and imports {module}"
+
+
+def test_every_room_has_its_rule():
+    assert {room_of(path) for path in MODULES} == set(ALLOWED) - {"compat"}
+
+
+ROOMS = ["schedules", "metrics", "callbacks", "data", "loop", "store", "host"]
+PUBLIC = [
+    pytest.param(value, id=f"{module}.{name}")
+    for module in ["odyssey_jax", *(f"odyssey_jax.{room}" for room in ROOMS)]
+    for name, value in sorted(vars(importlib.import_module(module)).items())
+    if not name.startswith("_") and not inspect.ismodule(value) and callable(value)
+]
+
+
+@pytest.mark.parametrize("value", PUBLIC)
+def test_public_names_are_documented(value):
+    doc = value.__doc__ or ""
+    assert doc and not doc.startswith(f"{getattr(value, '__name__', '')}("), value
+    if inspect.isclass(value):
+        for name, member in vars(value).items():
+            own = inspect.isfunction(member) or isinstance(member, (classmethod, property))
+            if own and not name.startswith("_"):
+                assert inspect.getdoc(getattr(value, name)), f"{value.__name__}.{name}"
