@@ -1,0 +1,105 @@
+"""The command line: `odyssey-jax train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from odyssey_jax._digits import Options, train_digits
+from odyssey_jax.store import CheckpointError, Store
+
+_HELP = {
+    "hidden": "widths of the hidden layers",
+    "dropout": "share of activations dropped in training",
+    "learning_rate": "peak learning rate",
+    "end_learning_rate": "learning rate at the end of the cosine",
+    "warmup_epochs": "epochs of linear warm-up, part of --epochs",
+    "weight_decay": "AdamW's weight decay",
+    "batch_size": "examples in a batch",
+    "epochs": "most epochs to train for; the cosine ends there",
+    "patience": "epochs without a better validation loss after which to stop",
+    "save_every": "epochs from one checkpoint to the next",
+    "seed": "seed of the parameters, the shuffles and the dropout",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    parsed = vars(_parser().parse_args(arguments))
+    directory, fresh = parsed.pop("directory"), parsed.pop("fresh")
+    del parsed["command"]
+    options = Options(**{**parsed, "hidden": tuple(parsed["hidden"])})
+    try:
+        if not fresh:
+            _check_same_options(directory, options)
+        train_digits(options, directory, fresh)
+    except (CheckpointError, OSError, ValueError) as error:
+        print(f"odyssey-jax: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"odyssey-jax: {error}: pip install 'odyssey-jax[all]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"odyssey-jax: interrupted; the run so far is in {directory}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="odyssey-jax", description="Training infrastructure for JAX."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser(
+        "train",
+        help="train a network on handwritten digits",
+        description="Trains a network on scikit-learn's handwritten digits, with warm-up, "
+        "cosine decay, early stopping and checkpoints. Run again, it goes on where it was.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    train.add_argument("--directory", type=Path, default=Path("runs/digits"), help="of the run")
+    train.add_argument("--fresh", action="store_true", help="start over in the directory")
+    for field in dataclasses.fields(Options):
+        many = isinstance(field.default, tuple)
+        train.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=int if many else type(field.default),
+            nargs="*" if many else None,
+            default=field.default,
+            metavar="N" if many or isinstance(field.default, int) else "X",
+            help=_HELP[field.name],
+        )
+    return parser
+
+
+def _check_same_options(directory: Path, options: Options) -> None:
+    """Refuses to go on with a run under other options than it was begun with."""
+    checkpoints = directory / "checkpoints"
+    if not checkpoints.is_dir():
+        return
+    with Store(checkpoints) as store:
+        if not store.steps():
+            return
+        then = store.metadata(store.steps()[-1])["config"]
+    now = dataclasses.asdict(options) | {"hidden": list(options.hidden)}
+    differs = [
+        f"--{name.replace('_', '-')} {then.get(name)} then, {value} now"
+        for name, value in now.items()
+        if then.get(name) != value
+    ]
+    if differs:
+        raise ValueError(
+            f"the run in {directory} was begun with other options: {'; '.join(differs)}. Use "
+            "those, another --directory, or --fresh to start over."
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""The host: `fit`, what it writes and shows, and how it goes on from a checkpoint."""
+
+from odyssey_jax.host._fit import fit as fit
+from odyssey_jax.host._pictures import save_confusion as save_confusion
+from odyssey_jax.host._pictures import save_curves as save_curves
+from odyssey_jax.host._progress import ProgressLine as ProgressLine
+from odyssey_jax.host._result import FitResult as FitResult
+from odyssey_jax.host._writers import JsonLines as JsonLines
+from odyssey_jax.host._writers import RunInfo as RunInfo
+from odyssey_jax.host._writers import Writer as Writer

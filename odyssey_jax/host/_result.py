@@ -1,0 +1,104 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from odyssey_jax._types import StopReason, Task, TrainState
+from odyssey_jax.callbacks import Best, History
+from odyssey_jax.host._writers import Row
+from odyssey_jax.loop import Carry, Loop, finish_compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Args:
+        model: the trained model in the user's own terms: an NNX module, Linen's variables, or
+            the parameters.
+        state: the train state that the model is made of.
+        stop_reason: why the run ended.
+        reason: the same as a sentence.
+        epochs: epochs done.
+        steps: train steps done.
+        best: the first best epoch that a callback tracks, or None.
+        best_epoch: its index, which is also its row in the history; None where there is none.
+        metrics: the last epoch's metrics, arrays of any shape included.
+        history: column to array [epochs]: "epoch", "step" and every scalar metric.
+        carry: the run as it was saved last, to go on from.
+        steps_per_second: train steps a second, without compilation and saving; NaN for a run
+            that was complete already.
+    """
+
+    model: Any = dataclasses.field(repr=False)
+    state: TrainState = dataclasses.field(repr=False)
+    stop_reason: StopReason
+    reason: str
+    epochs: int
+    steps: int
+    best: Best | None = dataclasses.field(repr=False)
+    best_epoch: int | None
+    metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    history: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    carry: Carry = dataclasses.field(repr=False)
+    steps_per_second: float
+
+
+def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -> FitResult:
+    """Lets the callbacks finish, and reads off the carry what a user wants to know."""
+    state = finish_compiled(loop, carry).state
+    stop = StopReason(int(carry.signal.stop)) or StopReason.COMPLETED
+    epochs = int(carry.clock.epoch)
+    detail = epochs if stop is StopReason.COMPLETED else int(carry.signal.detail)
+    best = _first_best(carry)
+    return FitResult(
+        model=task.rebuild(state.params, state.model_state),
+        state=state,
+        stop_reason=stop,
+        reason=stop.sentence(detail),
+        epochs=epochs,
+        steps=int(carry.clock.step),
+        best=best,
+        best_epoch=None if best is None else int(best.epoch),
+        metrics=jax.device_get(carry.latest),
+        history=table(history_of(carry)),
+        carry=carry,
+        steps_per_second=steps_per_second,
+    )
+
+
+def history_of(carry: Carry) -> History:
+    """The history that `fit` puts first among the callbacks."""
+    return carry.callbacks[0]
+
+
+def table(history: History) -> dict[str, np.ndarray]:
+    """The filled part of a history as columns."""
+    epoch, step, metrics, count = jax.device_get(history)
+    columns = {"epoch": epoch, "step": step, **metrics}
+    return {name: column[: int(count)] for name, column in columns.items()}
+
+
+def rows(history: History, start: int = 0) -> list[Row]:
+    """The filled part of a history as rows, from a given one on.
+
+    Floats are written as the shortest decimal that reads back as the same float32.
+    """
+    columns = {name: column[start:] for name, column in table(history).items()}
+    plain = {
+        name: [float(str(x)) if x.dtype.kind == "f" else int(x) for x in column]
+        for name, column in columns.items()
+    }
+    return [dict(zip(plain, values, strict=True)) for values in zip(*plain.values(), strict=True)]
+
+
+def _first_best(carry: Carry) -> Best | None:
+    is_best = lambda x: isinstance(x, Best)
+    found = [x for x in jax.tree.leaves(carry.callbacks, is_leaf=is_best) if is_best(x)]
+    return next((best for best in found if bool(best.seen)), None)

@@ -1,0 +1,137 @@
+"""Going on from a checkpoint: what must be as it was, and what may differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax._types import Signal, Task
+from odyssey_jax.host._result import history_of
+from odyssey_jax.loop import Carry, Inputs, Keys, Loop, init_compiled, own, plan_blocks
+from odyssey_jax.store import Store
+
+Resume = Literal["latest", "best", False] | int
+
+# Room for the history comes in a few sizes, so that a run that is made longer keeps its program.
+_LEAST_CAPACITY = 128
+
+
+def capacity_for(epochs: int) -> int:
+    """The rows to make room for: the next power of two."""
+    return max(_LEAST_CAPACITY, 1 << (epochs - 1).bit_length())
+
+
+def fresh_carry(task: Task, loop: Loop, inputs: Inputs, seed: int) -> Carry:
+    """The carry of a run that has not begun, in buffers of its own."""
+    root = jax.random.key(seed)
+    params, model_state = task.init(Keys.of(root).init)
+    return own(init_compiled(loop, root, params, model_state, inputs))
+
+
+def identity(
+    train: Any, seed: int, steps_per_epoch: int | None, accumulate_steps: int
+) -> dict[str, Any]:
+    """What decides which batch and which key belong to a step: it may not change on the way."""
+    return {
+        "seed": seed,
+        "examples": len(train),
+        "batch_size": train.batch_size,
+        "shuffle": train.shuffle,
+        "drop_remainder": train.drop_remainder,
+        "steps_per_epoch": plan_blocks(train, steps_per_epoch).epoch,
+        "accumulate_steps": accumulate_steps,
+    }
+
+
+def describe(callbacks: Any) -> str:
+    """The callbacks with their hyper-parameters, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(callbacks))
+
+
+def step_to_resume(store: Store, resume: Resume) -> int | None:
+    """The checkpoint that a run goes on from; None to begin.
+
+    Raises:
+        ValueError: `resume` is none of the words, or there is no such checkpoint.
+    """
+    if resume is False or (resume == "latest" and not store.steps()):
+        return None
+    if resume == "latest":
+        return store.latest()
+    if resume == "best":
+        best = store.best()
+        if best is None:
+            raise ValueError(
+                f"resume='best' finds no best checkpoint in {store.directory}: there is none "
+                "with a finite metric, or the checkpoint callback has no monitor and keep_best."
+            )
+        return best
+    if isinstance(resume, bool) or not isinstance(resume, int):
+        raise ValueError(f"resume must be 'latest', 'best', a step or False, got {resume!r}.")
+    if resume not in store.steps():
+        raise ValueError(
+            f"resume={resume} is not among the checkpoints in {store.directory}: "
+            f"{list(store.steps())}."
+        )
+    return resume
+
+
+def check_identity(store: Store, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run that would see other batches than it would have seen.
+
+    Raises:
+        ValueError: naming each value that differs.
+    """
+    differs = [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in now.items() if then.get(k) != v]
+    if differs:
+        raise ValueError(
+            f"the run in {store.directory} can't go on, since it would not see the batches "
+            f"that it would have seen: {'; '.join(differs)}. Use the same values, or another "
+            "directory."
+        )
+
+
+def restore(store: Store, metadata: Mapping[str, Any], loop: Loop, carry: Carry) -> Carry:
+    """Reads a checkpoint into a carry of this loop.
+
+    Args:
+        store: where the checkpoint is.
+        metadata: the checkpoint's.
+        loop: the loop that goes on, with at least as much room for the history.
+        carry: a fresh carry of the loop, for its structure and where its arrays lie.
+
+    Returns:
+        The carry as it was saved.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model, optimizer or set of callbacks, or
+            can't be read.
+    """
+    capacity = history_of(carry).epoch.shape[0]
+    target = _with_capacity(carry, metadata["capacity"])
+    restored = store.restore(target, metadata["step"]).tree
+    if metadata["callbacks"] != describe(loop.callbacks):
+        # Callbacks with other hyper-parameters decide anew: more patience goes on.
+        restored = restored._replace(signal=own(Signal.none()))
+    return _with_capacity(restored, capacity)
+
+
+def _with_capacity(carry: Carry, capacity: int) -> Carry:
+    """The carry with a history of another length."""
+
+    def resize(column: jax.Array) -> jax.Array:
+        return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
+
+    history = history_of(carry)
+    if history.epoch.shape[0] == capacity:
+        return carry
+    resized = history._replace(
+        epoch=resize(history.epoch),
+        step=resize(history.step),
+        metrics=jax.tree.map(resize, history.metrics),
+    )
+    return carry._replace(callbacks=(resized, *carry.callbacks[1:]))
