@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 PyTree = Any
 Batch = PyTree
@@ -24,8 +25,8 @@ class Clock(NamedTuple):
         epoch: int32 scalar, the number of epochs done; also the index of the running one.
     """
 
-    step: jax.Array | int
-    epoch: jax.Array | int
+    step: ArrayLike
+    epoch: ArrayLike
 
 
 class TrainState(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class _NnxModel:
     loss_fn: Callable[..., Any]
 
     @classmethod
-    def of(cls, model: nnx.Module, loss_fn: Callable[..., Any]) -> _NnxModel:
+    def of(cls, model: nnx.Module, loss_fn: Callable[..., Any]) -> Self:
         graphdef, _, rngs, _ = nnx.split(model, nnx.Param, nnx.RngState, ...)
         streams = tuple(
             _Stream(path, isinstance(variable, nnx.RngKey), variable.shape)

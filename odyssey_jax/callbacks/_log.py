@@ -18,14 +18,14 @@ class History(NamedTuple):
         epoch: int32 [capacity], the index of the epoch.
         step: int32 [capacity], the number of steps done at its end.
         metrics: name to float32 [capacity].
-        count: int32 scalar, how many rows are filled. Past the capacity the last row is
+        length: int32 scalar, how many rows are filled. Past the capacity the last row is
             written again.
     """
 
     epoch: jax.Array
     step: jax.Array
     metrics: dict[str, jax.Array]
-    count: jax.Array
+    length: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +48,17 @@ class Log:
             epoch=jnp.zeros(capacity, jnp.int32),
             step=jnp.zeros(capacity, jnp.int32),
             metrics={name: jnp.zeros(capacity, jnp.float32) for name in _scalars(event)},
-            count=jnp.zeros((), jnp.int32),
+            length=jnp.zeros((), jnp.int32),
         )
 
     def update(self, state: History, event: Event) -> tuple[History, Signal]:
         """Appends a row."""
-        row = jnp.minimum(state.count, state.epoch.shape[0] - 1)
+        row = jnp.minimum(state.length, state.epoch.shape[0] - 1)
         history = History(
             epoch=state.epoch.at[row].set(jnp.asarray(event.clock.epoch, jnp.int32)),
             step=state.step.at[row].set(jnp.asarray(event.clock.step, jnp.int32)),
             metrics={k: v.at[row].set(event.metric(k)) for k, v in state.metrics.items()},
-            count=state.count + 1,
+            length=state.length + 1,
         )
         return history, Signal.none()
 
@@ -89,7 +89,7 @@ def log(capacity: int | None = None) -> Log:
         >>> history = recorder.init(event(0, 0.0))
         >>> for epoch, loss in enumerate([3.0, 2.0]):
         ...     history, _ = recorder.update(history, event(epoch, loss))
-        >>> history.metrics["loss"][: int(history.count)].tolist()
+        >>> history.metrics["loss"][: int(history.length)].tolist()
         [3.0, 2.0]
     """
     if capacity is not None and (not isinstance(capacity, int) or capacity < 1):

@@ -80,9 +80,9 @@ def history_of(carry: Carry) -> History:
 
 def table(history: History) -> dict[str, np.ndarray]:
     """The filled part of a history as columns."""
-    epoch, step, metrics, count = jax.device_get(history)
+    epoch, step, metrics, length = jax.device_get(history)
     columns = {"epoch": epoch, "step": step, **metrics}
-    return {name: column[: int(count)] for name, column in columns.items()}
+    return {name: column[: int(length)] for name, column in columns.items()}
 
 
 def rows(history: History, start: int = 0) -> list[Row]:

@@ -15,15 +15,7 @@ from odyssey_jax.loop._loop import Loop
 AXIS = "members"
 
 # The clock is shared; everything else has a leading axis of members.
-_CARRY = Carry(
-    clock=None,
-    state=0,
-    key=0,
-    callbacks=0,
-    metrics=0,
-    latest=0,
-    signal=0,  # type: ignore[arg-type]
-)
+_CARRY = Carry._make(None if name == "clock" else 0 for name in Carry._fields)
 
 
 class Population(NamedTuple):
@@ -71,7 +63,7 @@ def population(loop: Loop, task: Task, in_axes: Inputs | None = None) -> Populat
         [0.332, 0.988]
     """
     loop = dataclasses.replace(loop, axis_name=AXIS)
-    axes = Inputs(None, None, 0) if in_axes is None else in_axes  # type: ignore[arg-type]
+    axes = Inputs._make((None, None, 0)) if in_axes is None else in_axes
 
     def init(key, inputs):
         return loop.init(key, *task.init(Keys.of(key).init), inputs)

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import GradientTransformation
+from jax.typing import ArrayLike
 
 from odyssey_jax._types import Batch, Outputs, ScheduleFn, TrainState
 
-OptimizerLike = optax.GradientTransformation | Callable[[ScheduleFn], optax.GradientTransformation]
+OptimizerLike = GradientTransformation | Callable[[ScheduleFn], GradientTransformation]
 
 
 def make_optimizer(
@@ -33,7 +35,7 @@ def make_optimizer(
     Returns:
         The whole transformation.
     """
-    made = optimizer if is_transformation(optimizer) else optimizer(learning_rate)  # type: ignore[operator]
+    made = optimizer if isinstance(optimizer, GradientTransformation) else optimizer(learning_rate)
     if clip_norm is not None:
         made = optax.chain(optax.clip_by_global_norm(clip_norm), made)
     if accumulate_steps > 1:
@@ -43,18 +45,18 @@ def make_optimizer(
 
 def is_transformation(optimizer: Any) -> bool:
     """Whether it is ready to use, rather than a function of a learning rate."""
-    return isinstance(optimizer, optax.GradientTransformation)
+    return isinstance(optimizer, GradientTransformation)
 
 
 def learning_rate_in_force(
-    schedule: ScheduleFn | None, state: TrainState, step: jax.Array, accumulate_steps: int
+    schedule: ScheduleFn | None, state: TrainState, step: ArrayLike, accumulate_steps: int
 ) -> jax.Array | None:
     """The rate of the last of `step` train steps; None where the optimizer keeps it to itself."""
     if schedule is not None:
         update = jnp.maximum(step - 1, 0) // accumulate_steps
         return jnp.asarray(schedule(update), jnp.float32)
     found = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
-    rates = [rate for _, rate in found if jnp.ndim(rate) == 0]
+    rates = [rate for _, rate in found if isinstance(rate, jax.Array) and rate.ndim == 0]
     return jnp.asarray(rates[0], jnp.float32) if len(rates) == 1 else None
 
 
@@ -86,6 +88,12 @@ def train_step(
 
 
 def weighted(outputs: Outputs, batch: Batch, **more: jax.Array) -> dict[str, Any]:
-    """Adds to a batch's outputs how many examples it has: a smaller batch weighs less."""
-    examples = jax.tree.leaves(batch)[0].shape[0]
-    return {**outputs, **more, "weight": jnp.asarray(examples, jnp.int32)}
+    """Adds to a batch's outputs how many examples it stands for: a smaller batch weighs less.
+
+    A mask among the outputs says which examples count; a weight of the user's own is left alone.
+    """
+    if "mask" in outputs:
+        examples = jnp.sum(outputs["mask"], dtype=jnp.int32)
+    else:
+        examples = jnp.asarray(jax.tree.leaves(batch)[0].shape[0], jnp.int32)
+    return {"weight": examples, **outputs, **more}

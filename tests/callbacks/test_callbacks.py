@@ -102,7 +102,7 @@ def test_log_is_a_table_of_the_scalars():
     assert list(history.metrics) == ["loss"]
     for epoch in range(10):  # two more than there is room for: the last row is the newest
         history, _ = callback.update(history, event(epoch, epoch / 2))
-    assert int(history.count) == 10
+    assert int(history.length) == 10
     assert history.epoch.tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
     assert history.step.tolist()[-1] == 63
     with pytest.raises(ValueError, match=r"pass log\(capacity=...\)"):

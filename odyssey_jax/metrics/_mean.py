@@ -1,0 +1,121 @@
+"""The mean of an output over examples."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax.metrics import _outputs, _sum
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mean:
+    """The mean of one output, weighted by examples, so that a small last batch counts right.
+
+    `mean = sum_i w_i x_i / sum_i w_i`.  An output that is a scalar (the mean over its batch,
+    as a loss is) counts with the batch's `weight`; an output with one value for each example,
+    or for each token, counts once for each value that the mask keeps.
+
+    Both sums are compensated float32 (two numbers each, about 48 bits): a long epoch neither
+    drifts nor stops counting at 2**24 examples.  The mean is float32, exact to its rounding
+    and that of the values.  A NaN or infinity that was observed is in the mean, whatever
+    follows; one under the mask, or in a batch of weight 0, was not observed.
+
+    Args:
+        output: name of the output to average.
+        total: the sum of weighted values, float32[2].
+        count: the sum of weights, float32[2].
+
+    Raises:
+        ValueError: `output` is not a name.
+
+    Source: as `clu.metrics.Average.from_output`, which counts each batch alike.
+
+    >>> mean = Mean("loss").empty()
+    >>> for loss, examples in [(1.0, 128), (4.0, 64)]:
+    ...     mean = mean.merge(mean.from_model_output(loss=loss, weight=examples))
+    >>> float(mean.compute())
+    2.0
+    """
+
+    output: str = dataclasses.field(default="loss", metadata={"static": True})
+    total: jax.Array = dataclasses.field(default_factory=_sum.zero, repr=False)
+    count: jax.Array = dataclasses.field(default_factory=_sum.zero, repr=False)
+
+    def __post_init__(self):
+        if not (isinstance(self.output, str) and self.output):
+            raise ValueError(
+                f"Mean needs the name of an output, such as 'loss', got output={self.output!r}."
+            )
+
+    def empty(self) -> "Mean":
+        """Return the mean of nothing, of the same output."""
+        return Mean(self.output)
+
+    def from_model_output(self, **outputs: Any) -> "Mean":
+        """Return the mean over one batch.
+
+        Args:
+            **outputs: the output of this mean's name, a scalar or [batch, ...], real, integer
+                or bool.  For a scalar, `weight`, a scalar: the number of examples it stands
+                for (without it the number that `mask` keeps, and without that 1).  For an
+                array, `mask`, bool or 0/1, of its shape or of its leading axes (without it
+                every value counts, once).  Others are ignored.
+
+        Returns:
+            The mean over this batch alone.
+
+        Raises:
+            ValueError: the output is not there, is complex, or the shapes do not fit.
+
+        >>> batch = {"error": jnp.array([1.0, 3.0, 9.0]), "mask": jnp.array([1, 1, 0])}
+        >>> float(Mean("error").from_model_output(**batch).compute())
+        2.0
+        """
+        who = f"Mean({self.output!r})"
+        value, mask = outputs.get(self.output), outputs.get("mask")
+        if value is None:
+            raise _outputs.missing(who, repr(self.output), outputs)
+        value = jnp.asarray(value)
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ValueError(f"{who} needs real values, got {value.dtype}.")
+        value = value.astype(jnp.float32)
+        if value.ndim:
+            keep = _outputs.kept(who, mask, value.shape)
+            total = jnp.sum(jnp.where(keep, value, jnp.zeros_like(value)))
+            count = jnp.sum(keep, dtype=jnp.int32).astype(jnp.float32)
+        else:
+            count = _weight(who, outputs.get("weight"), mask)
+            # A batch of padding only has the loss 0/0 and the weight 0.
+            total = jnp.where(count == 0, jnp.zeros_like(value), value * count)
+        return Mean(self.output, _sum.of(total), _sum.of(count))
+
+    def merge(self, other: "Mean") -> "Mean":
+        """Return the mean over the examples of both; commutative, associative to rounding."""
+        if self.output != other.output:
+            raise ValueError(f"Mean({self.output!r}) cannot be merged with {other!r}.")
+        return Mean(
+            self.output, _sum.add(self.total, other.total), _sum.add(self.count, other.count)
+        )
+
+    def compute(self) -> jax.Array:
+        """Return the mean, a float32 scalar; NaN if there was nothing to average.
+
+        >>> float(Mean("loss").compute())
+        nan
+        """
+        return _sum.value(self.total) / _sum.value(self.count)
+
+
+def _weight(who: str, weight: Any, mask: Any) -> jax.Array:
+    if weight is None:
+        weight = 1 if mask is None else jnp.sum(jnp.asarray(mask).astype(bool))
+    weight = jnp.asarray(weight).astype(jnp.float32)
+    if weight.ndim:
+        raise ValueError(
+            f"{who} is a scalar for the whole batch and needs a scalar weight, the number of "
+            f"examples, got a weight of shape {list(weight.shape)}."
+        )
+    return weight

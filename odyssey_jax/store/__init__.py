@@ -1,0 +1,12 @@
+"""Checkpoints: saved in the background through Orbax, restored strictly, kept by a rule."""
+
+from odyssey_jax.store._errors import CheckpointCorruptError as CheckpointCorruptError
+from odyssey_jax.store._errors import CheckpointError as CheckpointError
+from odyssey_jax.store._errors import CheckpointMismatchError as CheckpointMismatchError
+from odyssey_jax.store._errors import CheckpointNotFoundError as CheckpointNotFoundError
+from odyssey_jax.store._errors import CheckpointVersionError as CheckpointVersionError
+from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteError
+from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
+from odyssey_jax.store._retain import retain as retain
+from odyssey_jax.store._store import Restored as Restored
+from odyssey_jax.store._store import Store as Store

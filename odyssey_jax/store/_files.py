@@ -1,0 +1,151 @@
+"""A store's directory: what is committed, what is left over, and what is durable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has none, and goes without the lock
+    fcntl = None
+
+_STEP = re.compile(r"(0|[1-9]\d*)$")
+# Orbax's unfinished saves, and what a deletion has begun with.
+_LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)$")
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a store's directory, or says why there can be none."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((p for p in (directory, *directory.parents) if p.is_file()), directory)
+        raise CheckpointError(
+            f"checkpoint directory {str(directory)!r} cannot be made: {str(file)!r} is a file; "
+            "give another directory, or move the file away"
+        ) from error
+    except OSError as error:
+        raise CheckpointWriteError(
+            f"checkpoint directory {str(directory)!r} cannot be made: {reason(error)}"
+        ) from error
+
+
+def committed_steps(directory: Path) -> tuple[int, ...]:
+    """The steps that are committed: a directory has its number as its name only then."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [int(e.name) for e in entries if _STEP.match(e.name) and e.is_dir()]
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint directory {str(directory)!r} cannot be listed: {reason(error)}"
+        ) from error
+    return tuple(sorted(found))
+
+
+def remove(directory: Path, steps: Iterable[int]) -> None:
+    """Takes steps off the list; their bytes go at the next `sweep`.
+
+    A step loses its name before any of its files is touched, so no half of it is ever listed.
+    """
+    for step in steps:
+        doomed = directory / f"{step}.deleted"
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(directory / str(step), doomed)
+    sync(directory)
+
+
+def sweep(directory: Path) -> None:
+    """Deletes what killed saves and deletions left, unless a save is going on right now.
+
+    Where it may not, the leftovers stay: they are never listed.
+    """
+    with contextlib.suppress(OSError):
+        leftovers = [p for p in directory.iterdir() if _LEFTOVER.match(p.name)]
+        if not leftovers:
+            return
+        with _locked(directory, exclusive=True) as alone:
+            for path in leftovers if alone else ():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Marks the directory as being written to; the mark ends with the process at the latest."""
+    with _locked(directory, exclusive=False):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, *, exclusive: bool) -> Iterator[bool]:
+    if fcntl is None:
+        yield True
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        kind = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(descriptor, kind)
+            held = True
+        except BlockingIOError:
+            held = False
+        except OSError:  # the file system has no locks
+            held = True
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Makes a file's bytes, or a directory's names, survive a power loss."""
+    if os.name == "nt" and path.is_dir():  # pragma: no cover - cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Makes every file and directory under a root, and the root, survive a power loss."""
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+
+
+def reason(error: BaseException) -> str:
+    """Says in a few words on one line why something failed.
+
+    Example:
+        >>> reason(OSError(28, "No space left on device"))
+        'No space left on device'
+        >>> reason(ValueError("Failed to write: No space [os_error_code='28']"))
+        'No space left on device'
+    """
+    if (number := errno_of(error)) is not None:
+        return os.strerror(number)
+    text = " ".join(str(error).split())
+    if re.search(r"after (interpreter )?shutdown", text):
+        return "the program ended first; call wait() or close() before it does"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The number of the system's error behind an exception, if there is one.
+
+    TensorStore's exceptions hold it in their text only.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'|\[OS error (\d+)", str(error))
+    return int(found[1] or found[2]) if found else None

@@ -1,0 +1,123 @@
+"""From a checkpoint's arrays to leaves like the target's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odyssey_jax.store._encode import decode
+from odyssey_jax.store._errors import CheckpointError
+from odyssey_jax.store._layout import Layout, Place
+from odyssey_jax.store._leaves import is_key, is_scalar
+from odyssey_jax.store._snapshot import unpack
+
+
+def loose_shardings(places: Sequence[Place], targets: Sequence[Any]) -> dict[str, Any]:
+    """Says how to read each array that lies by itself.
+
+    Args:
+        places: Where the targets' leaves lie.
+        targets: The target's leaves, in the same order.
+
+    Returns:
+        Array's name -> sharding to read it into, or None to read it into host memory.
+    """
+    return {
+        place.array: _sharding(target) if _is_spread(target) else None
+        for place, target in zip(places, targets, strict=True)
+        if place.lies == "loose"
+    }
+
+
+def _sharding(target: Any) -> jax.sharding.Sharding | None:
+    # An array that is on the default device only because nothing was said stays so: one
+    # that was put there is another thing to `jax.jit`, which would compile once more.
+    if isinstance(target, jax.Array) and not target.committed:
+        return None
+    return getattr(target, "sharding", None)
+
+
+def _is_spread(target: Any) -> bool:
+    sharding = _sharding(target)
+    return sharding is not None and not sharding.is_fully_replicated and not is_key(target)
+
+
+def place_all(
+    layout: Layout,
+    places: Sequence[Place],
+    targets: Sequence[Any],
+    packed: Mapping[str, np.ndarray],
+    loose: Mapping[str, Any],
+) -> list[Any]:
+    """Makes leaves like the target's.
+
+    Args:
+        layout: The checkpoint's layout.
+        places: Where the targets' leaves lie.
+        targets: The target's leaves, in the same order.
+        packed: The packed arrays as stored.
+        loose: The arrays by themselves.
+
+    Returns:
+        One for each target: numpy where it is numpy, Python where it is Python, otherwise
+        a jax array with the target's sharding.
+    """
+    typed = {name: array.view(layout.packs[name].dtype) for name, array in packed.items()}
+    results: list[Any] = [None] * len(targets)
+    anywhere: list[int] = []
+    somewhere: list[int] = []
+    for i, (place, target) in enumerate(zip(places, targets, strict=True)):
+        data = loose[place.array] if place.lies == "loose" else None
+        if is_scalar(target):
+            results[i] = decode(place.value)
+        elif isinstance(target, np.ndarray | np.generic):
+            results[i] = np.array(unpack(place, typed) if data is None else data)
+            if isinstance(target, np.generic):
+                results[i] = results[i][()]
+        else:
+            if not _has_width(place.data_dtype):
+                raise CheckpointError(
+                    f"leaf {place.path} is {place.data_dtype}, which jax would narrow; set "
+                    "jax_enable_x64, or give a numpy array as its target"
+                )
+            results[i] = unpack(place, typed) if data is None else data
+            if not (isinstance(data, jax.Array) or is_key(target)):
+                (anywhere if _sharding(target) is None else somewhere).append(i)
+    # On the CPU these use the packed arrays' memory where it lies. Nothing else refers to
+    # it; XLA copies such a leaf when it is donated, and never writes to it.
+    for i, array in zip(anywhere, jax.device_put([results[i] for i in anywhere]), strict=True):
+        results[i] = array
+    shardings = [_sharding(targets[i]) for i in somewhere]
+    arrays = jax.device_put([results[i] for i in somewhere], shardings)
+    for i, array in zip(somewhere, arrays, strict=True):
+        results[i] = array
+    for i, (place, target) in enumerate(zip(places, targets, strict=True)):
+        if is_key(target):
+            keys = jax.random.wrap_key_data(jnp.asarray(results[i]), impl=place.impl)
+            sharding = _sharding(target)
+            results[i] = keys if sharding is None else jax.device_put(keys, sharding)
+        elif getattr(target, "weak_type", False):
+            results[i] = _weaken(results[i])
+    return results
+
+
+def _weaken(array: jax.Array) -> jax.Array:
+    # Weak type is part of what `jax.jit` compiles for, and is not in the file. An update
+    # keeps the type of what is updated.
+    weak = jnp.full(array.shape, np.zeros((), array.dtype).item())
+    return weak.at[...].set(array) if weak.dtype == array.dtype else array
+
+
+@lru_cache(maxsize=256)
+def _width(dtype: str, x64: bool) -> bool:
+    del x64  # part of the key only: the answer depends on it
+    return jax.dtypes.canonicalize_dtype(np.dtype(dtype)) == np.dtype(dtype)
+
+
+def _has_width(dtype: str) -> bool:
+    return _width(dtype, bool(jax.config.read("jax_enable_x64")))

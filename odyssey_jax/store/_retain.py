@@ -1,0 +1,64 @@
+"""Which checkpoints to keep, and which is best: pure functions, no disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+Mode = Literal["min", "max"]
+
+
+def ranked(values: Mapping[int, float | None], mode: Mode) -> list[int]:
+    """Orders steps from the best to the worst.
+
+    A total order: the value first, ties to the earlier step. Steps whose value is missing
+    or NaN are left out, because not-a-number is never best.
+
+    Args:
+        values: Step -> the monitored value, or None where it was not measured.
+        mode: ``"min"`` if smaller is better, ``"max"`` if larger is.
+
+    Returns:
+        The steps that have a value, best first.
+
+    Example:
+        >>> ranked({1: 0.5, 2: 0.1, 3: float("nan"), 4: 0.1}, "min")
+        [2, 4, 1]
+    """
+    sign = 1.0 if mode == "min" else -1.0
+    known = {s: sign * v for s, v in values.items() if v is not None and not math.isnan(v)}
+    return sorted(known, key=lambda step: (known[step], step))
+
+
+def retain(
+    values: Mapping[int, float | None],
+    keep_last: int | None = 1,
+    keep_best: int = 0,
+    mode: Mode = "min",
+) -> frozenset[int]:
+    """Chooses the steps to keep: the union of the last n and the best k.
+
+    Where fewer than k steps have a value, the best places that are left go to none: a step
+    whose value is NaN or missing is kept for being recent, never for being good.
+
+    Args:
+        values: Step -> the monitored value, or None where it was not measured.
+        keep_last: How many of the newest to keep, at least 1; None keeps all.
+        keep_best: How many of the best to keep.
+        mode: ``"min"`` if smaller is better, ``"max"`` if larger is.
+
+    Returns:
+        The steps to keep. The latest is always among them.
+
+    Example:
+        >>> history = dict(enumerate([0.5, 0.1, float("nan"), 0.4, 0.3]))
+        >>> sorted(retain(history, keep_last=1, keep_best=2))
+        [1, 4]
+        >>> sorted(retain(history, keep_last=2, keep_best=1))
+        [1, 3, 4]
+    """
+    if keep_last is None:
+        return frozenset(values)
+    last = sorted(values)[-max(keep_last, 1) :]
+    return frozenset(last) | frozenset(ranked(values, mode)[:keep_best])

@@ -1,0 +1,59 @@
+"""The small parts of the host: pace, lines of JSON, the progress line."""
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+import odyssey_jax as ody
+from odyssey_jax.host._pace import Pace
+from odyssey_jax.host._progress import summary
+
+ROW = {"epoch": 3, "step": 20, "learning_rate": 1e-3, "valid/loss": 0.25}
+
+
+@given(st.lists(st.floats(1e-7, 50), min_size=1, max_size=30), st.integers(1, 100))
+def test_pace_tends_to_its_seconds(costs, first):
+    pace = Pace(seconds=0.5, first=first, growth=8)
+    for cost in costs:
+        before = pace.steps
+        pace.took(before, before * cost)
+        assert 1 <= pace.steps <= 8 * before
+        assert pace.steps == 1 or pace.steps * cost <= 0.5 * (1 + 1e-6)
+    for _ in range(30):  # at a steady speed it gets there
+        pace.took(pace.steps, pace.steps * 0.001)
+    assert pace.steps == pytest.approx(500, abs=1)
+    pace.took(0, 1.0)
+    assert pace.steps == pytest.approx(500, abs=1)
+
+
+def test_json_lines_are_strict_json(tmp_path):
+    writer = ody.JsonLines("x.jsonl")
+    writer.open(ody.RunInfo(tmp_path, 9, [ROW]))
+    writer.write([{"a": float("nan"), "b": float("inf"), "c": -float("inf")}], 1.0)
+    writer.close()
+    first, second = (tmp_path / "x.jsonl").read_text().splitlines()
+    assert json.loads(first) == ROW
+    assert json.loads(second, parse_constant=lambda x: pytest.fail(x)) == {
+        "a": None,
+        "b": "Infinity",
+        "c": "-Infinity",
+    }
+    with pytest.raises(ValueError, match=r"needs a directory: pass fit\(directory=...\)"):
+        ody.JsonLines().open(ody.RunInfo(None, 9, []))
+
+
+def test_the_progress_line():
+    text = summary(ROW, 100, 8311.7)
+    assert text == "epoch  3/99  learning_rate 1.00e-03  valid/loss 0.2500  8,312 steps/s"
+    for terminal in (False, True):
+        out = io.StringIO()
+        line = ody.ProgressLine(Console(file=out, force_terminal=terminal, width=200))
+        line.open(ody.RunInfo(None, 100, [ROW] if terminal else []))
+        line.write([ROW, {**ROW, "epoch": 4}], 10.0)
+        line.close()
+        assert "epoch  4/99" in out.getvalue()
+        assert "10 steps/s" in out.getvalue()

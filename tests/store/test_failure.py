@@ -1,0 +1,143 @@
+"""A save that fails is raised once, costs nothing that was committed, and hides nowhere."""
+
+import contextlib
+import errno
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store
+
+TREE = {"w": np.arange(100_000.0)}
+
+
+@contextlib.contextmanager
+def files_no_longer_than(size):
+    """A stand-in for a full disk that does not need a disk of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def save_and_fail(store, step):
+    with files_no_longer_than(100_000):
+        store.save(step, TREE, {"metrics": {"loss": 0.0}})
+        store._background.join()
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "close"])
+def test_a_failed_save_is_raised_once_at_the_next_call(tmp_path, capfd, call):
+    store = Store(tmp_path, monitor="loss")
+    store.save(1, TREE, {"metrics": {"loss": 1.0}})
+    store.wait()
+    save_and_fail(store, 2)
+    assert (store.steps(), store.latest(), store.best()) == ((1,), 1, 1)
+    np.testing.assert_array_equal(store.restore(TREE).tree["w"], TREE["w"])
+    with pytest.raises(CheckpointWriteError) as caught:
+        store.save(3, TREE, {}) if call == "save" else getattr(store, call)()
+    assert str(caught.value) == (
+        f"checkpoint of step 2 was not written to {str(tmp_path)!r}: File too large"
+    )
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.__cause__ is not None
+    store.wait()
+    store._background.join()
+    assert [p.name for p in tmp_path.iterdir()] == ["1"], "what it left is cleaned"
+    assert capfd.readouterr() == ("", "")
+    if call != "close":
+        store.save(4, TREE, {})
+        store.close()
+        assert store.steps() == (4,)
+
+
+def test_the_first_failure_is_not_hidden_by_the_closing(tmp_path):
+    def program():
+        with Store(tmp_path) as store:
+            save_and_fail(store, 2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        program()
+    assert "checkpoint of step 2 was not written" in caught.value.__notes__[0]
+
+
+def test_the_directory_is_gone(tmp_path):
+    with Store(tmp_path / "a") as store:
+        (tmp_path / "a").rmdir()
+        (tmp_path / "a").write_text("")
+        with pytest.raises(CheckpointError, match=r"'.*a' cannot be listed: Not a directory"):
+            store.save(1, TREE, {})
+
+
+def test_a_step_that_cannot_be_deleted(tmp_path, monkeypatch):
+    from odyssey_jax.store import _files
+
+    def refuse(directory, steps):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with Store(tmp_path) as store:
+        store.save(1, TREE, {})
+        store.wait()
+        monkeypatch.setattr(_files, "remove", refuse)
+        store.save(2, TREE, {})
+        with pytest.raises(CheckpointWriteError, match=r"after step 2 .* not deleted .*: Perm"):
+            store.wait()
+        with pytest.raises(CheckpointWriteError, match=r"steps \[1\] .* were not deleted: Perm"):
+            store.forget([1])
+        assert store.steps() == (1, 2)
+
+
+def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(CheckpointWriteError, match=r"'.*new' cannot be made: Permission denied$"):
+        Store(tmp_path / "new")
+
+
+def test_errors_have_one_base():
+    assert issubclass(CheckpointWriteError, CheckpointError)
+
+
+FORGETFUL = """
+import sys, resource, signal
+import numpy as np
+from odyssey_jax.store import Store
+store = Store(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+store.save(1, {"w": np.arange(100_000.0)}, {})
+store._background.join()
+"""
+
+
+def test_a_failure_that_nobody_took_is_printed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETFUL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "checkpoint of step 1 was not written" in done.stderr
+    assert "File too large" in done.stderr
+
+
+LEAVING = """
+import sys
+import numpy as np
+from odyssey_jax.store import Store
+store = Store(sys.argv[1])
+store.save(1, {"w": np.arange(100_000.0)}, {})
+"""
+
+
+def test_a_program_that_ends_without_waiting_saves_or_says_so(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVING, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    if Store(tmp_path).latest() is None:
+        assert "the program ended first; call wait() or close()" in done.stderr

@@ -1,0 +1,289 @@
+"""The store's behaviour: what it lists, keeps, refuses and says."""
+
+import json
+import logging
+import math
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odyssey_jax.store._format as format_module
+from odyssey_jax.store import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointVersionError,
+    Store,
+)
+
+TREE = {"w": np.arange(3.0)}
+
+
+def fill(store, losses):
+    for step, loss in enumerate(losses):
+        store.save(step, {"w": TREE["w"] + step}, {"metrics": {"loss": loss}})
+    store.wait()
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    losses = [0.5, 0.1, math.nan, 0.4, 0.3, math.nan, 0.2]
+    with Store(tmp_path, keep_last=1, keep_best=2, monitor="loss") as store:
+        fill(store, losses)
+        assert store.steps() == (1, 6)
+        assert (store.latest(), store.best()) == (6, 1)
+        restored = store.restore(TREE, "best")
+        assert restored.step == 1
+        np.testing.assert_array_equal(restored.tree["w"], TREE["w"] + 1)
+        assert restored.metadata["metrics"] == {"loss": 0.1}
+    with Store(tmp_path, keep_last=2, keep_best=1, monitor="loss", mode="max") as again:
+        assert (again.steps(), again.best()) == ((1, 6), 6)
+        again.save(7, TREE, {"metrics": {"loss": 0.05}})
+        again.wait()
+        assert again.steps() == (6, 7)
+
+
+def test_nothing_is_deleted_before_the_newer_one_is_committed(tmp_path, monkeypatch):
+    with Store(tmp_path) as store:
+        fill(store, [0.5])
+        listed = []
+        write = type(store._writer).write
+        monkeypatch.setattr(
+            type(store._writer),
+            "write",
+            lambda *a: (listed.append(store.steps()), write(*a), listed.append(store.steps())),
+        )
+        store.save(1, TREE, {})
+        store.wait()
+        assert listed == [(0,), (0, 1)]
+        assert store.steps() == (1,)
+
+
+def test_save_returns_before_the_commit(tmp_path, monkeypatch):
+    with Store(tmp_path) as store:
+        fill(store, [0.5])
+        gate = threading.Event()
+        write = type(store._writer).write
+        monkeypatch.setattr(
+            type(store._writer), "write", lambda *args: (gate.wait(30), write(*args))
+        )
+        store.save(1, TREE, {})
+        assert store.latest() == 0
+        gate.set()
+        store.wait()
+        assert store.latest() == 1
+
+
+def test_metadata(tmp_path):
+    given = {
+        "epoch": np.int64(2),
+        "metrics": {"loss": jnp.float32(0.5), "other": math.nan},
+        "schedule": {"name": "cosine", "boundaries": (1, 2)},
+        "configuration": {"limit": math.inf, 3: None},
+    }
+    with Store(tmp_path, clock=lambda: 12.5) as store:
+        store.save(7, TREE, given)
+        store.wait()
+        found = store.metadata(7)
+    assert math.isnan(found["metrics"].pop("other"))
+    versions = found.pop("versions")
+    assert found == {
+        "format_version": 1,
+        "step": 7,
+        "timestamp": 12.5,
+        "epoch": 2,
+        "metrics": {"loss": 0.5},
+        "schedule": {"name": "cosine", "boundaries": [1, 2]},
+        "configuration": {"limit": math.inf, 3: None},
+    }
+    assert set(versions) == {"odyssey_jax", "jax", "jaxlib", "flax", "optax", "orbax", "python"}
+
+
+def test_the_files_are_strict_json(tmp_path):
+    def refuse(name):
+        raise ValueError(name)
+
+    with Store(tmp_path) as store:
+        store.save(1, {"nan": math.nan}, {"metrics": {"loss": -math.inf}})
+    for item in ("metadata", "layout"):
+        json.loads((tmp_path / "1" / item / "metadata").read_text(), parse_constant=refuse)
+
+
+def test_a_newer_format_is_refused_and_left_alone(tmp_path, monkeypatch):
+    with Store(tmp_path, keep_last=1) as store:
+        monkeypatch.setattr(format_module, "FORMAT_VERSION", 2)
+        fill(store, [0.1])
+        monkeypatch.undo()
+        message = r"step 0 .* has format version 2, and this odyssey_jax .* up to 1.*: upgrade"
+        with pytest.raises(CheckpointVersionError, match=message):
+            store.restore(TREE)
+        with pytest.raises(CheckpointVersionError, match=message):
+            store.metadata(0)
+    with Store(tmp_path, keep_last=1, monitor="loss") as store:
+        assert store.best() is None
+        store.save(1, TREE, {"metrics": {"loss": 1.0}})
+        store.wait()
+        assert store.best() == 1
+        assert store.steps() == (0, 1), "a checkpoint that cannot be read is not deleted"
+
+
+BAD_ARGUMENTS = [
+    ({"keep_last": 0}, "keep_last must be at least 1, or None for all, got 0"),
+    ({"keep_best": -1}, "keep_best must be at least 0, got -1"),
+    ({"keep_best": 2}, "keep_best = 2 needs a monitor, the name of a metric"),
+    ({"mode": "minimum"}, "mode must be 'min' or 'max', got 'minimum'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD_ARGUMENTS)
+def test_bad_arguments_are_refused(tmp_path, arguments, text):
+    with pytest.raises(CheckpointError, match=text):
+        Store(tmp_path, **arguments)
+
+
+BAD_SAVES = [
+    (-1, {}, "a step is an integer of at least 0, got -1"),
+    (1.5, {}, "a step is an integer of at least 0, got 1.5"),
+    (True, {}, "a step is an integer of at least 0, got True"),
+    (0, {}, r"step 0 is already in '.*'; forget\(\[0\]\) first to replace it"),
+    (1, {"f": len}, r"metadata\['f'\] is <built-in function len>.* JSON cannot hold"),
+    (1, {"step": 1}, r"metadata \['step'\] is written by the store; leave it out"),
+    (1, {"metrics": 3}, r"metadata\['metrics'\] must map names to numbers, got 3"),
+    (1, {"metrics": {"los": 3}}, r"monitored metric 'loss' is not among .* step 1: \['los'\]"),
+]
+
+
+@pytest.mark.parametrize(("step", "metadata", "text"), BAD_SAVES)
+def test_a_bad_save_is_refused_at_once(tmp_path, step, metadata, text):
+    with Store(tmp_path, monitor="loss") as store:
+        fill(store, [0.5])
+        with pytest.raises(CheckpointError, match=text):
+            store.save(step, TREE, metadata)
+        store.wait()
+        assert store.steps() == (0,)
+
+
+def test_a_step_may_come_as_an_array(tmp_path):
+    with Store(tmp_path) as store:
+        store.save(jnp.int32(3), TREE, {})
+        store.wait()
+        assert store.restore(TREE, np.int64(3)).step == 3
+
+
+def test_metrics_may_be_absent_with_a_monitor(tmp_path):
+    with Store(tmp_path, monitor="loss") as store:
+        store.save(1, TREE, {})
+        store.wait()
+        assert (store.latest(), store.best()) == (1, None)
+        with pytest.raises(CheckpointNotFoundError, match=r"no checkpoint .* a value of 'loss'"):
+            store.restore(TREE, "best")
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with Store(tmp_path) as store:
+        with pytest.raises(CheckpointNotFoundError, match=r"there is no checkpoint .*; save one"):
+            store.restore(TREE)
+        fill(store, [0.1])
+        with pytest.raises(CheckpointNotFoundError, match=r"no step 5 in .*; committed are \[0\]"):
+            store.restore(TREE, 5)
+        with pytest.raises(CheckpointNotFoundError, match=r"no steps \[5\] .*committed are \[0\]"):
+            store.forget([0, 5])
+        with pytest.raises(CheckpointError, match="best needs a monitor"):
+            store.restore(TREE, "best")
+        with pytest.raises(CheckpointError, match="a step is an integer of at least 0, got 'last'"):
+            store.restore(TREE, "last")
+        assert store.steps() == (0,)
+
+
+def test_forget_and_save_again(tmp_path):
+    with Store(tmp_path, keep_last=None, monitor="loss") as store:
+        fill(store, [0.3, 0.2, 0.1])
+        store.forget([1, 2])
+        assert (store.steps(), store.best()) == ((0,), 0)
+        store.save(1, TREE, {"metrics": {"loss": 0.5}})
+        store.wait()
+        assert (store.steps(), store.best()) == ((0, 1), 0)
+
+
+def test_a_directory_that_is_a_file(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for directory in (file, file / "below"):
+        with pytest.raises(CheckpointError, match=r"'.*file' is a file; give another directory"):
+            Store(directory)
+    assert file.read_text() == "mine"
+
+
+def test_other_files_in_the_directory_are_left_alone(tmp_path):
+    names = ["notes.txt", "007", "12.txt", "best", "x.orbax-checkpoint-tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "5").write_text("a file")
+    with Store(tmp_path) as store:
+        assert store.steps() == ()
+        fill(store, [0.1, 0.2])
+        assert store.steps() == (1,)
+    assert {p.name for p in tmp_path.iterdir()} == {*names, "5", "1"}
+
+
+def test_leftovers_are_cleaned_but_not_while_somebody_saves(tmp_path):
+    names = ["3.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-1234", "2.deleted"]
+    for name in names:
+        (tmp_path / name / "state").mkdir(parents=True)
+    from odyssey_jax.store import _files
+
+    with _files.writing(tmp_path), Store(tmp_path) as reader:
+        assert reader.steps() == ()
+        assert {p.name for p in tmp_path.iterdir()} == set(names)
+    with Store(tmp_path) as store:
+        assert store.steps() == ()
+        assert not list(tmp_path.iterdir())
+
+
+def test_one_unreadable_step_hides_no_other(tmp_path):
+    with Store(tmp_path, keep_last=None, monitor="loss") as store:
+        fill(store, [0.3, 0.2, 0.1])
+    (tmp_path / "2" / "metadata" / "metadata").write_text("")
+    (tmp_path / "1" / "layout" / "metadata").write_text("{}")
+    with Store(tmp_path, keep_last=None, monitor="loss") as store:
+        assert (store.steps(), store.best()) == ((0, 1, 2), 1)
+        with pytest.raises(CheckpointCorruptError, match=r"step 2 .* cannot be read: .*metadata"):
+            store.restore(TREE)
+        with pytest.raises(CheckpointCorruptError, match=r"step 1 .* layout that makes no sense"):
+            store.restore(TREE, 1)
+        assert store.restore(TREE, 0).step == 0
+
+
+def test_a_chunk_that_is_gone_or_short_is_an_error(tmp_path):
+    with Store(tmp_path, keep_last=None) as store:
+        fill(store, [0.3, 0.2])
+        chunk = tmp_path / "1" / "state" / "packed.float64" / "0"
+        chunk.write_bytes(chunk.read_bytes()[:-1])
+        with pytest.raises(CheckpointCorruptError, match="step 1 .* cannot be read"):
+            store.restore(TREE)
+        chunk.unlink()
+        with pytest.raises(CheckpointCorruptError, match="step 1 .* cannot be read"):
+            store.restore(TREE)
+        assert store.restore(TREE, 0).step == 0
+
+
+def test_a_closed_store_reads_and_refuses_to_save(tmp_path):
+    store = Store(tmp_path)
+    fill(store, [0.1])
+    store.close()
+    store.close()
+    assert store.restore(TREE).step == 0
+    with pytest.raises(CheckpointError, match="is closed"):
+        store.save(1, TREE, {})
+
+
+def test_orbax_logs_nothing_on_the_terminal(tmp_path, capfd, caplog):
+    with caplog.at_level(logging.DEBUG, "absl"):
+        with Store(tmp_path) as store:
+            fill(store, [0.1, 0.2])
+            store.restore(TREE)
+        assert not [r for r in caplog.records if "orbax" in r.pathname]
+    assert capfd.readouterr() == ("", "")
+    logging.getLogger("absl").warning("others still can")
+    assert not logging.getLogger("absl").filters
