@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 PyTree = Any
 Batch = PyTree
@@ -25,8 +24,8 @@ class Clock(NamedTuple):
         epoch: int32 scalar, the number of epochs done; also the index of the running one.
     """
 
-    step: ArrayLike
-    epoch: ArrayLike
+    step: Any
+    epoch: Any
 
 
 class TrainState(NamedTuple):

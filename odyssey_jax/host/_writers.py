@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -64,20 +65,34 @@ class JsonLines:
             raise ValueError(f"a {self._name} needs a directory: pass fit(directory=...).")
         path = run.directory / self._name
         scratch = path.with_name(path.name + ".tmp")
-        scratch.write_text("".join(map(_line, run.rows)), encoding="utf-8")
-        os.replace(scratch, path)
-        self._file = path.open("a", encoding="utf-8")
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text("".join(map(_line, run.rows)), encoding="utf-8")
+            os.replace(scratch, path)
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, rows: Sequence[Row], steps_per_second: float) -> None:
         """Appends the rows."""
         del steps_per_second
-        self._file.write("".join(map(_line, rows)))
-        self._file.flush()
+        with _naming(Path(self._file.name)):
+            self._file.write("".join(map(_line, rows)))
+            self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
+            # What could not be written was reported by `write`; closing would try again.
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
 
 
 def _line(row: Row) -> str:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from optax import GradientTransformation
-from jax.typing import ArrayLike
 
 from odyssey_jax._types import Batch, Outputs, ScheduleFn, TrainState
 
-OptimizerLike = GradientTransformation | Callable[[ScheduleFn], GradientTransformation]
+OptimizerLike = GradientTransformation | Callable[[Any], GradientTransformation]
 
 
 def make_optimizer(
@@ -49,7 +48,7 @@ def is_transformation(optimizer: Any) -> bool:
 
 
 def learning_rate_in_force(
-    schedule: ScheduleFn | None, state: TrainState, step: ArrayLike, accumulate_steps: int
+    schedule: ScheduleFn | None, state: TrainState, step: jax.Array, accumulate_steps: int
 ) -> jax.Array | None:
     """The rate of the last of `step` train steps; None where the optimizer keeps it to itself."""
     if schedule is not None:

@@ -1,0 +1,112 @@
+"""The main job: it learns, resumes, refuses what does not fit, and fails in one line."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from odyssey_jax.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def train(directory, *arguments):
+    return main(["train", "--directory", str(directory), *arguments])
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """One whole run with the defaults."""
+    directory = tmp_path_factory.mktemp("runs") / "digits"
+    assert train(directory) == 0
+    return directory
+
+
+def test_it_learns_and_leaves_what_it_says(learned, capsys):
+    assert train(learned) == 0
+    out = capsys.readouterr().out
+    accuracy = float(out.split("test accuracy")[1].split()[0])
+    assert accuracy >= 0.97
+    assert "complete already: no improvement for 15 epochs" in out
+    assert "precision" in out
+    lines = [json.loads(x) for x in (learned / "metrics.jsonl").read_text().splitlines()]
+    assert {"train/loss", "valid/loss", "valid/accuracy", "learning_rate"} <= set(lines[0])
+    for name in ("curves.png", "confusion.png"):
+        assert (learned / name).read_bytes().startswith(b"\x89PNG")
+    assert len(list((learned / "checkpoints").iterdir())) >= 1
+
+
+def test_other_options_are_refused_and_say_what_differs(learned, capsys):
+    before = (learned / "metrics.jsonl").read_bytes()
+    assert train(learned, "--seed", "1", "--hidden", "32", "32") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--hidden [128, 64] then, [32, 32] now; --seed 0 then, 1 now" in error
+    assert "--fresh" in error
+    assert (learned / "metrics.jsonl").read_bytes() == before
+
+
+def test_resumes_where_it_was_and_fresh_starts_over(tmp_path, capfd):
+    few = ("--hidden", "16", "--patience", "50", "--warmup-epochs", "1")
+    assert train(tmp_path, "--epochs", "4", *few) == 0
+    first = (tmp_path / "metrics.jsonl").read_bytes()
+    assert first.count(b"\n") == 4
+    assert train(tmp_path, "--epochs", "3", *few) == 1
+    assert "--epochs 4 then, 3 now" in capfd.readouterr().err
+    assert train(tmp_path, "--epochs", "3", "--fresh", *few) == 0
+    assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--patience", "-1"], "patience must be an integer of at least 0, got -1"),
+        (["--batch-size", "9999"], "batch_size must be an integer from 1 to"),
+        (["--epochs", "0"], "0"),
+        (["--warmup-epochs", "200"], "warmup_steps"),
+    ],
+)
+def test_bad_options_are_one_line(tmp_path, capsys, arguments, message):
+    assert train(tmp_path, *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_directory_that_is_a_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    assert train(tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run" in error
+
+
+def test_help_names_every_option_with_its_default(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert "--warmup-epochs" in text
+    assert "peak learning rate (default: 0.003)" in text
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_run_so_far(tmp_path):
+    """No file may grow past a limit: what a full disk does, for any user."""
+    arguments = [sys.executable, "-m", "odyssey_jax.cli", "train", "--directory", str(tmp_path)]
+    arguments += ["--epochs", "12", "--hidden", "16"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = lambda **how: subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, check=False, **how
+    )
+    limited = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)))
+    assert limited.returncode == 1
+    lines = [x for x in limited.stderr.splitlines() if not x.startswith("epoch")]
+    assert len(lines) == 1
+    assert "File too large" in lines[0]
+    again = run()
+    assert again.returncode == 0
+    assert "test accuracy" in again.stdout
