@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
+from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, chain, checkpoint, log
 from odyssey_jax.data import ArrayDataset
-from odyssey_jax.host._pace import Pace
+from odyssey_jax.host._arguments import as_schedule, check_sharding, replicate, schedule_form
 from odyssey_jax.host._progress import ProgressLine
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
 from odyssey_jax.host._resume import (
     Resume,
     capacity_for,
     check_identity,
-    describe,
     fresh_carry,
+    give_up_later,
     identity,
     restore,
     step_to_resume,
 )
+from odyssey_jax.host._session import Session
 from odyssey_jax.host._writers import JsonLines, RunInfo, Writer
-from odyssey_jax.loop import (
-    Carry,
-    Inputs,
-    Loop,
-    is_transformation,
-    make_loop,
-    plan_blocks,
-    run_compiled,
-)
-from odyssey_jax.schedules import Schedule, constant
+from odyssey_jax.loop import Inputs, make_loop
 from odyssey_jax.store import Store
 
 
@@ -114,8 +105,8 @@ def fit(
     """
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}.")
-    schedule = _as_schedule(optimizer, learning_rate)
-    _check_sharding(batch_sharding, train)
+    schedule = as_schedule(optimizer, learning_rate)
+    check_sharding(batch_sharding, train)
     run_identity = identity(train, seed, steps_per_epoch, accumulate_steps)
     recorded, saving = _with_log_and_checkpoint(callbacks, directory)
     with contextlib.ExitStack() as stack:
@@ -138,16 +129,18 @@ def fit(
         )
         inputs = Inputs(train, valid, schedule)
         carry = fresh_carry(task, loop, inputs, seed)
-        carry, inputs = _replicate((carry, inputs), batch_sharding)
-        if store is not None and saved is not None:
-            carry = restore(store, saved, loop, carry)
+        carry, inputs = replicate((carry, inputs), batch_sharding)
+        if store is not None:
+            if saved is not None:
+                carry = restore(store, saved, loop, carry)
+            give_up_later(store, saved)
         about = {
             "run": run_identity,
             "epochs": epochs,
-            "schedule": None if schedule is None else repr(schedule),
+            "schedule": schedule_form(schedule),
             "config": dict(config or {}),
         }
-        session = _Session(loop, inputs, epochs, store, about)
+        session = Session(loop, inputs, epochs, store, about)
         if writers is None:
             writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
         info = RunInfo(Path(directory) if directory else None, epochs, rows(history_of(carry)))
@@ -156,139 +149,6 @@ def fit(
             writer.open(info)
         carry = session.train(carry, writers)
     return make_result(task, loop, carry, session.steps_per_second)
-
-
-class _Session:
-    """One process's share of a run: calls the program, and carries out what it asks for."""
-
-    def __init__(
-        self,
-        loop: Loop,
-        inputs: Inputs,
-        epochs: int,
-        store: Store | None,
-        about: Mapping[str, Any],
-    ):
-        self._loop, self._inputs, self._store, self._about = loop, inputs, store, about
-        self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
-        self._last = epochs * self._blocks.epoch
-        self._written = 0
-        self._saved_step: int | None = None
-        self._steps, self._seconds = 0, 0.0
-
-    @property
-    def steps_per_second(self) -> float:
-        """Train steps a second so far, without compilation and saving."""
-        return self._steps / self._seconds if self._seconds else float("nan")
-
-    def train(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
-        """Runs to the end, and saves it there."""
-        self._written = len(rows(history_of(carry)))
-        step = self._saved_step = int(carry.clock.step)
-        if self._is_over(carry):
-            return carry
-        pace = Pace(first=self._blocks.block)
-        carry = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
-        while not self._is_over(carry):
-            begun = time.perf_counter()
-            carry = self._call(carry, min(step + pace.steps, self._last))
-            seconds = time.perf_counter() - begun
-            done, step = int(carry.clock.step) - step, int(carry.clock.step)
-            pace.took(done, seconds)
-            self._steps, self._seconds = self._steps + done, self._seconds + seconds
-            self._check_first_loss(carry)
-            self._write(carry, writers)
-            if bool(carry.signal.save):
-                self._save(carry)
-        if self._saved_step != step:
-            self._save(carry)
-        return carry
-
-    def _call(self, carry: Carry, limit: int) -> Carry:
-        return jax.block_until_ready(run_compiled(self._loop, carry, self._inputs, limit))
-
-    def _is_over(self, carry: Carry) -> bool:
-        return int(carry.clock.step) >= self._last or bool(carry.signal.stop)
-
-    def _write(self, carry: Carry, writers: Sequence[Writer]) -> None:
-        new = rows(history_of(carry), self._written)
-        if new:
-            for writer in writers:
-                writer.write(new, self.steps_per_second)
-            self._written += len(new)
-
-    def _save(self, carry: Carry) -> None:
-        if self._store is None:
-            return
-        scalars = {name: x for name, x in carry.latest.items() if x.ndim == 0}
-        metadata = {
-            "epoch": int(carry.clock.epoch),
-            "metrics": {name: float(x) for name, x in jax.device_get(scalars).items()},
-            "capacity": self._loop.capacity,
-            "callbacks": describe(self._loop.callbacks),
-            **self._about,
-        }
-        self._saved_step = int(carry.clock.step)
-        self._store.save(self._saved_step, carry, metadata)
-
-    def _check_first_loss(self, carry: Carry) -> None:
-        at_start = int(carry.clock.step) <= self._blocks.block
-        if at_start and int(carry.signal.stop) == StopReason.NOT_FINITE:
-            raise ValueError(
-                "the loss of the first train step is not finite, before any parameter has "
-                "changed. Look for NaN or infinities in the training data and in the initial "
-                "parameters, and for a log or a division by 0 in the loss function."
-            )
-
-
-def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
-    """The learning rate as a pytree that can be called; None where the optimizer has its own."""
-    if is_transformation(optimizer):
-        if learning_rate is not None:
-            raise ValueError(
-                f"learning_rate={learning_rate!r} has no effect on an optimizer that is made "
-                "already: pass a function of the learning rate, such as optax.adamw or "
-                "`lambda lr: optax.chain(..., optax.sgd(lr))`."
-            )
-        return None
-    if not callable(optimizer):
-        raise TypeError(
-            "optimizer must be an optax.GradientTransformation or a function that makes one of "
-            f"a learning rate, got {type(optimizer).__name__}."
-        )
-    if learning_rate is None:
-        raise ValueError(
-            f"optimizer={optimizer!r} is a function of a learning rate: pass learning_rate=, a "
-            "schedule or a number."
-        )
-    if not callable(learning_rate):
-        return constant(learning_rate)
-    if isinstance(learning_rate, Schedule):
-        return learning_rate
-    return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
-
-
-def _check_sharding(sharding: Any, train: ArrayDataset) -> None:
-    if sharding is None:
-        return
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        raise TypeError(
-            f"batch_sharding must be a jax.sharding.NamedSharding, got {type(sharding).__name__}."
-        )
-    try:
-        sharding.shard_shape((train.batch_size,))
-    except ValueError as error:
-        raise ValueError(
-            f"a batch of {train.batch_size} examples can't be cut evenly by {sharding}: choose "
-            "a batch_size that is a multiple of the devices."
-        ) from error
-
-
-def _replicate(tree: Any, sharding: jax.sharding.NamedSharding | None) -> Any:
-    if sharding is None:
-        return tree
-    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(tree, everywhere)
 
 
 def _with_log_and_checkpoint(
@@ -307,7 +167,7 @@ def _with_log_and_checkpoint(
     return chain(log(), *given), found[0] if found else None
 
 
-def _checkpoints(callbacks: Sequence[Callback]):
+def _checkpoints(callbacks: Sequence[Callback]) -> Iterator[Checkpoint]:
     for callback in callbacks:
         if isinstance(callback, Checkpoint):
             yield callback
@@ -316,12 +176,10 @@ def _checkpoints(callbacks: Sequence[Callback]):
 
 
 def _find_run(store: Store, resume: Resume, run_identity: Mapping[str, Any]) -> dict | None:
-    """The metadata of the checkpoint to go on from; those later than it are given up."""
+    """The metadata of the checkpoint to go on from, or None to begin."""
     step = step_to_resume(store, resume)
-    saved = None if step is None else store.metadata(step)
-    if saved is not None:
-        check_identity(store, saved["run"], run_identity)
-    later = [s for s in store.steps() if step is None or s > step]
-    if later:
-        store.forget(later)
+    if step is None:
+        return None
+    saved = store.metadata(step)
+    check_identity(store, saved["run"], run_identity)
     return saved

@@ -120,6 +120,16 @@ def restore(store: Store, metadata: Mapping[str, Any], loop: Loop, carry: Carry)
     return _with_capacity(restored, capacity)
 
 
+def give_up_later(store: Store, saved: Mapping[str, Any] | None) -> None:
+    """Deletes the checkpoints past the one that a run goes on from: they are no longer its own.
+
+    Only once that one has been read, so that a program that does not fit loses nothing.
+    """
+    later = [step for step in store.steps() if saved is None or step > saved["step"]]
+    if later:
+        store.forget(later)
+
+
 def _with_capacity(carry: Carry, capacity: int) -> Carry:
     """The carry with a history of another length."""
 

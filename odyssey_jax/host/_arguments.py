@@ -1,0 +1,70 @@
+"""What `fit` is given, checked and brought into the form that the loop takes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+
+from odyssey_jax._types import ScheduleFn
+from odyssey_jax.data import ArrayDataset
+from odyssey_jax.loop import is_transformation
+from odyssey_jax.schedules import Schedule, constant
+
+
+def as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
+    """The learning rate as a pytree that can be called; None where the optimizer has its own."""
+    if is_transformation(optimizer):
+        if learning_rate is not None:
+            raise ValueError(
+                f"learning_rate={learning_rate!r} has no effect on an optimizer that is made "
+                "already: pass a function of the learning rate, such as optax.adamw or "
+                "`lambda lr: optax.chain(..., optax.sgd(lr))`."
+            )
+        return None
+    if not callable(optimizer):
+        raise TypeError(
+            "optimizer must be an optax.GradientTransformation or a function that makes one of "
+            f"a learning rate, got {type(optimizer).__name__}."
+        )
+    if learning_rate is None:
+        raise ValueError(
+            f"optimizer={optimizer!r} is a function of a learning rate: pass learning_rate=, a "
+            "schedule or a number."
+        )
+    if not callable(learning_rate):
+        return constant(learning_rate)
+    if isinstance(learning_rate, Schedule):
+        return learning_rate
+    return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
+
+
+def schedule_form(schedule: ScheduleFn | None) -> Any:
+    """The schedule as a checkpoint's metadata has it: its JSON form, or a foreign one's repr."""
+    if isinstance(schedule, Schedule):
+        return json.loads(schedule.to_json())
+    return None if schedule is None else repr(schedule)
+
+
+def check_sharding(sharding: Any, train: ArrayDataset) -> None:
+    if sharding is None:
+        return
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        raise TypeError(
+            f"batch_sharding must be a jax.sharding.NamedSharding, got {type(sharding).__name__}."
+        )
+    try:
+        sharding.shard_shape((train.batch_size,))
+    except ValueError as error:
+        raise ValueError(
+            f"a batch of {train.batch_size} examples can't be cut evenly by {sharding}: choose "
+            "a batch_size that is a multiple of the devices."
+        ) from error
+
+
+def replicate(tree: Any, sharding: jax.sharding.NamedSharding | None) -> Any:
+    if sharding is None:
+        return tree
+    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(tree, everywhere)

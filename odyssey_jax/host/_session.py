@@ -1,0 +1,108 @@
+"""One process's share of a run: calls the program, and carries out what it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from odyssey_jax._types import StopReason
+from odyssey_jax.host._pace import Pace
+from odyssey_jax.host._result import history_of, rows
+from odyssey_jax.host._resume import describe
+from odyssey_jax.host._writers import Writer
+from odyssey_jax.loop import Carry, Inputs, Loop, plan_blocks, run_compiled
+from odyssey_jax.store import Store
+
+
+class Session:
+    """Calls the program until the run is over; saves and writes in between.
+
+    Args:
+        loop: the program.
+        inputs: what it reads.
+        epochs: the epochs after which the run is complete.
+        store: where to save, or None.
+        about: what the checkpoints' metadata says of the run.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        inputs: Inputs,
+        epochs: int,
+        store: Store | None,
+        about: Mapping[str, Any],
+    ):
+        self._loop, self._inputs, self._store, self._about = loop, inputs, store, about
+        self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
+        self._last = epochs * self._blocks.epoch
+        self._written = 0
+        self._saved_step: int | None = None
+        self._steps, self._seconds = 0, 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        """Train steps a second so far, without compilation and saving."""
+        return self._steps / self._seconds if self._seconds else float("nan")
+
+    def train(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
+        """Runs to the end, and saves it there."""
+        self._written = len(rows(history_of(carry)))
+        step = self._saved_step = int(carry.clock.step)
+        if self._is_over(carry):
+            return carry
+        pace = Pace(first=self._blocks.block)
+        carry = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
+        while not self._is_over(carry):
+            begun = time.perf_counter()
+            carry = self._call(carry, min(step + pace.steps, self._last))
+            seconds = time.perf_counter() - begun
+            done, step = int(carry.clock.step) - step, int(carry.clock.step)
+            pace.took(done, seconds)
+            self._steps, self._seconds = self._steps + done, self._seconds + seconds
+            self._check_first_loss(carry)
+            self._write(carry, writers)
+            if bool(carry.signal.save):
+                self._save(carry)
+        if self._saved_step != step:
+            self._save(carry)
+        return carry
+
+    def _call(self, carry: Carry, limit: int) -> Carry:
+        return jax.block_until_ready(run_compiled(self._loop, carry, self._inputs, limit))
+
+    def _is_over(self, carry: Carry) -> bool:
+        return int(carry.clock.step) >= self._last or bool(carry.signal.stop)
+
+    def _write(self, carry: Carry, writers: Sequence[Writer]) -> None:
+        new = rows(history_of(carry), self._written)
+        if new:
+            for writer in writers:
+                writer.write(new, self.steps_per_second)
+            self._written += len(new)
+
+    def _save(self, carry: Carry) -> None:
+        if self._store is None:
+            return
+        scalars = {name: x for name, x in carry.latest.items() if x.ndim == 0}
+        metadata = {
+            "epoch": int(carry.clock.epoch),
+            "metrics": {name: float(x) for name, x in jax.device_get(scalars).items()},
+            "capacity": self._loop.capacity,
+            "callbacks": describe(self._loop.callbacks),
+            **self._about,
+        }
+        self._saved_step = int(carry.clock.step)
+        self._store.save(self._saved_step, carry, metadata)
+
+    def _check_first_loss(self, carry: Carry) -> None:
+        at_start = int(carry.clock.step) <= self._blocks.block
+        if at_start and int(carry.signal.stop) == StopReason.NOT_FINITE:
+            raise ValueError(
+                "the loss of the first train step is not finite, before any parameter has "
+                "changed. Look for NaN or infinities in the training data and in the initial "
+                "parameters, and for a log or a division by 0 in the loss function."
+            )
