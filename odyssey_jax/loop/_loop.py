@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,18 @@ from odyssey_jax.loop._train_step import (
     train_step,
     weighted,
 )
+
+
+class _Call(NamedTuple):
+    """What one call of `run` reads throughout.
+
+    The keys are derived once, not where they are used: on a CPU each takes 80 small kernels.
+    """
+
+    inputs: Inputs
+    blocks: Blocks
+    keys: Keys
+    limit: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +116,22 @@ class Loop:
             The carry. `signal.stop` says whether a callback has ended the run, `signal.save`
             whether one wants this carry saved.
         """
-        blocks = plan_blocks(inputs.train, self.steps_per_epoch)
-        limit = jnp.asarray(limit, jnp.int32)
+        call = _Call(
+            inputs=inputs,
+            blocks=plan_blocks(inputs.train, self.steps_per_epoch),
+            keys=Keys.of(carry.key),
+            limit=jnp.asarray(limit, jnp.int32),
+        )
         carry = carry._replace(signal=carry.signal._replace(save=jnp.zeros_like(carry.signal.save)))
 
         def body(loop_state):
             carry, order, _ = loop_state
-            new, order = self._advance(carry, order, inputs, blocks, limit)
+            new, order = self._advance(carry, order, call)
             new = self._freeze_stopped(carry, new)
-            return new, order, self._running(new, limit)
+            return new, order, self._running(new, call)
 
-        order = self._order(carry, inputs, blocks, at_start=False)
-        loop_state = (carry, order, self._running(carry, limit))
+        order = self._order(carry, call, at_start=False)
+        loop_state = (carry, order, self._running(carry, call))
         return lax.while_loop(lambda s: s[2], body, loop_state)[0]
 
     def finish(self, carry: Carry) -> Carry:
@@ -133,23 +149,23 @@ class Loop:
 
     # What follows is `run`, from the outside in.
 
-    def _running(self, carry: Carry, limit: jax.Array) -> jax.Array:
+    def _running(self, carry: Carry, call: _Call) -> jax.Array:
         stopped = carry.signal.stop != StopReason.NONE
-        return (carry.clock.step < limit) & ~self._all(stopped) & ~self._any(carry.signal.save)
+        return (carry.clock.step < call.limit) & ~self._all(stopped) & ~self._any(carry.signal.save)
 
-    def _advance(self, carry: Carry, order: Any, inputs: Inputs, blocks: Blocks, limit: Any):
+    def _advance(self, carry: Carry, order: Any, call: _Call):
         """From one look at the clock to the next: at most to the end of an epoch or a pass."""
-        carry = self._begin(carry, blocks)
+        carry = self._begin(carry, call.blocks)
         order = lax.cond(
-            carry.clock.step % blocks.data_pass == 0,
-            lambda: self._order(carry, inputs, blocks, at_start=True),
+            carry.clock.step % call.blocks.data_pass == 0,
+            lambda: self._order(carry, call, at_start=True),
             lambda: order,
         )
 
         def train(carry):
-            carry = self._train(carry, order, inputs, blocks, limit)
-            at_end = carry.clock.step % blocks.epoch == 0
-            return lax.cond(at_end, self._end_epoch, lambda carry, _: carry, carry, inputs)
+            carry = self._train(carry, order, call)
+            at_end = carry.clock.step % call.blocks.epoch == 0
+            return lax.cond(at_end, self._end_epoch, lambda carry, _: carry, carry, call.inputs)
 
         if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
             return train(carry), order
@@ -166,34 +182,34 @@ class Loop:
                 carry = lax.cond(now, notify, lambda carry: carry, carry)
         return carry
 
-    def _order(self, carry: Carry, inputs: Inputs, blocks: Blocks, at_start: bool) -> Any:
+    def _order(self, carry: Carry, call: _Call, at_start: bool) -> Any:
         """The order of the running pass; computed where the pass starts, or is re-entered."""
-        index, position = jnp.divmod(carry.clock.step, blocks.data_pass)
-        make = functools.partial(inputs.train.order, Keys.of(carry.key).shuffle, index)
-        if at_start or not inputs.train.shuffle:
+        train = call.inputs.train
+        index, position = jnp.divmod(carry.clock.step, call.blocks.data_pass)
+        make = functools.partial(train.order, call.keys.shuffle, index)
+        if at_start or not train.shuffle:
             return make()
         shape = jax.eval_shape(make)
         zeros = lambda: jnp.zeros(shape.shape, shape.dtype)
         return lax.cond(position == 0, zeros, make)
 
-    def _train(self, carry: Carry, order: Any, inputs: Inputs, blocks: Blocks, limit: Any):
+    def _train(self, carry: Carry, order: Any, call: _Call) -> Carry:
         """Trains on whole batches up to the next boundary, or on the pass's last small one."""
-        train = inputs.train
-        optimizer = self._optimizer(inputs)
-        step_key = Keys.of(carry.key).step
+        train, blocks = call.inputs.train, call.blocks
+        optimizer = self._optimizer(call.inputs)
         first = carry.clock.step
         position = first % blocks.data_pass
 
         def step(count, inner, batch):
             state, metrics, finite = inner
-            key = jax.random.fold_in(step_key, count)
+            key = jax.random.fold_in(call.keys.step, count)
             state, outputs = train_step(self.loss, optimizer, state, batch, key)
             # A first loss that is not finite is a mistake in the set-up, not in the training.
             finite &= jnp.isfinite(outputs["loss"]) | (count != 0)
             return state, self.train_metrics.observe(metrics, outputs), finite
 
         def whole_batches(inner):
-            room = jnp.minimum(limit - first, blocks.epoch - first % blocks.epoch)
+            room = jnp.minimum(call.limit - first, blocks.epoch - first % blocks.epoch)
             room = jnp.minimum(room, blocks.full - position)
             count = (room + blocks.block - 1) // blocks.block
 

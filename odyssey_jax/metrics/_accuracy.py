@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from odyssey_jax.metrics import _outputs
 
 
-def _zero() -> jax.Array:
-    return jnp.zeros((), jnp.int32)
+def _zero() -> Any:
+    # NumPy: an empty metric made while JAX traces is a value all the same.
+    return np.zeros((), np.int32)
 
 
 @jax.tree_util.register_dataclass
@@ -69,4 +71,4 @@ class Accuracy:
         >>> float(Accuracy().compute())
         nan
         """
-        return self.correct.astype(jnp.float32) / self.count.astype(jnp.float32)
+        return jnp.asarray(self.correct, jnp.float32) / jnp.asarray(self.count, jnp.float32)

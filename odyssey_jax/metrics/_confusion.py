@@ -5,6 +5,7 @@ from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from odyssey_jax.metrics import _outputs
 
@@ -60,9 +61,9 @@ class ConfusionMatrix:
                 f"ConfusionMatrix needs an integer num_classes of at least 2, got {n!r}."
             )
         if self.counts is _UNSET:
-            object.__setattr__(self, "counts", jnp.zeros((n, n), jnp.int32))
+            object.__setattr__(self, "counts", np.zeros((n, n), np.int32))
         if self.ignored is _UNSET:
-            object.__setattr__(self, "ignored", jnp.zeros((), jnp.int32))
+            object.__setattr__(self, "ignored", np.zeros((), np.int32))
 
     def empty(self) -> "ConfusionMatrix":
         """Return the matrix of no examples, of as many classes."""

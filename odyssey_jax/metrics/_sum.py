@@ -9,13 +9,16 @@ of a sum); T. J. Dekker, A floating-point technique for extending the available 
 Numerische Mathematik 18 (1971) (sums of pairs).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def zero() -> jax.Array:
-    """Return the sum of nothing, of shape [2]: (sum, rounding error)."""
-    return jnp.zeros((2,), jnp.float32)
+def zero() -> Any:
+    """Return the sum of nothing, of shape [2]: (sum, rounding error); a value even in a trace."""
+    return np.zeros((2,), np.float32)
 
 
 def of(term: jax.Array) -> jax.Array:
@@ -25,6 +28,7 @@ def of(term: jax.Array) -> jax.Array:
 
 def add(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the sum of two sums, each of shape [..., 2]."""
+    a, b = jnp.asarray(a), jnp.asarray(b)
     high, error = _exact_sum(a[..., 0], b[..., 0])
     high, error = _exact_sum(high, error + (a[..., 1] + b[..., 1]))
     return jnp.stack([high, error], axis=-1)
@@ -32,6 +36,7 @@ def add(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def value(total: jax.Array) -> jax.Array:
     """Return the sum as one float32: [..., 2] becomes [...]."""
+    total = jnp.asarray(total)
     return total[..., 0] + total[..., 1]
 
 
