@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KILLS = 20
+# For each of the two, so 20 in the suite; ODYSSEY_KILLS asks for more.
+KILLS = int(os.environ.get("ODYSSEY_KILLS", "10"))
 
 PROGRAM = """
 import pickle, sys

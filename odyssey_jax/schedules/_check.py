@@ -1,0 +1,110 @@
+"""Hyper-parameters are checked once, when a schedule is built, and only where they are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ._moment import LAST_STEP
+
+
+def is_known(x: Any) -> bool:
+    """Whether a number's value can be looked at: it is not a value being traced."""
+    return not isinstance(x, Tracer)
+
+
+def _as_float64(value: Any) -> Any:
+    """A real number or an array of them; None for anything else, truth values included."""
+    try:
+        x = np.asarray(value)
+        kinds = (np.integer, np.floating)
+        if any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+            return x.astype(np.float64)
+        # A Python int that no NumPy integer can hold is still a number.
+        return np.float64(value) if x.dtype == object and isinstance(value, int) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _require(
+    name: str, value: Any, accepted: str, low: float, high: float, *, open_low: bool = False
+) -> None:
+    if not is_known(value):
+        return
+    x = _as_float64(value)
+    if x is None:
+        raise ValueError(f"{name} must be a number, {accepted}; got {name} = {value!r}.")
+    inside = np.isfinite(x) & (x <= high) & ((x > low) if open_low else (x >= low))
+    if not np.all(inside):
+        raise ValueError(f"{name} must be {accepted}; got {name} = {value!r}.")
+
+
+def require_finite(name: str, value: Any) -> None:
+    """A value: any finite number."""
+    _require(name, value, "finite", -math.inf, math.inf)
+
+
+def require_positive(name: str, value: Any) -> None:
+    """A rate or a power: above 0."""
+    _require(name, value, "finite and greater than 0", 0, math.inf, open_low=True)
+
+
+def require_length(name: str, value: Any) -> Any:
+    """A number of steps, 0 included: a phase of length 0 is skipped."""
+    _require(name, value, "in the range [0, 2**31 - 1] steps", 0, LAST_STEP)
+    return _whole(value)
+
+
+def require_unit(name: str, value: Any) -> Any:
+    """A number of steps to divide by: at least 1."""
+    _require(name, value, "in the range [1, 2**31 - 1] steps", 1, LAST_STEP)
+    return _whole(value)
+
+
+def _whole(value: Any) -> Any:
+    """A whole number of steps as an int, which is exact where a float32 is not."""
+    return int(value) if isinstance(value, float) and float(value).is_integer() else value
+
+
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """One of a few words."""
+    if value not in choices:
+        words = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be one of {words}; got {name} = {value!r}.")
+
+
+def require_flag(name: str, value: Any) -> None:
+    """A choice between two, which is static and so never an array."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; got {name} = {value!r}.")
+
+
+def require_boundaries(boundaries: Sequence[Any], pieces: int) -> tuple[Any, ...]:
+    """One boundary between each two pieces, in order; equal ones skip the piece between them."""
+    if len(boundaries) != pieces - 1:
+        fault = "few" if len(boundaries) < pieces - 1 else "many"
+        raise ValueError(
+            f"boundaries must be one fewer than the schedules: too {fault} for {pieces} "
+            f"schedules; got boundaries = {list(boundaries)!r}."
+        )
+    checked = tuple(require_length("boundaries", boundary) for boundary in boundaries)
+    known = [float(b) for b in boundaries if is_known(b) and np.ndim(b) == 0]
+    if len(known) == len(boundaries) and known != sorted(known):
+        raise ValueError(
+            f"boundaries must be sorted, smallest first; got boundaries = {list(boundaries)!r}."
+        )
+    return checked
+
+
+def require_order(small_name: str, small: Any, great_name: str, great: Any) -> None:
+    """Two numbers of steps of which the first is part of the second."""
+    if is_known(small) and is_known(great) and np.any(np.asarray(small) > np.asarray(great)):
+        raise ValueError(
+            f"{small_name} must be at most {great_name}, which includes it; "
+            f"got {small_name} = {small!r}, {great_name} = {great!r}."
+        )
