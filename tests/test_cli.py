@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_run_so_far(tmp_path):
     limited = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)))
     assert limited.returncode == 1
     lines = [x for x in limited.stderr.splitlines() if not x.startswith("epoch")]
-    assert len(lines) == 1
+    assert len(lines) == 1, limited.stderr
     assert "File too large" in lines[0]
     again = run()
     assert again.returncode == 0

@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._moment import Moment, moment
+from ._node import is_static
 from ._numbers import Wide, canonical
 
 FORMAT = "odyssey_jax.schedule"
@@ -172,11 +173,6 @@ def builds(kind: type[Schedule]) -> Callable[[_Factory], _Factory]:
         return factory
 
     return register
-
-
-def is_static(field: Any) -> bool:
-    """Whether a dataclass field is a choice (static) and not a number (a leaf)."""
-    return bool(field.metadata.get("static"))
 
 
 @jax.jit

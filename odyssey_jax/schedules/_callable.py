@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from ._base import Schedule, builds
 from ._moment import Moment
+from ._node import node
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FromCallable(Schedule):
     """A function that is static; see `from_callable`."""

@@ -10,10 +10,11 @@ import jax
 from ._base import Schedule, builds
 from ._check import require_finite
 from ._moment import Moment
+from ._node import node
 from ._numbers import real
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Constant(Schedule):
     """`v` at every step; see `constant`."""

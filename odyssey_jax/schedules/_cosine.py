@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ._base import Schedule, builds
 from ._check import require_choice, require_finite, require_flag, require_length
 from ._moment import Moment, Phase
+from ._node import node
 from ._numbers import between
 from ._past_end import PAST_END, PastEnd, phase_until, zero_past_end
 
@@ -28,7 +29,7 @@ def cosine(where: Phase, start: Any, end: Any) -> jax.Array:
     return between(start, end, jnp.where(late, big, small), jnp.where(late, small, big))
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CosineDecay(Schedule):
     """Half a cosine; see `cosine_decay`."""

@@ -12,9 +12,10 @@ from ._base import Schedule, builds
 from ._callable import as_schedule
 from ._check import require_length, require_unit
 from ._moment import Moment, turns
+from ._node import node
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ByEpoch(Schedule):
     """A staircase in time; see `by_epoch`."""
@@ -27,7 +28,7 @@ class ByEpoch(Schedule):
         return self.schedule.at(Moment(turns(now, self.steps_per_epoch).whole))
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ByEpochFraction(Schedule):
     """Another unit of time; see `by_epoch_fraction`."""

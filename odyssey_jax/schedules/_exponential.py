@@ -17,6 +17,7 @@ from ._check import (
     require_unit,
 )
 from ._moment import Moment, length, turns
+from ._node import node
 from ._numbers import pair, real
 from ._power import power, whole_terms
 from ._step_decay import staircase
@@ -29,7 +30,7 @@ def exponential(now: Moment, init_value: Any, interval: Any, rate: Any) -> jax.A
     return real(init_value) * power(pair(rate), exponent)
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ExponentialDecay(Schedule):
     """Powers of a rate; see `exponential_decay`."""

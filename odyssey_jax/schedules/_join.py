@@ -19,10 +19,11 @@ from ._base import Schedule, builds
 from ._callable import as_schedule
 from ._check import require_boundaries
 from ._moment import Moment, length, select
+from ._node import node
 from ._numbers import Wide, canonical
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Group(Schedule):
     """Pieces of one kind: a schedule whose leaves are tables, one row a piece.
@@ -51,7 +52,7 @@ class Group(Schedule):
         return jax.tree.map(lambda leaf: _row(leaf, rows), self.table)
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Joined(Schedule):
     """A join as it is evaluated: groups, and a table of the steps at which the pieces start."""
@@ -82,7 +83,7 @@ class Joined(Schedule):
         return result
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Join(Schedule):
     """Pieces and boundaries as they were given; see `join`."""

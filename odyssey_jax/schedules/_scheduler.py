@@ -13,11 +13,12 @@ from ._base import Schedule
 from ._callable import as_schedule
 from ._check import require_length
 from ._moment import LAST_STEP, moment
+from ._node import node
 
 STATE_VERSION = 1
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
     """A schedule and where it stands: an immutable pytree, so every method gives a new one.

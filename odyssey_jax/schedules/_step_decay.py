@@ -10,6 +10,7 @@ import jax
 from ._base import Schedule, builds
 from ._check import require_finite, require_positive, require_unit
 from ._moment import Moment, turns
+from ._node import node
 from ._numbers import pair, real
 from ._power import power, whole_terms
 
@@ -20,7 +21,7 @@ def staircase(now: Moment, init_value: Any, step_size: Any, gamma: Any) -> jax.A
     return real(init_value) * power(pair(gamma), whole_terms(stairs))
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class StepDecay(Schedule):
     """A staircase of powers; see `step_decay`."""

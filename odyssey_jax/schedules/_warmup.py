@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ._base import Schedule, builds
 from ._check import require_finite, require_length, require_positive
 from ._moment import Moment, Phase, length, phase, select, turns
+from ._node import node
 from ._numbers import between, pair, real, whole_pair
 from ._power import power, real_terms
 
@@ -57,7 +58,7 @@ def _where(condition: jax.Array, a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.where(condition, a[0], b[0]), jnp.where(condition, a[1], b[1])
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LinearWarmup(Schedule):
     """A straight line; see `linear_warmup`."""
@@ -72,7 +73,7 @@ class LinearWarmup(Schedule):
         return linear(where, self.init_value, self.peak_value)
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PolynomialWarmup(Schedule):
     """A power of the step; see `polynomial_warmup`."""
@@ -87,7 +88,7 @@ class PolynomialWarmup(Schedule):
         return polynomial(now, self.warmup_steps, self.init_value, self.peak_value, self.power)
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ExponentialWarmup(Schedule):
     """A geometric progression; see `exponential_warmup`."""

@@ -26,6 +26,11 @@ def curve(schedule: Schedule, steps: jax.Array) -> jax.Array:
     return schedule(steps)
 
 
+@jax.jit
+def curves(schedule: Schedule, several: tuple[jax.Array, ...]) -> list[jax.Array]:
+    return [schedule(steps) for steps in several]
+
+
 def interesting_steps(total: int) -> np.ndarray:
     """Both tails, the joints, and a sample in between."""
     rng = np.random.default_rng(total)
@@ -127,7 +132,7 @@ def test_x64_changes_nothing(case):
         steps = jnp.asarray(STEPS), jnp.asarray(STEPS, jnp.float64)
         assert [x.dtype for x in steps] == [jnp.int64, jnp.float64]
         # As an argument, its Python floats are float64 in the trace.
-        got = jax.jit(lambda s, ts: [s(t) for t in ts])(schedule, steps)
+        got = curves(schedule, steps)
         for how, values in zip(
             ("int64", "float64", "eager"), (*got, schedule(steps[0])), strict=True
         ):
@@ -142,6 +147,9 @@ def leaf_grads(schedule: Schedule, steps: np.ndarray) -> list[np.ndarray]:
 
 
 _jacobian = jax.jit(jax.vmap(jax.grad(lambda s, t: s(t)), in_axes=(None, 0)))
+
+
+_slopes = jax.jit(jax.vmap(jax.grad(lambda s, t: s(t), argnums=1), in_axes=(None, 0)))
 
 
 @pytest.mark.parametrize("total", [0, 1, 100])
@@ -169,7 +177,7 @@ def test_gradients_are_right(case):
 
 
 def test_gradient_of_a_fractional_step(case):
-    slope = jax.vmap(jax.grad(case.build(HORIZON)))(jnp.arange(0, 120, 0.5))
+    slope = _slopes(case.build(HORIZON), jnp.arange(0, 120, 0.5))
     assert np.all(np.isfinite(slope))
     if case.name == "linear_warmup":
         np.testing.assert_allclose(slope[1:199], 0.3 / HORIZON, rtol=1e-6)
@@ -253,6 +261,13 @@ def test_repr_and_json_build_it_again(case):
     text = schedule.to_json()
     assert Schedule.from_json(text) == schedule
     assert Schedule.from_dict(json.loads(text)["schedule"]) == schedule
+
+
+def test_no_two_kinds_have_one_structure(all_cases):
+    # What jax.jit goes by. With register_dataclass, all kinds of as many fields are equal.
+    shapes = {type(s): jax.tree.structure(s) for s in (case.build(HORIZON) for case in all_cases)}
+    for kind, shape in shapes.items():
+        assert [k for k, other in shapes.items() if other == shape] == [kind]
 
 
 def test_it_is_frozen_and_survives_flattening(case):
