@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The suite is bound by compiling, so it gains from a process for each core.
 WORKERS ?= auto
 
-.PHONY: train test lint types tests core quick clean
+.PHONY: train test lint types tests core clean
 
 train: $(VENV)/ready-all  ## the main job: learns to read digits, in runs/digits
 	$(BIN)/odyssey-jax train $(ARGS)
@@ -21,9 +21,6 @@ types: $(VENV)/ready-dev
 
 tests: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --durations 10
-
-quick: $(VENV)/ready-dev  ## the tests without the slow ones
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 core: $(VENV)/ready-dev  ## what another Python must pass too
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests

@@ -32,6 +32,7 @@ from odyssey_jax.loop import Loop as Loop
 from odyssey_jax.loop import Population as Population
 from odyssey_jax.loop import evaluate as evaluate
 from odyssey_jax.loop import make_loop as make_loop
+from odyssey_jax.loop import own as own
 from odyssey_jax.loop import population as population
 from odyssey_jax.loop import pure_task as pure_task
 from odyssey_jax.loop import run_compiled as run_compiled

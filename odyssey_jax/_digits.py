@@ -37,6 +37,17 @@ class Options:
     save_every: int = 5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"--hidden must be widths of at least 1, got {list(self.hidden)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout must be at least 0 and less than 1, got {self.dropout}.")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise ValueError(
+                f"--warmup-epochs must be from 0 to --epochs, {self.epochs}; got "
+                f"{self.warmup_epochs}."
+            )
+
 
 class MLP(nnx.Module):
     """A multi-layer perceptron: [batch, 64] pixels to [batch, 10] logits."""

@@ -66,6 +66,8 @@ class StopReason(enum.IntEnum):
     COMPLETED = 1
     NO_IMPROVEMENT = 2
     NOT_FINITE = 3
+    FIRST_LOSS_NOT_FINITE = 4
+    REQUESTED = 5
 
     def sentence(self, detail: int = 0) -> str:
         """Says the reason in words.
@@ -84,6 +86,8 @@ _SENTENCES = {
     StopReason.COMPLETED: "completed all {} epoch{}",
     StopReason.NO_IMPROVEMENT: "no improvement for {} epoch{}",
     StopReason.NOT_FINITE: "the loss is not finite",
+    StopReason.FIRST_LOSS_NOT_FINITE: "the loss of the first train step is not finite",
+    StopReason.REQUESTED: "a callback asked to stop",
 }
 
 

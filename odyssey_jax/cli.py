@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = vars(_parser().parse_args(arguments))
     directory, fresh = parsed.pop("directory"), parsed.pop("fresh")
     del parsed["command"]
-    options = Options(**{**parsed, "hidden": tuple(parsed["hidden"])})
     try:
+        options = Options(**{**parsed, "hidden": tuple(parsed["hidden"])})
         if not fresh:
             _check_same_options(directory, options)
         train_digits(options, directory, fresh)
@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"odyssey-jax: {error}: pip install 'odyssey-jax[all]'", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"odyssey-jax: interrupted; the run so far is in {directory}", file=sys.stderr)
+        print(
+            f"odyssey-jax: interrupted; {directory} holds the run up to its last checkpoint",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -83,7 +86,7 @@ def _check_same_options(directory: Path, options: Options) -> None:
     with Store(checkpoints) as store:
         if not store.steps():
             return
-        then = store.metadata(store.steps()[-1])["config"]
+        then = store.metadata(store.steps()[-1]).get("config", {})
     now = dataclasses.asdict(options) | {"hidden": list(options.hidden)}
     differs = [
         f"--{name.replace('_', '-')} {then.get(name)} then, {value} now"

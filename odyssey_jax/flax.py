@@ -76,7 +76,8 @@ class _NnxEvaluate(_NnxModel):
 
 def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
     """The parameters, and what else the model holds but random streams, as plain dicts."""
-    params, _, model_state = nnx.state(model, nnx.Param, nnx.RngState, ...)
+    # What a module sows is of one call, not of the run.
+    params, _, _, model_state = nnx.state(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
 
@@ -225,7 +226,8 @@ def linen_task(
         streams = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", *rngs))}
         variables: Mapping[str, Any] = module.init(streams, *sample, **sample_kwargs)
         params = variables.get("params", {})
-        return params, {k: v for k, v in variables.items() if k != "params"}
+        # What a module sows is of one call, not of the run.
+        return params, {k: v for k, v in variables.items() if k not in ("params", "intermediates")}
 
     return Task(
         init,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +66,9 @@ def test_resumes_where_it_was_and_fresh_starts_over(tmp_path, capfd):
         (["--patience", "-1"], "patience must be an integer of at least 0, got -1"),
         (["--batch-size", "9999"], "batch_size must be an integer from 1 to"),
         (["--epochs", "0"], "0"),
-        (["--warmup-epochs", "200"], "warmup_steps"),
+        (["--warmup-epochs", "200"], "--warmup-epochs must be from 0 to --epochs, 100; got 200"),
+        (["--hidden", "0"], "--hidden must be widths of at least 1, got [0]"),
+        (["--dropout", "2"], "--dropout must be at least 0 and less than 1, got 2.0"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, capsys, arguments, message):
@@ -94,19 +95,21 @@ def test_help_names_every_option_with_its_default(capsys):
     assert "peak learning rate (default: 0.003)" in text
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_run_so_far(tmp_path):
+def test_a_full_disk_is_one_line_and_keeps_the_run_so_far(tmp_path, capsys):
     """No file may grow past a limit: what a full disk does, for any user."""
-    arguments = [sys.executable, "-m", "odyssey_jax.cli", "train", "--directory", str(tmp_path)]
-    arguments += ["--epochs", "12", "--hidden", "16"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = lambda **how: subprocess.run(
-        arguments, env=environment, capture_output=True, text=True, check=False, **how
+    options = ["--directory", str(tmp_path), "--epochs", "12", "--hidden", "16"]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000));"
+    program = f"from odyssey_jax.cli import main; raise SystemExit(main({['train', *options]}))"
+    limited = subprocess.run(
+        [sys.executable, "-c", limit + program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    limited = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000)))
     assert limited.returncode == 1
     lines = [x for x in limited.stderr.splitlines() if not x.startswith("epoch")]
     assert len(lines) == 1, limited.stderr
     assert "File too large" in lines[0]
-    again = run()
-    assert again.returncode == 0
-    assert "test accuracy" in again.stdout
+    assert main(["train", *options]) == 0
+    assert "test accuracy" in capsys.readouterr().out

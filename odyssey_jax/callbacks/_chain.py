@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from odyssey_jax._types import Callback, Event, Point, PyTree, Signal
 
 
@@ -30,12 +33,29 @@ class Chain:
         signal, states = Signal.none(), []
         for callback, own in zip(self.callbacks, state, strict=True):
             if event.point in callback.points:
-                own, asked = _named(callback, event, callback.update, own, event)
+                own, asked = _named(callback, event, _update, callback, own, event)
                 signal = signal.merge(asked)
                 if asked.state is not None:
                     event = dataclasses.replace(event, state=asked.state)
             states.append(own)
         return tuple(states), signal
+
+
+def _update(callback: Callback, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
+    """Updates one; a state that changes its form could not be carried."""
+    new, signal = callback.update(state, event)
+    for what, before, after in (("state", state, new), ("train state", event.state, signal.state)):
+        if after is not None and _form(after) != _form(before):
+            raise TypeError(
+                f"the {what} that update returns has another form than the one it was given: "
+                f"{_form(after)} instead of {_form(before)}"
+            )
+    return new, signal
+
+
+def _form(tree: PyTree) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in leaves]
 
 
 def _named(callback: Callback, event: Event, function: Callable, *args: Any) -> Any:
@@ -52,7 +72,8 @@ def chain(*callbacks: Callback) -> Chain:
 
     Any stop stops and the first reason wins; saves are or-ed; a callback sees the train state
     as those before it left it. A callback that raises while the loop is traced is named in a
-    note on the exception.
+    note on the exception. Chains within a chain are laid out flat, so how callbacks are grouped
+    makes no difference, to a checkpoint either.
 
     Args:
         *callbacks: those to join; none makes a callback that does nothing.
@@ -72,10 +93,13 @@ def chain(*callbacks: Callback) -> Chain:
         >>> len(both.init(ody.Event({"loss": 0.0, "accuracy": 0.0})))
         2
     """
+    flat: list[Callback] = []
     for callback in callbacks:
-        if not isinstance(callback, Callback):
+        if isinstance(callback, type) or not isinstance(callback, Callback):
             raise TypeError(
                 f"{callback!r} is no callback: it needs points, init(event) and "
-                "update(state, event); `ody.callback(init, update)` makes one of two functions."
+                "update(state, event); `ody.callback(init, update)` makes one of two functions, "
+                "`ody.chain(*callbacks)` one of several callbacks."
             )
-    return Chain(callbacks)
+        flat += callback.callbacks if isinstance(callback, Chain) else [callback]
+    return Chain(tuple(flat))

@@ -40,7 +40,7 @@ def callback(
         >>> import jax.numpy as jnp, odyssey_jax as ody
         >>> def stop_below(state, event):
         ...     reached = event.metric("loss") < 0.1
-        ...     reason = jnp.where(reached, ody.StopReason.COMPLETED, ody.StopReason.NONE)
+        ...     reason = jnp.where(reached, ody.StopReason.REQUESTED, ody.StopReason.NONE)
         ...     return state, ody.Signal.none()._replace(stop=reason.astype(jnp.int32))
         >>> target = ody.callback(lambda event: None, stop_below)
         >>> bool(target.update(None, ody.Event({"loss": 0.05}))[1].stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
             "schedule or a number."
         )
     if not callable(learning_rate):
-        return constant(learning_rate)
+        return constant(float(learning_rate))  # any kind of number is one program
     if isinstance(learning_rate, Schedule):
         return learning_rate
     return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
@@ -45,6 +46,14 @@ def schedule_form(schedule: ScheduleFn | None) -> Any:
     if isinstance(schedule, Schedule):
         return json.loads(schedule.to_json())
     return None if schedule is None else repr(schedule)
+
+
+def check_config(config: Mapping[str, Any] | None) -> None:
+    """Refuses, before anything is trained, what a checkpoint's metadata can't hold."""
+    try:
+        json.dumps(dict(config or {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
 
 
 def check_sharding(sharding: Any, train: ArrayDataset) -> None:

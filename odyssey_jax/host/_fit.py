@@ -12,7 +12,13 @@ import jax
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, chain, checkpoint, log
 from odyssey_jax.data import ArrayDataset
-from odyssey_jax.host._arguments import as_schedule, check_sharding, replicate, schedule_form
+from odyssey_jax.host._arguments import (
+    as_schedule,
+    check_config,
+    check_sharding,
+    replicate,
+    schedule_form,
+)
 from odyssey_jax.host._progress import ProgressLine
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
 from odyssey_jax.host._resume import (
@@ -20,7 +26,6 @@ from odyssey_jax.host._resume import (
     capacity_for,
     check_identity,
     fresh_carry,
-    give_up_later,
     identity,
     restore,
     step_to_resume,
@@ -108,6 +113,11 @@ def fit(
     schedule = as_schedule(optimizer, learning_rate)
     check_sharding(batch_sharding, train)
     run_identity = identity(train, seed, steps_per_epoch, accumulate_steps)
+    if valid is None and metrics:
+        raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
+    if directory is None and resume != "latest":
+        raise ValueError(f"resume={resume!r} needs a directory to resume from.")
+    check_config(config)
     recorded, saving = _with_log_and_checkpoint(callbacks, directory)
     with contextlib.ExitStack() as stack:
         store = saved = None
@@ -130,10 +140,8 @@ def fit(
         inputs = Inputs(train, valid, schedule)
         carry = fresh_carry(task, loop, inputs, seed)
         carry, inputs = replicate((carry, inputs), batch_sharding)
-        if store is not None:
-            if saved is not None:
-                carry = restore(store, saved, loop, carry)
-            give_up_later(store, saved)
+        if store is not None and saved is not None:
+            carry = restore(store, saved, loop, carry)
         about = {
             "run": run_identity,
             "epochs": epochs,
@@ -181,5 +189,5 @@ def _find_run(store: Store, resume: Resume, run_identity: Mapping[str, Any]) -> 
     if step is None:
         return None
     saved = store.metadata(step)
-    check_identity(store, saved["run"], run_identity)
+    check_identity(store, saved.get("run", {}), run_identity)
     return saved

@@ -53,7 +53,7 @@ class FitResult:
 def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -> FitResult:
     """Lets the callbacks finish, and reads off the carry what a user wants to know."""
     state = finish_compiled(loop, carry).state
-    stop = StopReason(int(carry.signal.stop)) or StopReason.COMPLETED
+    stop = _reason(int(carry.signal.stop))
     epochs = int(carry.clock.epoch)
     detail = epochs if stop is StopReason.COMPLETED else int(carry.signal.detail)
     best = _first_best(carry)
@@ -71,6 +71,13 @@ def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -
         carry=carry,
         steps_per_second=steps_per_second,
     )
+
+
+def _reason(code: int) -> StopReason:
+    """The reason of a code; a callback of the user's own may give one that we don't know."""
+    if code not in set(StopReason):
+        return StopReason.REQUESTED
+    return StopReason(code) or StopReason.COMPLETED
 
 
 def history_of(carry: Carry) -> History:

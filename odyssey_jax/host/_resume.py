@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import Signal, Task
+from odyssey_jax.callbacks import Chain, Checkpoint, Log, TrackBest
 from odyssey_jax.host._result import history_of
 from odyssey_jax.loop import Carry, Inputs, Keys, Loop, init_compiled, own, plan_blocks
 from odyssey_jax.store import Store
@@ -29,7 +30,7 @@ def fresh_carry(task: Task, loop: Loop, inputs: Inputs, seed: int) -> Carry:
     """The carry of a run that has not begun, in buffers of its own."""
     root = jax.random.key(seed)
     params, model_state = task.init(Keys.of(root).init)
-    return own(init_compiled(loop, root, params, model_state, inputs))
+    return init_compiled(loop, root, params, model_state, inputs)
 
 
 def identity(
@@ -47,9 +48,17 @@ def identity(
     }
 
 
-def describe(callbacks: Any) -> str:
-    """The callbacks with their hyper-parameters, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(callbacks))
+def describe(callbacks: Chain) -> str:
+    """The callbacks that may end a run, with their arguments; the same in every process."""
+    deciding = [c for c in callbacks.callbacks if not isinstance(c, (Checkpoint, Log, TrackBest))]
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(deciding))
+
+
+def check_resume(resume: Resume) -> None:
+    """Refuses what is neither a word nor a step."""
+    number = isinstance(resume, int) and not isinstance(resume, bool)
+    if not (number or resume is False or resume in ("latest", "best")):
+        raise ValueError(f"resume must be 'latest', 'best', a step or False, got {resume!r}.")
 
 
 def step_to_resume(store: Store, resume: Resume) -> int | None:
@@ -58,20 +67,20 @@ def step_to_resume(store: Store, resume: Resume) -> int | None:
     Raises:
         ValueError: `resume` is none of the words, or there is no such checkpoint.
     """
-    if resume is False or (resume == "latest" and not store.steps()):
+    check_resume(resume)
+    if resume is False or (isinstance(resume, str) and not store.steps()):
         return None
     if resume == "latest":
         return store.latest()
     if resume == "best":
-        best = store.best()
+        best = None if store.monitor is None else store.best()
         if best is None:
             raise ValueError(
                 f"resume='best' finds no best checkpoint in {store.directory}: there is none "
-                "with a finite metric, or the checkpoint callback has no monitor and keep_best."
+                "with a metric that is a number, or the checkpoint callback has no monitor and "
+                "keep_best."
             )
         return best
-    if isinstance(resume, bool) or not isinstance(resume, int):
-        raise ValueError(f"resume must be 'latest', 'best', a step or False, got {resume!r}.")
     if resume not in store.steps():
         raise ValueError(
             f"resume={resume} is not among the checkpoints in {store.directory}: "
@@ -86,6 +95,10 @@ def check_identity(store: Store, then: Mapping[str, Any], now: Mapping[str, Any]
     Raises:
         ValueError: naming each value that differs.
     """
+    if not then:
+        raise ValueError(
+            f"the checkpoints in {store.directory} are not of `fit`: use another directory."
+        )
     differs = [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in now.items() if then.get(k) != v]
     if differs:
         raise ValueError(
@@ -118,16 +131,6 @@ def restore(store: Store, metadata: Mapping[str, Any], loop: Loop, carry: Carry)
         # Callbacks with other hyper-parameters decide anew: more patience goes on.
         restored = restored._replace(signal=own(Signal.none()))
     return _with_capacity(restored, capacity)
-
-
-def give_up_later(store: Store, saved: Mapping[str, Any] | None) -> None:
-    """Deletes the checkpoints past the one that a run goes on from: they are no longer its own.
-
-    Only once that one has been read, so that a program that does not fit loses nothing.
-    """
-    later = [step for step in store.steps() if saved is None or step > saved["step"]]
-    if later:
-        store.forget(later)
 
 
 def _with_capacity(carry: Carry, capacity: int) -> Carry:

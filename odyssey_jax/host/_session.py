@@ -56,6 +56,7 @@ class Session:
             return carry
         pace = Pace(first=self._blocks.block)
         carry = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
+        self._give_up_later(step)
         while not self._is_over(carry):
             begun = time.perf_counter()
             carry = self._call(carry, min(step + pace.steps, self._last))
@@ -65,11 +66,23 @@ class Session:
             self._steps, self._seconds = self._steps + done, self._seconds + seconds
             self._check_first_loss(carry)
             self._write(carry, writers)
-            if bool(carry.signal.save):
+            if bool(carry.signal.save) and self._saved_step != step:
                 self._save(carry)
         if self._saved_step != step:
             self._save(carry)
         return carry
+
+    def _give_up_later(self, step: int) -> None:
+        """Deletes checkpoints past the step that the run goes on from: no longer its own.
+
+        Only when the program compiled and every file is open: one that does not fit loses
+        nothing.
+        """
+        if self._store is None:
+            return
+        later = [saved for saved in self._store.steps() if saved > step or step == 0]
+        if later:
+            self._store.forget(later)
 
     def _call(self, carry: Carry, limit: int) -> Carry:
         return jax.block_until_ready(run_compiled(self._loop, carry, self._inputs, limit))
@@ -99,8 +112,7 @@ class Session:
         self._store.save(self._saved_step, carry, metadata)
 
     def _check_first_loss(self, carry: Carry) -> None:
-        at_start = int(carry.clock.step) <= self._blocks.block
-        if at_start and int(carry.signal.stop) == StopReason.NOT_FINITE:
+        if int(carry.signal.stop) == StopReason.FIRST_LOSS_NOT_FINITE:
             raise ValueError(
                 "the loss of the first train step is not finite, before any parameter has "
                 "changed. Look for NaN or infinities in the training data and in the initial "

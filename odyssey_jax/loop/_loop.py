@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from odyssey_jax import metrics as metrics_lib
@@ -25,7 +26,7 @@ from odyssey_jax._types import (
 )
 from odyssey_jax.callbacks import Chain, chain
 from odyssey_jax.loop._blocks import Blocks, plan_blocks
-from odyssey_jax.loop._carry import Carry, Inputs, Keys
+from odyssey_jax.loop._carry import Carry, Inputs, Keys, own
 from odyssey_jax.loop._evaluate import evaluate_pass
 from odyssey_jax.loop._metric_set import MetricSet
 from odyssey_jax.loop._train_step import (
@@ -80,7 +81,8 @@ class Loop:
             inputs: as for `run`.
 
         Returns:
-            The carry, whose structure, shapes and dtypes are final.
+            The carry, whose structure, shapes and dtypes are final, in buffers of its own: it may
+            be donated.
 
         Raises:
             ValueError: a callback monitors a metric that does not exist.
@@ -99,7 +101,7 @@ class Loop:
         shapes = jax.eval_shape(self._epoch_metrics, carry, inputs)
         latest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         event = self._event(Point.EPOCH_END, carry, latest)
-        return carry._replace(callbacks=self.callbacks.init(event), latest=latest)
+        return own(carry._replace(callbacks=self.callbacks.init(event), latest=latest))
 
     def run(self, carry: Carry, inputs: Inputs, limit: Any) -> Carry:
         """Trains until the clock reaches the limit or a callback's signal asks for the host.
@@ -170,7 +172,8 @@ class Loop:
         if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
             return train(carry), order
         go_on = ~self._all(carry.signal.stop != StopReason.NONE)
-        return lax.cond(go_on, train, lambda carry: carry, carry), order
+        trained = lax.cond(go_on, train, lambda carry: carry, carry)
+        return self._freeze_stopped(carry, trained), order
 
     def _begin(self, carry: Carry, blocks: Blocks) -> Carry:
         """Tells the callbacks that an epoch begins, and before the first one, the training."""
@@ -264,7 +267,7 @@ class Loop:
 
     def _trained_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         values = metrics_lib.compute(carry.metrics)
-        metrics = {f"train/{name}": value for name, value in values.items()}
+        metrics = _under("train", values)
         rate = learning_rate_in_force(
             inputs.learning_rate, carry.state, carry.clock.step, self.accumulate_steps
         )
@@ -274,7 +277,7 @@ class Loop:
         if inputs.valid is None:
             return {}
         values = evaluate_pass(self.evaluate, self.metrics, carry.state, inputs.valid)
-        return {f"valid/{name}": value for name, value in values.items()}
+        return _under("valid", values)
 
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         return {**self._trained_metrics(carry, inputs), **self._valid_metrics(carry, inputs)}
@@ -320,8 +323,17 @@ class Loop:
 
 
 def _stop_unless(finite: jax.Array) -> Signal:
-    reason = jnp.where(finite, StopReason.NONE, StopReason.NOT_FINITE)
+    reason = jnp.where(finite, StopReason.NONE, StopReason.FIRST_LOSS_NOT_FINITE)
     return Signal.none()._replace(stop=reason.astype(jnp.int32))
+
+
+def _under(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names with a prefix; a metric whose value is itself a mapping becomes several."""
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping)
+        named |= _under(f"{prefix}/{name}", value) if nested else {f"{prefix}/{name}": value}
+    return named
 
 
 def make_loop(
@@ -373,12 +385,13 @@ def make_loop(
     """
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be greater than 0 or None, got {clip_norm!r}.")
-    if not isinstance(accumulate_steps, int) or accumulate_steps < 1:
+    whole = isinstance(accumulate_steps, int) and not isinstance(accumulate_steps, bool)
+    if not whole or accumulate_steps < 1:
         raise ValueError(
             f"accumulate_steps must be an integer of at least 1, got {accumulate_steps!r}."
         )
     callbacks = chain() if callbacks is None else callbacks
-    return Loop(
+    loop = Loop(
         loss=task.loss,
         evaluate=task.evaluate,
         optimizer=optimizer,
@@ -392,6 +405,20 @@ def make_loop(
         batch_sharding=batch_sharding,
         axis_name=axis_name,
     )
+    _check_hashable(loop)
+    return loop
+
+
+def _check_hashable(loop: Loop) -> None:
+    """A compiled program is looked up by the loop that it was made for."""
+    for field in dataclasses.fields(loop):
+        try:
+            hash(getattr(loop, field.name))
+        except TypeError as error:
+            raise TypeError(
+                f"{field.name} must be hashable, so that its compiled program can be found again: "
+                f"{error}. Arrays and dicts don't belong among a model's or callback's attributes."
+            ) from error
 
 
 @functools.partial(jax.jit, static_argnames="loop")
@@ -401,9 +428,24 @@ def init_compiled(loop: Loop, key, params, model_state, inputs: Inputs) -> Carry
 
 
 @functools.partial(jax.jit, static_argnames="loop", donate_argnames="carry")
-def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit) -> Carry:
-    """`Loop.run`, jitted with the carry donated: equal loops share one program."""
+def run_jitted(loop: Loop, carry: Carry, inputs: Inputs, limit) -> Carry:
+    """`Loop.run`, jitted with the carry donated."""
     return loop.run(carry, inputs, limit)
+
+
+def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
+    """`Loop.run`, compiled: equal loops share one program, whatever the limit.
+
+    Args:
+        loop: from `make_loop`.
+        carry: from `Loop.init` or an earlier call; donated, so it can't be used again.
+        inputs: the data and the schedule.
+        limit: the step to stop at.
+
+    Returns:
+        The carry after.
+    """
+    return run_jitted(loop, carry, inputs, np.int32(limit))
 
 
 @functools.partial(jax.jit, static_argnames="loop")

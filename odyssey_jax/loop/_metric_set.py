@@ -52,4 +52,5 @@ def _key(metric: Any) -> Any:
         return metric
     leaves, structure = jax.tree.flatten(metric)
     arrays = [np.asarray(leaf) for leaf in leaves]
-    return structure, tuple((a.shape, a.dtype.str, a.tobytes()) for a in arrays)
+    # The class too: JAX takes two registered dataclasses of the same fields for one structure.
+    return type(metric), structure, tuple((a.shape, a.dtype.str, a.tobytes()) for a in arrays)

@@ -55,7 +55,11 @@ def learning_rate_in_force(
         update = jnp.maximum(step - 1, 0) // accumulate_steps
         return jnp.asarray(schedule(update), jnp.float32)
     found = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
-    rates = [rate for _, rate in found if isinstance(rate, jax.Array) and rate.ndim == 0]
+    rates = [
+        rate
+        for path, rate in found  # a parameter may have that name too
+        if isinstance(rate, jax.Array) and rate.ndim == 0 and "hyperparams" in str(path)
+    ]
     return jnp.asarray(rates[0], jnp.float32) if len(rates) == 1 else None
 
 

@@ -169,6 +169,24 @@ def test_a_callback_is_only_called_at_its_points():
     assert seen == [begin, end]
 
 
+def test_chains_are_laid_out_flat():
+    a, b, c = ody.log(), ody.track_best("loss"), ody.early_stopping("loss", 1)
+    assert ody.chain(a, ody.chain(b, ody.chain(c))) == ody.chain(ody.chain(a, b), c)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda s: s.astype(jnp.float32), lambda s: (s, s), lambda s: s[None]]
+)
+def test_a_state_that_changes_its_form_is_named(form):
+    growing = ody.callback(
+        lambda event: jnp.zeros((), jnp.int32), lambda s, e: (form(s), ody.Signal.none())
+    )
+    both = ody.chain(ody.log(), growing)
+    with pytest.raises(TypeError, match="the state that update returns has another form") as caught:
+        both.update(both.init(event()), event())
+    assert "FunctionCallback" in caught.value.__notes__[0]
+
+
 def broken(state, event):
     raise RuntimeError("boom")
 
@@ -184,6 +202,8 @@ def test_a_callback_that_raises_is_named():
 def test_what_is_no_callback_is_refused():
     with pytest.raises(TypeError, match=r"3 is no callback.*ody.callback\(init, update\)"):
         ody.chain(3)
+    with pytest.raises(TypeError, match=r"ody.chain\(\*callbacks\)"):
+        ody.chain([ody.log(3)])
     with pytest.raises(ValueError, match="points must be of Point.TRAIN_BEGIN.*'epoch_end'"):
         ody.callback(lambda event: None, broken, ["epoch_end"])
 

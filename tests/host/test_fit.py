@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import odyssey_jax as ody
+from odyssey_jax.loop import run_jitted
 from odyssey_jax.store import CheckpointMismatchError, CheckpointVersionError
 from tests import examples
 from tests.examples import assert_same
@@ -72,9 +73,9 @@ def test_a_hundred_epochs_with_five_resumes_trace_the_step_once(tmp_path):
     params = examples.linear_task().init(None)[0]
     sizes = []
     for epochs in (10, 25, 40, 70, 85, 100):
-        before = ody.run_compiled._cache_size()
+        before = run_jitted._cache_size()
         result = run(ody.pure_task(params, loss_fn), tmp_path, epochs=epochs)
-        sizes.append((len(traces), ody.run_compiled._cache_size() - before))
+        sizes.append((len(traces), run_jitted._cache_size() - before))
     assert result.epochs == 100
     assert [compiled for _, compiled in sizes] == [1, 0, 0, 0, 0, 0]
     assert len({traced for traced, _ in sizes}) == 1
@@ -153,6 +154,16 @@ def test_resume_from_a_step_from_the_best_and_not_at_all(tmp_path):
         run(task, tmp_path, resume=before[0], optimizer=optax.sgd)
     with ody.Store(tmp_path / "checkpoints", keep_last=None) as store:
         assert store.steps() == before
+    failing = ody.chain(
+        ody.early_stopping("valid/loss", 500, restore_best=True),
+        ody.checkpoint(every_epochs=3, keep_last=2, keep_best=1, monitor="valid/loss"),
+        ody.callback(lambda event: None, broken),
+    )
+    for resume in (before[0], False):
+        with pytest.raises(RuntimeError, match="boom"):
+            run(task, tmp_path, resume=resume, callbacks=failing)
+    with ody.Store(tmp_path / "checkpoints", keep_last=None) as store:
+        assert store.steps() == before
     again = run(task, tmp_path, resume=False, epochs=2)
     assert again.epochs == 2
     with pytest.raises(ValueError, match=r"resume=7 is not among the checkpoints in .*: \[10\]"):
@@ -172,6 +183,36 @@ def test_more_patience_goes_on_with_a_stopped_run(tmp_path):
     assert longer.epochs == whole.epochs > short.epochs
     assert_same(longer.state, whole.state)
     assert_same(dict(longer.history), dict(whole.history))
+
+
+def test_the_same_stop_whatever_is_kept(tmp_path):
+    """Callbacks that end no run may change without one more epoch."""
+    arguments = {"epochs": 200, "learning_rate": 0.5}
+    stopping = ody.early_stopping("valid/loss", 2)
+    first = run(examples.linear_task(), tmp_path, callbacks=stopping, **arguments)
+    other = ody.chain(stopping, ody.checkpoint(keep_last=3))
+    again = run(examples.linear_task(), tmp_path, callbacks=other, **arguments)
+    assert (again.epochs, again.reason) == (first.epochs, first.reason)
+
+
+def stop_and_save_at_two(state, event):
+    now = event.clock.epoch == 2
+    stop = jnp.where(now, 77, 0).astype(jnp.int32)  # a reason of the user's own
+    return state, ody.Signal.none()._replace(stop=stop, save=now)
+
+
+def test_a_stop_and_a_save_where_one_was_just_saved(tmp_path):
+    stopper = ody.callback(lambda event: None, stop_and_save_at_two, [ody.Point.EPOCH_BEGIN])
+    for _ in range(2):
+        result = run(examples.linear_task(), tmp_path, callbacks=stopper)
+        assert (result.epochs, result.stop_reason) == (2, ody.StopReason.REQUESTED)
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    with ody.Store(tmp_path / "checkpoints") as store:
+        store.save(1, {"w": np.zeros(2)}, {})
+    with pytest.raises(ValueError, match="are not of `fit`: use another directory"):
+        run(examples.linear_task(), tmp_path)
 
 
 def test_a_longer_run_than_there_was_room_for(tmp_path):
@@ -240,6 +281,8 @@ def test_a_first_loss_that_is_not_finite():
         ({"learning_rate": None}, ValueError, "is a function of a learning rate: pass"),
         ({"optimizer": optax.sgd(0.1)}, ValueError, "no effect on an optimizer that is made"),
         ({"optimizer": 0.1}, TypeError, "optimizer must be an optax.GradientTransformation"),
+        ({"config": {"path": object()}}, ValueError, "config must be JSON"),
+        ({"resume": "best"}, ValueError, "resume='best' needs a directory"),
         ({"callbacks": ody.checkpoint()}, ValueError, r"needs a directory.*fit\(directory="),
         ({"callbacks": ody.early_stopping("loss", 1)}, ValueError, "no metric 'loss'; the"),
         ({"batch_sharding": 8}, TypeError, "batch_sharding must be a jax.sharding.NamedSharding"),
@@ -307,6 +350,10 @@ def test_an_optimizer_that_is_made_already_and_a_schedule_of_optax(tmp_path):
     np.testing.assert_allclose(made.history["valid/loss"], given.history["valid/loss"], rtol=1e-6)
     assert "learning_rate" in given.history
     assert "learning_rate" not in made.history
+
+
+def broken(state, event):
+    raise RuntimeError("boom")
 
 
 class Failing:

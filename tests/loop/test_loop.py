@@ -393,6 +393,33 @@ def test_a_loss_of_another_form_is_refused(returned, error, message):
         loop.init(jax.random.key(0), *task.init(None), ody.Inputs(examples.train_data()))
 
 
+def test_the_users_arrays_outlive_the_run():
+    shared = jnp.zeros((4, 3))
+    params = {"w": shared, "b": jnp.zeros(3), "same": shared}
+    task = ody.pure_task(params, examples.linear_loss)
+    loop = ody.make_loop(task, optax.sgd(0.1), callbacks=ody.track_best("train/loss"))
+    inputs = ody.Inputs(examples.train_data())
+    key = jax.random.key(0)
+    for init in (loop.init, jax.jit(loop.init)):
+        carry = init(key, *task.init(key), inputs)
+        ody.run_compiled(loop, carry, inputs, 10)
+        assert not any(x.is_deleted() for x in (*params.values(), key))
+
+
+def test_what_cannot_be_hashed_is_named():
+    with pytest.raises(TypeError, match="clip_norm must be hashable"):
+        ody.make_loop(examples.linear_task(), optax.sgd(0.1), clip_norm=jnp.float32(1.0))
+
+
+def test_a_metric_of_several_values_becomes_several_metrics():
+    both = clu.metrics.Collection.create(accuracy=clu.metrics.Accuracy)
+    task = examples.linear_task()
+    loop = ody.make_loop(task, optax.sgd(0.1), metrics={"clu": both}, callbacks=ody.log(4))
+    inputs = ody.Inputs(examples.train_data(), examples.valid_data())
+    carry = loop.init(jax.random.key(0), *task.init(None), inputs)
+    assert "valid/clu/accuracy" in ody.run_compiled(loop, carry, inputs, 5).latest
+
+
 def test_blocks_divide_what_they_must():
     data = lambda n, size, **how: ody.ArrayDataset(np.zeros(n), size, **how)
     assert plan_blocks(data(84, 2)).block == 7  # of 42

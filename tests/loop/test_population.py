@@ -1,5 +1,7 @@
 """Populations: one program, each member as its own single run."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,25 @@ def test_a_stopped_member_is_frozen_to_the_bit():
             now = member_of(carry._replace(clock=None), i)
             examples.assert_same(frozen.setdefault(i, now), now)
     assert len(frozen) > 2
+
+
+def stop_half_at_two(state, event):
+    odd = (event.state.params["w"] * 1e3).sum().astype(jnp.int32) % 2 == 1
+    stop = jnp.where((event.clock.epoch == 2) & odd, ody.StopReason.REQUESTED, ody.StopReason.NONE)
+    return state, ody.Signal.none()._replace(stop=stop.astype(jnp.int32))
+
+
+def test_a_member_stopped_when_an_epoch_begins_trains_no_further():
+    task, loop, rates = population()
+    stopper = ody.callback(lambda event: None, stop_half_at_two, [ody.Point.EPOCH_BEGIN])
+    loop = dataclasses.replace(loop, callbacks=ody.chain(ody.log(EPOCHS), stopper))
+    many = ody.population(loop, task)
+    inputs = ody.Inputs(examples.train_data(), examples.valid_data(), rates)
+    carry = many.init(jax.random.split(jax.random.key(0), MEMBERS), inputs)
+    carry = jax.jit(many.run)(carry, inputs, 20)
+    stopped = np.asarray(carry.signal.stop) == ody.StopReason.REQUESTED
+    assert 0 < stopped.sum() < MEMBERS
+    np.testing.assert_array_equal(carry.callbacks[0].length, np.where(stopped, 2, 4))
 
 
 def test_validation_is_evaluated_once_an_epoch():
