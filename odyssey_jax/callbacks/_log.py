@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from odyssey_jax._types import Event, Point, Signal
 
@@ -54,10 +55,16 @@ class Log:
     def update(self, state: History, event: Event) -> tuple[History, Signal]:
         """Appends a row."""
         row = jnp.minimum(state.length, state.epoch.shape[0] - 1)
+
+        def put(column: jax.Array, value: Any) -> jax.Array:
+            # Not `.at[row].set`, which is a scatter: this is a copy in place.
+            value = jnp.asarray(value, column.dtype)
+            return lax.dynamic_update_index_in_dim(column, value, row, axis=0)
+
         history = History(
-            epoch=state.epoch.at[row].set(jnp.asarray(event.clock.epoch, jnp.int32)),
-            step=state.step.at[row].set(jnp.asarray(event.clock.step, jnp.int32)),
-            metrics={k: v.at[row].set(event.metric(k)) for k, v in state.metrics.items()},
+            epoch=put(state.epoch, event.clock.epoch),
+            step=put(state.step, event.clock.step),
+            metrics={name: put(x, event.metric(name)) for name, x in state.metrics.items()},
             length=state.length + 1,
         )
         return history, Signal.none()
