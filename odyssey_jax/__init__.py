@@ -47,6 +47,7 @@ from odyssey_jax.schedules import by_epoch as by_epoch
 from odyssey_jax.schedules import by_epoch_fraction as by_epoch_fraction
 from odyssey_jax.schedules import constant as constant
 from odyssey_jax.schedules import cosine_decay as cosine_decay
+from odyssey_jax.schedules import cyclic as cyclic
 from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
 from odyssey_jax.schedules import exponential_decay as exponential_decay
 from odyssey_jax.schedules import exponential_warmup as exponential_warmup

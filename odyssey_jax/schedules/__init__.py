@@ -4,6 +4,7 @@ from ._base import Schedule as Schedule
 from ._callable import from_callable as from_callable
 from ._constant import constant as constant
 from ._cosine import cosine_decay as cosine_decay
+from ._cyclic import cyclic as cyclic
 from ._epochs import by_epoch as by_epoch
 from ._epochs import by_epoch_fraction as by_epoch_fraction
 from ._epochs import epochs_to_steps as epochs_to_steps

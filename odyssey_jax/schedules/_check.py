@@ -108,3 +108,14 @@ def require_order(small_name: str, small: Any, great_name: str, great: Any) -> N
             f"{small_name} must be at most {great_name}, which includes it; "
             f"got {small_name} = {small!r}, {great_name} = {great!r}."
         )
+
+
+def require_sum(name: str, x: Any, other_name: str, other: Any) -> None:
+    """Two numbers of steps that together are a number of steps to divide by."""
+    if is_known(x) and is_known(other):
+        total = np.asarray(x, np.float64) + np.asarray(other, np.float64)
+        if np.any((total < 1) | (total > LAST_STEP)):
+            raise ValueError(
+                f"{name} + {other_name} must be in the range [1, 2**31 - 1] steps; "
+                f"got {name} = {x!r}, {other_name} = {other!r}."
+            )

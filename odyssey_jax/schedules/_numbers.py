@@ -60,7 +60,7 @@ def pair(x: Any) -> tuple[jax.Array, jax.Array]:
     """A hyper-parameter as `high + low`."""
     if isinstance(x, Wide):
         return jnp.asarray(x.high, jnp.float32), jnp.asarray(x.low, jnp.float32)
-    return whole_pair(jnp.asarray(x, jnp.int32)) if is_integer(x) else (real(x), jnp.zeros(()))
+    return whole_pair(jnp.asarray(x, jnp.int32)) if is_integer(x) else (real(x), jnp.float32(0))
 
 
 def whole_pair(x: jax.Array, part: Any = 0.0) -> tuple[jax.Array, jax.Array]:
