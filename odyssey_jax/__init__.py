@@ -41,6 +41,7 @@ from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
 from odyssey_jax.metrics import Metric as Metric
+from odyssey_jax.schedules import MetricRule as MetricRule
 from odyssey_jax.schedules import Schedule as Schedule
 from odyssey_jax.schedules import Scheduler as Scheduler
 from odyssey_jax.schedules import by_epoch as by_epoch
@@ -52,9 +53,11 @@ from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
 from odyssey_jax.schedules import exponential_decay as exponential_decay
 from odyssey_jax.schedules import exponential_warmup as exponential_warmup
 from odyssey_jax.schedules import from_callable as from_callable
+from odyssey_jax.schedules import greedy as greedy
 from odyssey_jax.schedules import join as join
 from odyssey_jax.schedules import linear_warmup as linear_warmup
 from odyssey_jax.schedules import polynomial_warmup as polynomial_warmup
+from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau
 from odyssey_jax.schedules import step_decay as step_decay
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError

@@ -9,7 +9,14 @@ from ._epochs import by_epoch as by_epoch
 from ._epochs import by_epoch_fraction as by_epoch_fraction
 from ._epochs import epochs_to_steps as epochs_to_steps
 from ._exponential import exponential_decay as exponential_decay
+from ._greedy import Greedy as Greedy
+from ._greedy import GreedyState as GreedyState
+from ._greedy import greedy as greedy
 from ._join import join as join
+from ._metric import MetricRule as MetricRule
+from ._plateau import PlateauState as PlateauState
+from ._plateau import ReduceOnPlateau as ReduceOnPlateau
+from ._plateau import reduce_on_plateau as reduce_on_plateau
 from ._scheduler import Scheduler as Scheduler
 from ._scheduler import differences as differences
 from ._step_decay import step_decay as step_decay

@@ -54,6 +54,27 @@ def require_positive(name: str, value: Any) -> None:
     _require(name, value, "finite and greater than 0", 0, math.inf, open_low=True)
 
 
+def require_not_negative(name: str, value: Any) -> None:
+    """A margin or a bound: 0 or above."""
+    _require(name, value, "finite and at least 0", 0, math.inf)
+
+
+def require_share(name: str, value: Any, *, open_low: bool = False) -> None:
+    """A factor that makes smaller: below 1."""
+    accepted = "in the range (0, 1)" if open_low else "in the range [0, 1)"
+    _require(name, value, accepted, 0, np.nextafter(1.0, 0.0), open_low=open_low)
+
+
+def require_count(name: str, value: Any, least: int = 0) -> Any:
+    """How many of something: a whole number."""
+    accepted = f"a whole number in the range [{least}, 2**31 - 1]"
+    _require(name, value, accepted, least, LAST_STEP)
+    value = _whole(value)
+    if is_known(value) and not np.all(np.equal(np.mod(np.asarray(value), 1), 0)):
+        raise ValueError(f"{name} must be {accepted}; got {name} = {value!r}.")
+    return value
+
+
 def require_length(name: str, value: Any) -> Any:
     """A number of steps, 0 included: a phase of length 0 is skipped."""
     _require(name, value, "in the range [0, 2**31 - 1] steps", 0, LAST_STEP)
