@@ -53,9 +53,12 @@ from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
 from odyssey_jax.schedules import exponential_decay as exponential_decay
 from odyssey_jax.schedules import exponential_warmup as exponential_warmup
 from odyssey_jax.schedules import from_callable as from_callable
+from odyssey_jax.schedules import geometric_decay as geometric_decay
 from odyssey_jax.schedules import greedy as greedy
 from odyssey_jax.schedules import join as join
+from odyssey_jax.schedules import linear as linear
 from odyssey_jax.schedules import linear_warmup as linear_warmup
+from odyssey_jax.schedules import polynomial as polynomial
 from odyssey_jax.schedules import polynomial_warmup as polynomial_warmup
 from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau
 from odyssey_jax.schedules import step_decay as step_decay

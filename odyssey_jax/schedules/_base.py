@@ -145,11 +145,10 @@ class Schedule:
 
     def __repr__(self) -> str:
         given = []
-        defaults = inspect.signature(_FACTORIES[self.name]).parameters
-        for field in _fields(self):
-            text = _shown(getattr(self, field.name))
-            if text != _shown(defaults[field.name].default):
-                given.append(f"{field.name}={text}")
+        for name, parameter in inspect.signature(_FACTORIES[self.name]).parameters.items():
+            text = _shown(getattr(self, name))
+            if text != _shown(parameter.default):
+                given.append(f"{name}={text}")
         return f"{self.name}({', '.join(given)})"
 
     def __eq__(self, other: object) -> bool:

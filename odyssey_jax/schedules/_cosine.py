@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._base import Schedule, builds
-from ._check import require_choice, require_finite, require_flag, require_length
+from ._base import builds
+from ._check import require_finite, require_length
 from ._moment import Moment, Phase
 from ._node import node
 from ._numbers import between
-from ._past_end import PAST_END, PastEnd, phase_until, zero_past_end
+from ._past_end import Ending, PastEnd, require_ending
 
 
 def cosine(where: Phase, start: Any, end: Any) -> jax.Array:
@@ -31,21 +31,17 @@ def cosine(where: Phase, start: Any, end: Any) -> jax.Array:
 
 @node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class CosineDecay(Schedule):
+class CosineDecay(Ending):
     """Half a cosine; see `cosine_decay`."""
 
     init_value: Any
     decay_steps: Any
     end_value: Any
-    past_end: str = dataclasses.field(metadata={"static": True})
-    end_on_last_step: bool = dataclasses.field(metadata={"static": True})
 
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
-        steps, past_end = self.decay_steps, self.past_end
-        where = phase_until(now, steps, past_end, end_on_last_step=self.end_on_last_step)
-        value = cosine(where, self.init_value, self.end_value)
-        return zero_past_end(value, now, steps, past_end)
+        curve = lambda where: cosine(where.phase(), self.init_value, self.end_value)
+        return self.until(now, self.decay_steps, curve)
 
 
 @builds(CosineDecay)
@@ -72,7 +68,8 @@ def cosine_decay(
             in force at once.
         end_value: The value $v_1$ at the end; scalar, finite.
         past_end: After the end, `"hold"` the end value, drop to `"zero"` (from $T + 1$ on),
-            `"repeat"` from the start (at $T$), or `"mirror"`: climb back, and fall again.
+            `"repeat"` from the start (at $T$), `"mirror"`: climb back, and fall again, or
+            `"stretch"`: from the start over the least multiple of $T$ that is not yet over.
         end_on_last_step: Reach the end value at $T - 1$, the last of $T$ updates.
 
     Returns:
@@ -94,6 +91,11 @@ def cosine_decay(
     require_finite("init_value", init_value)
     decay_steps = require_length("decay_steps", decay_steps)
     require_finite("end_value", end_value)
-    require_choice("past_end", past_end, PAST_END)
-    require_flag("end_on_last_step", end_on_last_step)
-    return CosineDecay(init_value, decay_steps, end_value, past_end, end_on_last_step)
+    require_ending(past_end, end_on_last_step)
+    return CosineDecay(
+        init_value=init_value,
+        decay_steps=decay_steps,
+        end_value=end_value,
+        past_end=past_end,
+        end_on_last_step=end_on_last_step,
+    )

@@ -19,11 +19,11 @@ from ._check import (
     require_sum,
 )
 from ._exponential import exponential
+from ._linear import line
 from ._moment import Moment, Phase, fold, length, phase, turns
 from ._node import node
 from ._numbers import between, is_integer, pair, real
 from ._power import power, whole_terms
-from ._warmup import linear
 
 CyclicMode = Literal["triangular", "triangular2", "exp_range"]
 AmplitudeOf = Literal["cycle", "step"]
@@ -66,7 +66,7 @@ class Cyclic(Schedule):
         top = self.peak_value
         if height is not None:
             top = between(self.base_value, self.peak_value, height, 1 - height)
-        return linear(_triangle(fold(now, span, mirror=False), up, down), self.base_value, top)
+        return line(_triangle(fold(now, span, mirror=False), up, down), self.base_value, top)
 
     def _height(self, now: Moment, cycle: jax.Array) -> jax.Array | None:
         """The peak of this cycle as a part of the first one's; None if it does not change."""

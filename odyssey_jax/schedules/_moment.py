@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._numbers import Wide, is_integer, real
+from ._numbers import Wide, is_integer, real, whole_pair
 
 LAST_STEP = 2**31 - 1
 """The greatest step: later ones are taken to be this one."""
@@ -54,6 +54,24 @@ class Moment(NamedTuple):
         whole = whole - borrow.astype(jnp.int32)
         part = part + borrow.astype(jnp.float32)
         return Moment(jnp.maximum(whole, 0), jnp.where(whole < 0, 0.0, part))
+
+    def plus(self, other: Moment) -> Moment:
+        """`self + other`, which must be a step too: at most 2^31 - 1."""
+        whole = self.whole + other.whole
+        if self.part is None and other.part is None:
+            return Moment(whole)
+        part = _part(self) + _part(other)
+        carry = jnp.floor(part)
+        return Moment(whole + carry.astype(jnp.int32), part - carry)
+
+    def half(self) -> Moment:
+        """`self / 2`, exact."""
+        odd = (self.whole & 1).astype(jnp.float32)
+        return Moment(self.whole >> 1, (odd + _part(self)) / 2)
+
+    def pair(self) -> tuple[jax.Array, jax.Array]:
+        """The moment as `high + low`, both float32."""
+        return whole_pair(self.whole, _part(self))
 
     def reached(self, other: Moment) -> jax.Array:
         """Whether `self >= other`."""
@@ -142,15 +160,40 @@ class Phase(NamedTuple):
         """The smaller of the two, in [0, 1/2]."""
         return jnp.where(self.late, self.left, self.done)
 
+    @property
+    def backwards(self) -> Phase:
+        """The phase seen from its end."""
+        return Phase(self.left, self.done)
+
+
+class Interval(NamedTuple):
+    """A phase in steps: what is behind, what is ahead, and its length.
+
+    Where a formula needs more digits than a `Phase` has: it divides by itself.
+    """
+
+    done: Moment
+    left: Moment
+    total: Moment
+
+    def phase(self) -> Phase:
+        """The fractions of it; an interval of length 0 is over at once."""
+        ahead = self.left.real()
+        over = ahead <= 0
+        # Masked before the division, so that no gradient is NaN where the length is 0.
+        span = jnp.where(over, 1.0, self.total.real())
+        done = jnp.where(over, 1.0, jnp.where(over, 0.0, self.done.real()) / span)
+        return Phase(done, jnp.where(over, 0.0, jnp.where(over, 0.0, ahead) / span))
+
+
+def interval(now: Moment, total: Moment) -> Interval:
+    """Where `now` is within a phase of length `total`."""
+    return Interval(now, total.minus(now), total)
+
 
 def phase(now: Moment, total: Moment) -> Phase:
-    """Where `now` is within a phase of length `total`; a phase of length 0 is over at once."""
-    ahead = total.since(now)
-    over = ahead <= 0
-    # Masked before the division, so that no gradient is NaN where the length is 0.
-    span = jnp.where(over, 1.0, total.real())
-    done = jnp.where(over, 1.0, jnp.where(over, 0.0, now.real()) / span)
-    return Phase(done, jnp.where(over, 0.0, jnp.where(over, 0.0, ahead) / span))
+    """Where `now` is within a phase of length `total`, as fractions of it."""
+    return interval(now, total).phase()
 
 
 class Turns(NamedTuple):
@@ -170,42 +213,53 @@ class Turns(NamedTuple):
 
 
 def turns(now: Moment, span: Any) -> Turns:
-    """Divide a moment by a hyper-parameter that counts steps (a span below 1 step is refused)."""
-    if not is_integer(span):
-        return _float_turns(now, real(span))
-    steps = jnp.maximum(jnp.asarray(span, jnp.int32), 1)
-    # Both are positive, so the division that truncates is the one wanted, and the cheaper one.
-    whole = jax.lax.div(*jnp.broadcast_arrays(now.whole, steps))
-    rest = now.whole - whole * steps
-    width = steps.astype(jnp.float32)
-    near = jnp.round(2048 * (rest.astype(jnp.float32) / width))
-    # int32 wraps, and the true difference is about span / 2 at most: so this is exact.
-    missing = 2048 * rest - near.astype(jnp.int32) * steps
-    tail = missing.astype(jnp.float32) / (2048 * width)
-    if now.part is not None:
-        tail = tail + now.part / width
-    return Turns(whole, near / 2048, tail)
+    """Divide a moment by a hyper-parameter that counts steps."""
+    whole, rest = _divide(now, span)
+    return Turns(whole, *share(rest, length(span)))
 
 
-def _float_turns(now: Moment, span: jax.Array) -> Turns:
-    elapsed = now.real()
-    # A length of 0 gets here where it is the length of a phase, which is then over anyway.
-    span = jnp.where(span >= 1e-6, span, 1.0)
-    whole = jax.lax.stop_gradient(jnp.minimum(jnp.floor(elapsed / span), float(2**30)))
-    part = (elapsed - whole * span) / span
-    near = jax.lax.stop_gradient(jnp.round(2048 * part) / 2048)
-    return Turns(whole.astype(jnp.int32), near, part - near)
+def share(some: Moment, total: Moment) -> tuple[jax.Array, jax.Array]:
+    """`some / total` as the `near` and `rest` of `Turns`, for `some <= total`."""
+    width = _width(total)
+    near = jax.lax.stop_gradient(jnp.round(2048 * (some.real() / width)))
+    # int32 wraps, and the true difference is about total / 2 at most: so this is exact.
+    missing = (2048 * some.whole - near.astype(jnp.int32) * total.whole).astype(jnp.float32)
+    if some.part is not None or total.part is not None:
+        missing = missing + (2048 * _part(some) - near * _part(total))
+    return near / 2048, missing / (2048 * width)
 
 
 def fold(now: Moment, span: Any, *, mirror: bool) -> Moment:
     """Bring a moment back into [0, span): every turn alike, or every other one backwards."""
+    whole, local = _divide(now, span)
+    return select(whole % 2 == 1, length(span).minus(local), local) if mirror else local
+
+
+def _divide(now: Moment, span: Any) -> tuple[jax.Array, Moment]:
+    """`now` as whole spans, and the steps of the next one."""
     total = length(span)
-    lap = turns(now, span)
     if is_integer(span):
         steps = jnp.maximum(total.whole, 1)
-        local = Moment(now.whole % steps, now.part)
-    else:
-        local = _from_float((lap.near + lap.rest) * total.real(), jnp)
-    if not mirror:
-        return local
-    return select(lap.whole % 2 == 1, total.minus(local), local)
+        # Both are positive, so the division that truncates is the one wanted, and the cheaper one.
+        whole = jax.lax.div(*jnp.broadcast_arrays(now.whole, steps))
+        return whole, Moment(now.whole - whole * steps, now.part)
+    width = jax.lax.stop_gradient(_width(total))
+    whole = jnp.floor(jax.lax.stop_gradient(now.real()) / width).astype(jnp.int32)
+    # The estimate is off by a few in 2^24; int32 wraps, and what is left is small.
+    missed = jnp.floor(jax.lax.stop_gradient(_rest(now, whole, total).real()) / width)
+    whole = whole + missed.astype(jnp.int32)
+    rest = _rest(now, whole, total)
+    return whole, select(rest.whole < 0, Moment(jnp.zeros_like(rest.whole)), rest)
+
+
+def _rest(now: Moment, count: jax.Array, total: Moment) -> Moment:
+    """`now - count * total`, of either sign."""
+    part = _part(now) - count.astype(jnp.float32) * _part(total)
+    carry = jnp.floor(part)
+    return Moment(now.whole - count * total.whole + carry.astype(jnp.int32), part - carry)
+
+
+def _width(total: Moment) -> jax.Array:
+    """A length to divide by: 1 in place of the 0 of a phase that is over anyway."""
+    width = total.real()
+    return jnp.where(width > 0, width, 1.0)

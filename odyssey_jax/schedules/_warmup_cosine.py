@@ -7,7 +7,7 @@ from typing import Any
 from ._check import require_finite, require_flag, require_length, require_order
 from ._cosine import cosine_decay
 from ._join import Join, join
-from ._warmup import linear_warmup
+from ._linear import linear_warmup
 
 
 def warmup_cosine(

@@ -134,7 +134,7 @@ BAD = [
     (lambda: ody_s.cosine_decay(0.1, 10**40), r"decay_steps must be in the range"),
     (
         lambda: ody_s.cosine_decay(0.1, 9, past_end="loop"),  # pyright: ignore
-        r"past_end must be one of 'hold', 'zero', 'repeat', 'mirror'; got past_end = 'loop'",
+        r"past_end must be one of 'hold', 'zero', .*, 'stretch'; got past_end = 'loop'",
     ),
     (
         lambda: ody_s.cosine_decay(0.1, 9, end_on_last_step=1),  # pyright: ignore
