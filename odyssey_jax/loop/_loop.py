@@ -71,6 +71,14 @@ class Loop:
     batch_sharding: jax.sharding.Sharding | None
     axis_name: str | None
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # Once: the compiled program is looked up by it at every call.
+        return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))
+
     def init(self, key: jax.Array, params: PyTree, model_state: PyTree, inputs: Inputs) -> Carry:
         """Makes the carry of a run that has not begun.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -37,14 +38,16 @@ class MetricSet:
         """Takes the states past a batch."""
         return metrics_lib.observe(self.metrics, states, outputs)
 
+    @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
+        # Once: a compiled program is looked up by it at every call.
         return tuple((name, _key(metric)) for name, metric in self.metrics.items())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MetricSet) and self._key() == other._key()
+        return isinstance(other, MetricSet) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._key)
 
 
 def _key(metric: Any) -> Any:

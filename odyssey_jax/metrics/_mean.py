@@ -25,8 +25,8 @@ class Mean:
 
     Args:
         output: name of the output to average.
-        total: the sum of weighted values, float32[2].
-        count: the sum of weights, float32[2].
+        sums: the sum of weighted values and the sum of weights, float32[2, 2]. One array, so
+            that a compiled step updates it by one operation.
 
     Raises:
         ValueError: `output` is not a name.
@@ -41,8 +41,7 @@ class Mean:
     """
 
     output: str = dataclasses.field(default="loss", metadata={"static": True})
-    total: jax.Array = dataclasses.field(default_factory=_sum.zero, repr=False)
-    count: jax.Array = dataclasses.field(default_factory=_sum.zero, repr=False)
+    sums: jax.Array = dataclasses.field(default_factory=lambda: _sum.zeros(2), repr=False)
 
     def __post_init__(self):
         if not (isinstance(self.output, str) and self.output):
@@ -90,15 +89,13 @@ class Mean:
             count = _weight(who, outputs.get("weight"), mask)
             # A batch of padding only has the loss 0/0 and the weight 0.
             total = jnp.where(count == 0, jnp.zeros_like(value), value * count)
-        return Mean(self.output, _sum.of(total), _sum.of(count))
+        return Mean(self.output, _sum.of(jnp.stack([total, count])))
 
     def merge(self, other: "Mean") -> "Mean":
         """Return the mean over the examples of both; commutative, associative to rounding."""
         if self.output != other.output:
             raise ValueError(f"Mean({self.output!r}) cannot be merged with {other!r}.")
-        return Mean(
-            self.output, _sum.add(self.total, other.total), _sum.add(self.count, other.count)
-        )
+        return Mean(self.output, _sum.add(self.sums, other.sums))
 
     def compute(self) -> jax.Array:
         """Return the mean, a float32 scalar; NaN if there was nothing to average.
@@ -106,7 +103,8 @@ class Mean:
         >>> float(Mean("loss").compute())
         nan
         """
-        return _sum.value(self.total) / _sum.value(self.count)
+        sums = _sum.value(self.sums)
+        return sums[..., 0] / sums[..., 1]
 
 
 def _weight(who: str, weight: Any, mask: Any) -> jax.Array:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def zero() -> Any:
-    """Return the sum of nothing, of shape [2]: (sum, rounding error); a value even in a trace."""
-    return np.zeros((2,), np.float32)
+def zeros(n: int) -> Any:
+    """Return n sums of nothing, [n, 2] of (sum, rounding error); values even in a trace."""
+    return np.zeros((n, 2), np.float32)
 
 
 def of(term: jax.Array) -> jax.Array:
