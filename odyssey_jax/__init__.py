@@ -58,6 +58,9 @@ from odyssey_jax.schedules import greedy as greedy
 from odyssey_jax.schedules import join as join
 from odyssey_jax.schedules import linear as linear
 from odyssey_jax.schedules import linear_warmup as linear_warmup
+from odyssey_jax.schedules import multistep_decay as multistep_decay
+from odyssey_jax.schedules import piecewise_constant as piecewise_constant
+from odyssey_jax.schedules import piecewise_interpolate as piecewise_interpolate
 from odyssey_jax.schedules import polynomial as polynomial
 from odyssey_jax.schedules import polynomial_warmup as polynomial_warmup
 from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau

@@ -18,6 +18,9 @@ from ._join import join as join
 from ._linear import linear as linear
 from ._linear import linear_warmup as linear_warmup
 from ._metric import MetricRule as MetricRule
+from ._multistep import multistep_decay as multistep_decay
+from ._piecewise import piecewise_constant as piecewise_constant
+from ._piecewise import piecewise_interpolate as piecewise_interpolate
 from ._plateau import PlateauState as PlateauState
 from ._plateau import ReduceOnPlateau as ReduceOnPlateau
 from ._plateau import reduce_on_plateau as reduce_on_plateau

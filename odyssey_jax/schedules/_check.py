@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -105,13 +105,26 @@ def require_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be True or False; got {name} = {value!r}.")
 
 
-def require_boundaries(boundaries: Sequence[Any], pieces: int) -> tuple[Any, ...]:
-    """One boundary between each two pieces, in order; equal ones skip the piece between them."""
-    if len(boundaries) != pieces - 1:
+def require_sequence(name: str, values: Any) -> tuple[Any, ...]:
+    """Several numbers in a list, a tuple, a range or a vector."""
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a sequence; got {name} = {values!r}.")
+    return tuple(values)
+
+
+def require_boundaries(
+    boundaries: Any, pieces: int | None = None, noun: str = "schedules"
+) -> tuple[Any, ...]:
+    """Boundaries in order, one between each two of the pieces where these are counted.
+
+    Equal ones skip the piece between them.
+    """
+    boundaries = require_sequence("boundaries", boundaries)
+    if pieces is not None and len(boundaries) != pieces - 1:
         fault = "few" if len(boundaries) < pieces - 1 else "many"
         raise ValueError(
-            f"boundaries must be one fewer than the schedules: too {fault} for {pieces} "
-            f"schedules; got boundaries = {list(boundaries)!r}."
+            f"boundaries must be one fewer than the {noun}: too {fault} for {pieces} "
+            f"{noun}; got boundaries = {list(boundaries)!r}."
         )
     checked = tuple(require_length("boundaries", boundary) for boundary in boundaries)
     known = [float(b) for b in boundaries if is_known(b) and np.ndim(b) == 0]

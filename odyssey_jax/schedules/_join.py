@@ -18,9 +18,10 @@ import numpy as np
 from ._base import Schedule, builds
 from ._callable import as_schedule
 from ._check import require_boundaries
-from ._moment import Moment, length, select
+from ._moment import Moment, select
 from ._node import node
 from ._numbers import Wide, canonical
+from ._table import piece_at, row, stack, start_of, table_of_starts
 
 
 @node
@@ -42,14 +43,14 @@ class Group(Schedule):
         """Whether the piece of each step is in this group."""
         if self.single:
             return piece == self.slots.index(0)
-        return _row(np.asarray(self.slots) >= 0, piece)
+        return row(np.asarray(self.slots) >= 0, piece)
 
     def pick(self, piece: jax.Array) -> Schedule:
         """The schedule of each step: the leaves have the steps' shape."""
         if self.single:
             return self.table
-        rows = _row(np.maximum(self.slots, 0).astype(np.int32), piece)
-        return jax.tree.map(lambda leaf: _row(leaf, rows), self.table)
+        rows = row(np.maximum(self.slots, 0).astype(np.int32), piece)
+        return jax.tree.map(lambda leaf: row(leaf, rows), self.table)
 
 
 @node
@@ -66,13 +67,8 @@ class Joined(Schedule):
 
     def at(self, now: Moment) -> jax.Array:
         """One formula for each group, the others' steps masked so that no NaN comes of them."""
-        starts = self.starts
-        tall = jax.tree.map(lambda leaf: _rows_first(leaf, now.whole.ndim), starts)
-        ahead = Moment(now.whole[None], None if now.part is None else now.part[None])
-        begun = ahead.reached(length(tall))
-        # The first piece starts at 0 whatever happens, so it is not counted.
-        piece = jnp.sum(begun[1:], axis=0, dtype=jnp.int32)
-        local = now.minus(length(jax.tree.map(lambda leaf: _row(leaf, piece), starts)))
+        piece = piece_at(now, self.starts)
+        local = now.minus(start_of(piece, self.starts))
         result = jnp.zeros((), jnp.float32)
         for group in self.groups:
             if len(self.groups) == 1:
@@ -101,19 +97,13 @@ class Join(Schedule):
         groups = []
         for indices in members.values():
             slots = [-1] * len(pieces)
-            for row, index in enumerate(indices):
-                slots[index] = row
+            for slot, index in enumerate(indices):
+                slots[index] = slot
             rows = [pieces[index] for index in indices]
             single = len(rows) == 1
-            table = rows[0].prepared() if single else jax.tree.map(_stack, *rows)
+            table = rows[0].prepared() if single else jax.tree.map(stack, *rows)
             groups.append(Group(table, single, tuple(slots)))
-        starts = [canonical(b) for b in (0, *self.boundaries)]
-        kinds = {jax.tree.structure(b) for b in starts[1:]} | {
-            leaf.dtype for b in starts[1:] for leaf in jax.tree.leaves(b)
-        }
-        if kinds - {jax.tree.structure(0), np.dtype(np.int32)}:
-            starts = [Wide(*_wide(b)) for b in starts]
-        return Joined(tuple(groups), jax.tree.map(_stack, *starts))
+        return Joined(tuple(groups), table_of_starts(self.boundaries))
 
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
@@ -161,39 +151,8 @@ def join(schedules: Sequence[Schedule | Callable[[Any], Any]], boundaries: Seque
             f"schedules must be a sequence of at least one schedule; got schedules = {schedules!r}."
         )
     pieces = tuple(as_schedule(f"schedules[{i}]", piece) for i, piece in enumerate(schedules))
-    return Join(pieces, require_boundaries(tuple(boundaries), len(pieces)))
+    return Join(pieces, require_boundaries(boundaries, len(pieces)))
 
 
 def _is_wide(x: Any) -> bool:
     return isinstance(x, Wide)
-
-
-def _wide(x: Any) -> tuple[Any, Any]:
-    """A step number as `high + low`, whatever it was; a traced float32 has no low part."""
-    if isinstance(x, Wide):
-        return x
-    if x.dtype != np.int32:
-        return x, x * 0
-    big = (x & ~127).astype(np.float32)
-    return big, (x & 127).astype(np.float32)
-
-
-def _stack(*rows: Any) -> Any:
-    """Rows as a table, along a new axis 0: on the host if all of them are there."""
-    if any(isinstance(row, jax.Array) for row in rows):
-        return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, rows)))
-    return np.asarray(rows)
-
-
-def _row(table: Any, index: jax.Array) -> jax.Array:
-    """The row of each step; a table may itself have been looked up, and then has their shape."""
-    table = jnp.asarray(table)
-    if table.ndim == 1:
-        return table.at[index].get(mode="promise_in_bounds")
-    return jnp.take_along_axis(table, index[None], axis=0)[0]
-
-
-def _rows_first(table: Any, ndim: int) -> jax.Array:
-    """The table with its rows along axis 0 of the steps' axes."""
-    table = jnp.asarray(table)
-    return table.reshape(table.shape + (1,) * ndim) if table.ndim == 1 else table

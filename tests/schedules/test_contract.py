@@ -166,7 +166,7 @@ def test_gradients_are_right(case):
     steps = np.resize([3, 13, 30, 60, 77], STEPS.shape)  # away from the joints
     grads = leaf_grads(schedule, steps)
     for i, (path, leaf) in enumerate(paths):
-        if str(path[-1]).lstrip(".") in case.jumps:
+        if {str(key).lstrip(".") for key in path} & set(case.jumps):
             np.testing.assert_array_equal(grads[i], 0)
             continue
         h = 2e-3 * (abs(float(leaf)) or 1.0)

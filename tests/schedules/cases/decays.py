@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import odyssey_jax.schedules as ody_s
-from tests.schedules.cases.case import Case, line
+from tests.schedules.cases.case import Case, cosine, line
 
 
 def _left(t: np.ndarray, total: int) -> np.ndarray:
@@ -22,6 +22,23 @@ def _less_power(left: np.ndarray, power: float) -> np.ndarray:
     """`1 - (1 - left) ** power` with float64's digits."""
     with np.errstate(divide="ignore"):
         return -np.expm1(power * np.log1p(-left))
+
+
+def _piece(t: np.ndarray, boundaries: list[int]) -> np.ndarray:
+    return np.searchsorted(boundaries, t, side="right")
+
+
+def _cuts(t: np.ndarray, total: int, shift: int) -> np.ndarray:
+    return 0.1 ** _piece(t, [total // 8, total // 4 + shift])
+
+
+def _between(t: np.ndarray, values: list[float], boundaries: list[int], curve) -> np.ndarray:
+    """`curve` from each value to the next, one piece at a time."""
+    result = np.full_like(t, values[-1])
+    starts = [0, *boundaries]
+    for v, w, a, b in zip(values[:-1], values[1:], starts[:-1], boundaries, strict=True):
+        result = np.where((a <= t) & (t < b), curve(t - a, v, w, b - a), result)
+    return result
 
 
 CASES = [
@@ -86,5 +103,53 @@ CASES = [
         "geometric_decay stretch",
         lambda n: ody_s.geometric_decay(0.3, n, 1e-3, past_end="stretch"),
         lambda t, n: 1e-3 * (0.3 / 1e-3) ** _stretched(t, n),
+    ),
+    Case(
+        "multistep_decay",
+        lambda n: ody_s.multistep_decay(0.3, [0, n // 4, n // 4, n // 2, n], 0.9),
+        lambda t, n: 0.3 * 0.9 ** sum(1.0 * (t >= b) for b in (0, n // 4, n // 4, n // 2, n)),
+        jumps=("boundaries",),
+    ),
+    Case(
+        "multistep_decay of one cut",
+        lambda n: ody_s.multistep_decay(0.3, [n], 0.5),
+        lambda t, n: np.where(t < n, 0.3, 0.15),
+        lambda _: (0.3, 0.15),
+        jumps=("boundaries",),
+    ),
+    Case(
+        "multistep_decay joined",
+        lambda n: ody_s.join(
+            [ody_s.multistep_decay(0.3, [n // 8, n // 4 + i]) for i in (0, 1)], [n // 2]
+        ),
+        lambda t, n: 0.3 * np.where(t < n // 2, _cuts(t, n, 0), _cuts(t - n // 2, n, 1)),
+        jumps=("boundaries",),
+    ),
+    Case(
+        "piecewise_constant",
+        lambda n: ody_s.piecewise_constant([0.3, 0.1, 2, 0.2], [n // 4, n // 2, n]),
+        lambda t, n: np.array([0.3, 0.1, 2, 0.2])[_piece(t, [n // 4, n // 2, n])],
+        lambda n: (0.3 if n // 4 else 0.1 if n // 2 else 2, 0.2),
+        jumps=("boundaries",),
+    ),
+    Case(
+        "piecewise_constant joined",
+        lambda n: ody_s.join(
+            [ody_s.piecewise_constant([0.3, 0.1 * i], [n // 4]) for i in (1, 2)], [n // 2]
+        ),
+        lambda t, n: np.array([0.3, 0.1, 0.3, 0.2])[_piece(t, [n // 4, n // 2, n // 2 + n // 4])],
+        jumps=("boundaries",),
+    ),
+    Case(
+        "piecewise_interpolate",
+        lambda n: ody_s.piecewise_interpolate([0.3, 0.1, 0.2, 0.0], [n // 4, n // 2, n]),
+        lambda t, n: _between(t, [0.3, 0.1, 0.2, 0.0], [n // 4, n // 2, n], line),
+        lambda n: (0.3 if n // 4 else 0.1 if n // 2 else 0.2, 0.0),
+    ),
+    Case(
+        "piecewise_interpolate cosine",
+        lambda n: ody_s.piecewise_interpolate([1, 0.1, 0.2, 0.0], [n // 4, n // 4, n], "cosine"),
+        lambda t, n: _between(t, [1, 0.1, 0.2, 0.0], [n // 4, n // 4, n], cosine),
+        lambda n: (1.0 if n // 4 else 0.2, 0.0),
     ),
 ]

@@ -1,0 +1,78 @@
+"""Numbers by piece, as tables: a step finds its piece once, and looks its numbers up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._moment import Moment, length
+from ._numbers import Wide, canonical
+
+
+def stack(*rows: Any) -> Any:
+    """Rows as a table, along a new axis 0: on the host if all of them are there."""
+    if any(isinstance(row, jax.Array) for row in rows):
+        return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, rows)))
+    return np.asarray(rows)
+
+
+def row(table: Any, index: jax.Array) -> jax.Array:
+    """The row of each step; a table may itself have been looked up, and then has their shape."""
+    table = jnp.asarray(table)
+    if table.ndim == 1:
+        return table.at[index].get(mode="promise_in_bounds")
+    return jnp.take_along_axis(table, index[None], axis=0)[0]
+
+
+def table_of_starts(boundaries: Any) -> Any:
+    """The steps at which the pieces start: 0, and the boundaries; as it is if it is a table."""
+    if not isinstance(boundaries, tuple) or isinstance(boundaries, Wide):
+        return boundaries
+    starts = [canonical(b) for b in (0, *boundaries)]
+    kinds = {jax.tree.structure(b) for b in starts[1:]} | {
+        leaf.dtype for b in starts[1:] for leaf in jax.tree.leaves(b)
+    }
+    if kinds - {jax.tree.structure(0), np.dtype(np.int32)}:
+        starts = [Wide(*_wide(b)) for b in starts]
+    return jax.tree.map(stack, *starts)
+
+
+def table_of_values(values: Any) -> Any:
+    """The values of the pieces in float32; as it is if it is a table."""
+    if not isinstance(values, tuple):
+        return values
+    rows = [canonical(value) for value in values]
+    return stack(*(x.high if isinstance(x, Wide) else x.astype(np.float32) for x in rows))
+
+
+def piece_at(now: Moment, starts: Any) -> jax.Array:
+    """The piece of each step, int32: how many of the later ones have begun."""
+    tall = jax.tree.map(lambda leaf: _rows_first(leaf, now.whole.ndim), starts)
+    ahead = Moment(now.whole[None], None if now.part is None else now.part[None])
+    begun = ahead.reached(length(tall))
+    # The first piece starts at 0 whatever happens, so it is not counted.
+    return jnp.sum(begun[1:], axis=0, dtype=jnp.int32)
+
+
+def start_of(piece: jax.Array, starts: Any) -> Moment:
+    """The step at which a piece starts."""
+    return length(jax.tree.map(lambda leaf: row(leaf, piece), starts))
+
+
+def _wide(x: Any) -> tuple[Any, Any]:
+    """A step number as `high + low`, whatever it was; a traced float32 has no low part."""
+    if isinstance(x, Wide):
+        return x
+    if x.dtype != np.int32:
+        return x, x * 0
+    big = (x & ~127).astype(np.float32)
+    return big, (x & 127).astype(np.float32)
+
+
+def _rows_first(table: Any, ndim: int) -> jax.Array:
+    """The table with its rows along axis 0 of the steps' axes."""
+    table = jnp.asarray(table)
+    return table.reshape(table.shape + (1,) * ndim) if table.ndim == 1 else table
