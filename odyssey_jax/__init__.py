@@ -11,6 +11,7 @@ from odyssey_jax._types import TrainState as TrainState
 from odyssey_jax.callbacks import Best as Best
 from odyssey_jax.callbacks import History as History
 from odyssey_jax.callbacks import Retention as Retention
+from odyssey_jax.callbacks import adapt_rate as adapt_rate
 from odyssey_jax.callbacks import callback as callback
 from odyssey_jax.callbacks import chain as chain
 from odyssey_jax.callbacks import checkpoint as checkpoint
@@ -74,3 +75,8 @@ from odyssey_jax.store import CheckpointVersionError as CheckpointVersionError
 from odyssey_jax.store import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store import Restored as Restored
 from odyssey_jax.store import Store as Store
+from odyssey_jax.transforms import hyperparams_in_force as hyperparams_in_force
+from odyssey_jax.transforms import layer_labels as layer_labels
+from odyssey_jax.transforms import scale_by_callback as scale_by_callback
+from odyssey_jax.transforms import scale_by_layer as scale_by_layer
+from odyssey_jax.transforms import scale_by_metric as scale_by_metric

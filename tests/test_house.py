@@ -18,9 +18,10 @@ ALLOWED = {
     "_types": set(),
     "schedules": PURE,
     "metrics": PURE,
-    "callbacks": PURE,
+    "transforms": PURE | {"schedules"},
+    "callbacks": PURE | {"schedules", "transforms"},
     "data": PURE,
-    "loop": {"_types", "schedules", "metrics", "callbacks", "data"},
+    "loop": {"_types", "schedules", "metrics", "transforms", "callbacks", "data"},
     "store": PURE,
     "host": {"_types", "schedules", "metrics", "callbacks", "data", "loop", "store"},
     "flax": {"_types", "loop"},
@@ -31,7 +32,7 @@ ALLOWED = {
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and loop.
 EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "logging", "rich"}
-PURE_ROOMS = {"_types", "schedules", "metrics", "callbacks", "data", "loop"}
+PURE_ROOMS = {"_types", "schedules", "metrics", "transforms", "callbacks", "data", "loop"}
 
 
 def room_of(path: Path) -> str:
@@ -73,7 +74,7 @@ def test_every_room_has_its_rule():
     assert {room_of(path) for path in MODULES} == set(ALLOWED) - {"compat"}
 
 
-ROOMS = ["schedules", "metrics", "callbacks", "data", "loop", "store", "host"]
+ROOMS = ["schedules", "metrics", "transforms", "callbacks", "data", "loop", "store", "host"]
 PUBLIC = [
     pytest.param(value, id=f"{module}.{name}")
     for module in ["odyssey_jax", *(f"odyssey_jax.{room}" for room in ROOMS)]

@@ -1,5 +1,7 @@
 """Callbacks: `init`/`update` pairs over pytree state, as optax's are for an optimizer."""
 
+from odyssey_jax.callbacks._adapt_rate import AdaptRate as AdaptRate
+from odyssey_jax.callbacks._adapt_rate import adapt_rate as adapt_rate
 from odyssey_jax.callbacks._chain import Chain as Chain
 from odyssey_jax.callbacks._chain import chain as chain
 from odyssey_jax.callbacks._checkpoint import Checkpoint as Checkpoint

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import Signal, Task
-from odyssey_jax.callbacks import Chain, Checkpoint, Log, TrackBest
+from odyssey_jax.callbacks import AdaptRate, Chain, Checkpoint, Log, TrackBest
 from odyssey_jax.host._result import history_of
 from odyssey_jax.loop import Carry, Inputs, Keys, Loop, init_compiled, own, plan_blocks
 from odyssey_jax.store import Store
@@ -50,7 +50,8 @@ def identity(
 
 def describe(callbacks: Chain) -> str:
     """The callbacks that may end a run, with their arguments; the same in every process."""
-    deciding = [c for c in callbacks.callbacks if not isinstance(c, (Checkpoint, Log, TrackBest))]
+    others = (AdaptRate, Checkpoint, Log, TrackBest)
+    deciding = [c for c in callbacks.callbacks if not isinstance(c, others)]
     return re.sub(r" at 0x[0-9a-f]+", "", repr(deciding))
 
 

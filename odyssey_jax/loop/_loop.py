@@ -31,7 +31,7 @@ from odyssey_jax.loop._evaluate import evaluate_pass
 from odyssey_jax.loop._metric_set import MetricSet
 from odyssey_jax.loop._train_step import (
     OptimizerLike,
-    learning_rate_in_force,
+    logged_hyperparams,
     make_optimizer,
     train_step,
     weighted,
@@ -275,11 +275,10 @@ class Loop:
 
     def _trained_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         values = metrics_lib.compute(carry.metrics)
-        metrics = _under("train", values)
-        rate = learning_rate_in_force(
+        in_force = logged_hyperparams(
             inputs.learning_rate, carry.state, carry.clock.step, self.accumulate_steps
         )
-        return metrics if rate is None else {**metrics, "learning_rate": rate}
+        return _under("train", values) | in_force
 
     def _valid_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         if inputs.valid is None:

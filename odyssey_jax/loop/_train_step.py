@@ -11,6 +11,7 @@ import optax
 from optax import GradientTransformation
 
 from odyssey_jax._types import Batch, Outputs, ScheduleFn, TrainState
+from odyssey_jax.transforms import hyperparams_in_force
 
 OptimizerLike = GradientTransformation | Callable[[Any], GradientTransformation]
 
@@ -47,20 +48,14 @@ def is_transformation(optimizer: Any) -> bool:
     return isinstance(optimizer, GradientTransformation)
 
 
-def learning_rate_in_force(
+def logged_hyperparams(
     schedule: ScheduleFn | None, state: TrainState, step: jax.Array, accumulate_steps: int
-) -> jax.Array | None:
-    """The rate of the last of `step` train steps; None where the optimizer keeps it to itself."""
-    if schedule is not None:
-        update = jnp.maximum(step - 1, 0) // accumulate_steps
-        return jnp.asarray(schedule(update), jnp.float32)
-    found = optax.tree_utils.tree_get_all_with_path(state.opt_state, "learning_rate")
-    rates = [
-        rate
-        for path, rate in found  # a parameter may have that name too
-        if isinstance(rate, jax.Array) and rate.ndim == 0 and "hyperparams" in str(path)
-    ]
-    return jnp.asarray(rates[0], jnp.float32) if len(rates) == 1 else None
+) -> dict[str, jax.Array]:
+    """What was in force in the last of `step` train steps; see `hyperparams_in_force`."""
+    if schedule is None:
+        return hyperparams_in_force(state.opt_state)
+    update = jnp.maximum(step - 1, 0) // accumulate_steps
+    return hyperparams_in_force(state.opt_state, jnp.asarray(schedule(update), jnp.float32))
 
 
 def train_step(

@@ -1,0 +1,106 @@
+"""The learning rate and what is scheduled beside it, as they are in force."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import GetAttrKey
+
+from odyssey_jax._types import PyTree
+from odyssey_jax.transforms._layers import ScaleByLayerState
+from odyssey_jax.transforms._scales import ScaleByCallbackState, ScaleByMetricState
+
+_INJECTED = optax.InjectStatefulHyperparamsState
+_SCALES = (ScaleByMetricState, ScaleByCallbackState, optax.contrib.ReduceLROnPlateauState)
+_Group = tuple[Any, ...]
+
+RATE = "learning_rate"
+
+
+def hyperparams_in_force(
+    opt_state: PyTree, learning_rate: jax.Array | None = None
+) -> dict[str, jax.Array]:
+    """Reads the hyper-parameters of the last update off an optimizer's state.
+
+    They are the learning rate given, and what `optax.inject_hyperparams` holds: its learning
+    rate, and whatever else it schedules (momentum, weight decay). A learning rate is multiplied by
+    the scales that hold for it (`scale_by_metric`, `scale_by_callback`, Optax's
+    `reduce_on_plateau`): within a group of `optax.partition`, those of that group and of all.
+
+    Args:
+        opt_state: the optimizer's state after the update.
+        learning_rate: the rate that the optimizer was made of, where that is known.
+
+    Returns:
+        Name to float32 scalar: "learning_rate", "momentum" and so on; "learning_rate/<group>"
+        where there is one for each group of `optax.partition`, or for each layer of
+        `scale_by_layer`. Nothing of what an optimizer keeps to itself.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> sgd = optax.inject_hyperparams(optax.sgd)(0.25, momentum=ody.linear_warmup(0.5, 10))
+        >>> found = ody.hyperparams_in_force(sgd.init(jnp.ones(())))
+        >>> {name: float(x) for name, x in found.items()}
+        {'learning_rate': 0.25, 'momentum': 0.0}
+    """
+    values: dict[str, list[tuple[_Group, jax.Array]]] = {}
+    for name, group, value in _injected(opt_state, ()):
+        value = _scaled(value, group, opt_state) if name == RATE else value
+        values.setdefault(name, []).append((group, value))
+    in_force: dict[str, jax.Array] = {}
+    if learning_rate is not None:
+        if [group for group, _ in values.get(RATE, [])] == [()]:  # made of the one given
+            del values[RATE]
+        in_force[RATE] = _scaled(learning_rate, (), opt_state)
+    for name in sorted(values):
+        labels = _labels([group for group, _ in values[name]])
+        for label, (_, value) in zip(labels, values[name], strict=True):
+            alone = len(labels) == 1
+            in_force[name if alone else f"{name}/{label}"] = value
+    if RATE in in_force:
+        for _, layers in _nodes(opt_state, ScaleByLayerState):
+            for layer, factor in layers.factors.items():
+                in_force[f"{RATE}/{layer}"] = in_force[RATE] * factor
+    return in_force
+
+
+def _injected(opt_state: PyTree, outer: _Group) -> Iterator[tuple[str, _Group, jax.Array]]:
+    """Names, groups and values in `optax.inject_hyperparams`, of the ones in it too."""
+    for group, node in _nodes(opt_state, _INJECTED):
+        for name, value in node.hyperparams.items():
+            if (name == RATE or name in node.hyperparams_states) and jnp.ndim(value) == 0:
+                yield name, outer + group, jnp.asarray(value, jnp.float32)
+        yield from _injected(node.inner_state, outer + group)
+
+
+def _scaled(rate: jax.Array, group: _Group, opt_state: PyTree) -> jax.Array:
+    for where, state in _nodes(opt_state, _SCALES):
+        if group[: len(where)] == where and jnp.ndim(state.scale) == 0:
+            rate = rate * jnp.asarray(state.scale, jnp.float32)
+    return rate
+
+
+def _nodes(opt_state: PyTree, kinds: Any) -> list[tuple[_Group, Any]]:
+    """The nodes of some kinds, and the group of `optax.partition` that each is in."""
+    is_one = lambda x: isinstance(x, kinds)
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_one)
+    return [(_group(path), x) for path, x in leaves if is_one(x)]
+
+
+def _group(path: Any) -> _Group:
+    """The labels that a path goes through, of partitions within each other."""
+    pairs = itertools.pairwise(path)
+    return tuple(key.key for above, key in pairs if above == GetAttrKey("inner_states"))
+
+
+def _labels(groups: list[_Group]) -> list[str]:
+    """A name for each group; its place too, where the name alone would be another's."""
+    names = ["/".join(map(str, group)) for group in groups]
+    if len(set(names)) == len(names) and all(names):
+        return names
+    return ["/".join(filter(None, [name, str(index)])) for index, name in enumerate(names)]

@@ -1,0 +1,159 @@
+"""Smaller rates for the layers nearer to the input."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from odyssey_jax._types import PyTree
+
+
+class ScaleByLayerState(NamedTuple):
+    """The state of `scale_by_layer`.
+
+    Args:
+        factors: layer to float32 scalar, the factors in force.
+    """
+
+    factors: dict[str, jax.Array]
+
+
+def layer_labels(layers: Sequence[str]) -> Callable[[PyTree], PyTree]:
+    r"""Names the layer of each parameter, by patterns that are in the order of the layers.
+
+    A parameter's path is its keys with slashes between them, such as "layers/0/kernel" (NNX) or
+    "Dense_0/kernel" (Linen). The first pattern that is found in it decides. What was found is
+    the layer's name; a pattern with a group, such as `layers[/_](\d+)`, stands for one layer for
+    each number.
+
+    Args:
+        layers: regular expressions, from the input to the output.
+
+    Returns:
+        A function: parameters to a tree of names, as `optax.partition` and
+        `optax.multi_transform` take it.
+
+    Raises:
+        ValueError: a pattern is no regular expression, or has more than one group; or, for the
+            function, a parameter is in no layer.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> params = {"embed": 0.0, "Dense_0": {"kernel": 0.0}, "Dense_1": {"kernel": 0.0}}
+        >>> ody.layer_labels(["embed", r"Dense_(\d+)"])(params)
+        {'Dense_0': {'kernel': 'Dense_0'}, 'Dense_1': {'kernel': 'Dense_1'}, 'embed': 'embed'}
+    """
+    patterns = _compiled(layers)
+
+    def labels(params: PyTree) -> PyTree:
+        return jax.tree.map(lambda layer: layer.name, _layers_of(params, patterns))
+
+    return labels
+
+
+def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransformation:
+    r"""Scales the updates by a factor that falls from layer to layer, from the output down.
+
+    $$u_l \leftarrow \gamma^{L - 1 - l} \, u_l$$
+
+    for layer $l$ of $L$: the last one keeps the rate. Behind the transformation that has the
+    learning rate, it scales each layer's rate (and a weight decay that goes with it); `fit` then
+    logs every layer's as "learning_rate/<layer>".
+
+    Args:
+        decay: the factor $\gamma$ from one layer to the one below, in (0, 1].
+        layers: as for `layer_labels`.
+
+    Returns:
+        An Optax transformation.
+
+    Raises:
+        ValueError: an argument is out of its range; or, at `init`, a parameter is in no layer.
+
+    Source:
+        Howard and Ruder, "Universal Language Model Fine-tuning" (2018); as used by BEiT and timm.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> params = {"layers": {0: jnp.ones(()), 1: jnp.ones(())}, "head": jnp.ones(())}
+        >>> by_layer = ody.scale_by_layer(0.5, [r"layers/(\d+)", "head"])
+        >>> optimizer = optax.chain(optax.sgd(0.1), by_layer)
+        >>> updates, _ = optimizer.update(params, optimizer.init(params))
+        >>> print(updates["head"], updates["layers"][1], updates["layers"][0])
+        -0.1 -0.05 -0.025
+    """
+    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
+        raise ValueError(f"decay must be in the range (0, 1]; got decay = {decay!r}.")
+    patterns = _compiled(layers)
+
+    def factors(tree: PyTree) -> tuple[PyTree, dict[str, float]]:
+        of = _layers_of(tree, patterns)
+        depths = sorted(set(jax.tree.leaves(of)), key=lambda layer: layer.depth)
+        by_name = {layer.name: decay**up for up, layer in enumerate(reversed(depths))}
+        return jax.tree.map(lambda layer: by_name[layer.name], of), by_name
+
+    def in_force(by_name: dict[str, float]) -> ScaleByLayerState:
+        return ScaleByLayerState({k: jnp.asarray(v, jnp.float32) for k, v in by_name.items()})
+
+    def init(params: PyTree) -> ScaleByLayerState:
+        return in_force(factors(params)[1])
+
+    def update(updates, state, params=None):
+        # Not from the state: another decay applies after a resume.
+        del params, state
+        tree, by_name = factors(updates)
+        scaled = jax.tree.map(lambda u, f: u * jnp.asarray(f, u.dtype), updates, tree)
+        return scaled, in_force(by_name)
+
+    return optax.GradientTransformation(init, update)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A layer and its place; no pytree, so that a tree may have it for a leaf."""
+
+    depth: tuple[int, int]
+    name: str
+
+
+def _compiled(layers: Sequence[str]) -> list[re.Pattern[str]]:
+    if isinstance(layers, str) or not layers:
+        raise ValueError(
+            f"layers must be a sequence of patterns, from the input to the output; got {layers!r}."
+        )
+    patterns = []
+    for layer in layers:
+        try:
+            pattern = re.compile(layer)
+        except re.error as error:
+            raise ValueError(f"layers: {layer!r} is no regular expression: {error}.") from error
+        if pattern.groups > 1:
+            raise ValueError(
+                f"layers: {layer!r} has {pattern.groups} groups, and may have one, for the "
+                "layer's number; (?:...) groups without counting."
+            )
+        patterns.append(pattern)
+    return patterns
+
+
+def _layers_of(params: PyTree, patterns: Sequence[re.Pattern[str]]) -> PyTree:
+    def of(path: Any, leaf: Any) -> _Layer:
+        del leaf
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for index, pattern in enumerate(patterns):
+            found = pattern.search(name)
+            if found:
+                number = int(found[1]) if pattern.groups else 0
+                return _Layer((index, number), found[0])
+        raise ValueError(
+            f"layers: the parameter {name!r} is in none of {[p.pattern for p in patterns]}: add a "
+            "pattern for it, in its place from the input to the output."
+        )
+
+    return jax.tree_util.tree_map_with_path(of, params)
