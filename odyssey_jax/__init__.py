@@ -47,6 +47,7 @@ from odyssey_jax.schedules import Schedule as Schedule
 from odyssey_jax.schedules import Scheduler as Scheduler
 from odyssey_jax.schedules import by_epoch as by_epoch
 from odyssey_jax.schedules import by_epoch_fraction as by_epoch_fraction
+from odyssey_jax.schedules import clip as clip
 from odyssey_jax.schedules import constant as constant
 from odyssey_jax.schedules import cosine_decay as cosine_decay
 from odyssey_jax.schedules import cyclic as cyclic
@@ -64,8 +65,15 @@ from odyssey_jax.schedules import piecewise_constant as piecewise_constant
 from odyssey_jax.schedules import piecewise_interpolate as piecewise_interpolate
 from odyssey_jax.schedules import polynomial as polynomial
 from odyssey_jax.schedules import polynomial_warmup as polynomial_warmup
+from odyssey_jax.schedules import product as product
 from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau
+from odyssey_jax.schedules import repeat as repeat
+from odyssey_jax.schedules import scale as scale
+from odyssey_jax.schedules import shift as shift
 from odyssey_jax.schedules import step_decay as step_decay
+from odyssey_jax.schedules import stretch as stretch
+from odyssey_jax.schedules import sum as sum
+from odyssey_jax.schedules import then as then
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store import CheckpointError as CheckpointError

@@ -2,6 +2,7 @@
 
 from ._base import Schedule as Schedule
 from ._callable import from_callable as from_callable
+from ._clip import clip as clip
 from ._constant import constant as constant
 from ._cosine import cosine_decay as cosine_decay
 from ._cyclic import cyclic as cyclic
@@ -26,7 +27,14 @@ from ._plateau import ReduceOnPlateau as ReduceOnPlateau
 from ._plateau import reduce_on_plateau as reduce_on_plateau
 from ._polynomial import polynomial as polynomial
 from ._polynomial import polynomial_warmup as polynomial_warmup
+from ._product import product as product
+from ._repeat import repeat as repeat
+from ._scale import scale as scale
 from ._scheduler import Scheduler as Scheduler
 from ._scheduler import differences as differences
+from ._shift import shift as shift
 from ._step_decay import step_decay as step_decay
+from ._stretch import stretch as stretch
+from ._sum import sum as sum
+from ._then import then as then
 from ._warmup_cosine import warmup_cosine as warmup_cosine

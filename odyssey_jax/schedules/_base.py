@@ -16,6 +16,7 @@ from jax.core import Tracer
 from ._moment import Moment, moment
 from ._node import is_static
 from ._numbers import Wide, canonical
+from ._operators import Operators
 
 FORMAT = "odyssey_jax.schedule"
 FORMAT_VERSION = 1
@@ -24,7 +25,7 @@ _FACTORIES: dict[str, Callable[..., Schedule]] = {}
 _Factory = TypeVar("_Factory", bound=Callable[..., "Schedule"])
 
 
-class Schedule:
+class Schedule(Operators):
     r"""A function of the step, `value = schedule(step)`, that is also a piece of data.
 
     A schedule is a frozen dataclass and a pytree. Its numbers (rates, lengths) are leaves, so

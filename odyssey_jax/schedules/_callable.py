@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ._base import Schedule, builds
+from ._check import require_one
 from ._moment import Moment
 from ._node import node
 
@@ -76,3 +77,9 @@ def as_schedule(name: str, x: Any) -> Schedule:
         f"{name} must be a schedule, or a function of the step; got {name} = {x!r}. "
         "A number is a schedule as constant(number)."
     )
+
+
+def as_schedules(name: str, xs: Any) -> tuple[Schedule, ...]:
+    """A sequence of at least one, each taken in as `as_schedule` does."""
+    require_one(name, xs)
+    return tuple(as_schedule(f"{name}[{i}]", x) for i, x in enumerate(xs))

@@ -87,6 +87,25 @@ def require_unit(name: str, value: Any) -> Any:
     return _whole(value)
 
 
+def require_offset(name: str, value: Any) -> Any:
+    """A number of steps of either sign."""
+    _require(name, value, "in the range [-(2**31 - 1), 2**31 - 1] steps", -LAST_STEP, LAST_STEP)
+    return _whole(value)
+
+
+def require_factor(name: str, value: Any) -> None:
+    """A number to divide steps by that may be below 1."""
+    _require(name, value, "in the range [1e-6, 2**31 - 1]", 1e-6, LAST_STEP)
+
+
+def require_one(name: str, values: Any) -> None:
+    """A sequence that is not empty."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) == 0:
+        raise ValueError(
+            f"{name} must be a sequence of at least one schedule; got {name} = {values!r}."
+        )
+
+
 def _whole(value: Any) -> Any:
     """A whole number of steps as an int, which is exact where a float32 is not."""
     return int(value) if isinstance(value, float) and float(value).is_integer() else value
@@ -153,3 +172,12 @@ def require_sum(name: str, x: Any, other_name: str, other: Any) -> None:
                 f"{name} + {other_name} must be in the range [1, 2**31 - 1] steps; "
                 f"got {name} = {x!r}, {other_name} = {other!r}."
             )
+
+
+def require_bounds(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Two values in order."""
+    if is_known(low) and is_known(high) and np.any(np.asarray(low) > np.asarray(high)):
+        raise ValueError(
+            f"{low_name} must be at most {high_name}; "
+            f"got {low_name} = {low!r}, {high_name} = {high!r}."
+        )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._base import Schedule, builds
-from ._callable import as_schedule
+from ._callable import as_schedules
 from ._check import require_boundaries
 from ._moment import Moment, select
 from ._node import node
@@ -146,11 +146,7 @@ def join(schedules: Sequence[Schedule | Callable[[Any], Any]], boundaries: Seque
         >>> [round(float(schedule(t)), 4) for t in (5, 10, 55, 100)]
         [0.05, 0.1, 0.05, 0.0]
     """
-    if not isinstance(schedules, Sequence) or len(schedules) == 0:
-        raise ValueError(
-            f"schedules must be a sequence of at least one schedule; got schedules = {schedules!r}."
-        )
-    pieces = tuple(as_schedule(f"schedules[{i}]", piece) for i, piece in enumerate(schedules))
+    pieces = as_schedules("schedules", schedules)
     return Join(pieces, require_boundaries(boundaries, len(pieces)))
 
 

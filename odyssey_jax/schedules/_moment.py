@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._numbers import Wide, is_integer, real, whole_pair
+from ._divide import divide
+from ._numbers import Wide, is_integer, pair, real, whole_pair
 
 LAST_STEP = 2**31 - 1
 """The greatest step: later ones are taken to be this one."""
@@ -56,13 +57,16 @@ class Moment(NamedTuple):
         return Moment(jnp.maximum(whole, 0), jnp.where(whole < 0, 0.0, part))
 
     def plus(self, other: Moment) -> Moment:
-        """`self + other`, which must be a step too: at most 2^31 - 1."""
-        whole = self.whole + other.whole
+        """`self + other`, and the greatest step where that is beyond it."""
+        room = LAST_STEP - self.whole
+        whole = self.whole + jnp.minimum(other.whole, room)
         if self.part is None and other.part is None:
             return Moment(whole)
-        part = _part(self) + _part(other)
-        carry = jnp.floor(part)
-        return Moment(whole + carry.astype(jnp.int32), part - carry)
+        part = jnp.asarray(_part(self) + _part(other))
+        carry = part >= 1
+        full = (other.whole > room) | (carry & (other.whole == room))
+        whole = jnp.where(full, whole, whole + carry.astype(jnp.int32))
+        return Moment(whole, jnp.where(full, 0.0, part - carry.astype(jnp.float32)))
 
     def half(self) -> Moment:
         """`self / 2`, exact."""
@@ -243,20 +247,12 @@ def _divide(now: Moment, span: Any) -> tuple[jax.Array, Moment]:
         # Both are positive, so the division that truncates is the one wanted, and the cheaper one.
         whole = jax.lax.div(*jnp.broadcast_arrays(now.whole, steps))
         return whole, Moment(now.whole - whole * steps, now.part)
-    width = jax.lax.stop_gradient(_width(total))
-    whole = jnp.floor(jax.lax.stop_gradient(now.real()) / width).astype(jnp.int32)
-    # The estimate is off by a few in 2^24; int32 wraps, and what is left is small.
-    missed = jnp.floor(jax.lax.stop_gradient(_rest(now, whole, total).real()) / width)
-    whole = whole + missed.astype(jnp.int32)
-    rest = _rest(now, whole, total)
-    return whole, select(rest.whole < 0, Moment(jnp.zeros_like(rest.whole)), rest)
-
-
-def _rest(now: Moment, count: jax.Array, total: Moment) -> Moment:
-    """`now - count * total`, of either sign."""
-    part = _part(now) - count.astype(jnp.float32) * _part(total)
-    carry = jnp.floor(part)
-    return Moment(now.whole - count * total.whole + carry.astype(jnp.int32), part - carry)
+    stop = jax.lax.stop_gradient
+    high, low = pair(span)
+    whole, steps, part = divide(*stop((now.whole, _part(now), high, low)))
+    # 0, and the way to the derivatives.
+    slope = (_part(now) - stop(_part(now))) - whole.astype(jnp.float32) * (high - stop(high))
+    return whole, Moment(steps, part + slope)
 
 
 def _width(total: Moment) -> jax.Array:
