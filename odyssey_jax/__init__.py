@@ -51,9 +51,11 @@ from odyssey_jax.schedules import clip as clip
 from odyssey_jax.schedules import constant as constant
 from odyssey_jax.schedules import cosine_decay as cosine_decay
 from odyssey_jax.schedules import cyclic as cyclic
+from odyssey_jax.schedules import epochs as epochs
 from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
 from odyssey_jax.schedules import exponential_decay as exponential_decay
 from odyssey_jax.schedules import exponential_warmup as exponential_warmup
+from odyssey_jax.schedules import fraction as fraction
 from odyssey_jax.schedules import from_callable as from_callable
 from odyssey_jax.schedules import geometric_decay as geometric_decay
 from odyssey_jax.schedules import greedy as greedy
@@ -74,6 +76,7 @@ from odyssey_jax.schedules import step_decay as step_decay
 from odyssey_jax.schedules import stretch as stretch
 from odyssey_jax.schedules import sum as sum
 from odyssey_jax.schedules import then as then
+from odyssey_jax.schedules import tokens as tokens
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store import CheckpointError as CheckpointError

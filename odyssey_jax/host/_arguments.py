@@ -41,6 +41,19 @@ def as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
     return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
 
 
+def in_steps(
+    schedule: ScheduleFn | None, steps_per_epoch: int, epochs: int, accumulate_steps: int
+) -> ScheduleFn | None:
+    """The schedule with the run's own epochs and length, counted in optimizer updates."""
+    if not isinstance(schedule, Schedule):
+        return schedule
+    updates = steps_per_epoch / accumulate_steps
+    total = max(round(epochs * updates), 1)
+    schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
+    jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
+    return schedule
+
+
 def schedule_form(schedule: ScheduleFn | None) -> Any:
     """The schedule as a checkpoint's metadata has it: its JSON form, or a foreign one's repr."""
     if isinstance(schedule, Schedule):

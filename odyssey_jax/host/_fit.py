@@ -16,6 +16,7 @@ from odyssey_jax.host._arguments import (
     as_schedule,
     check_config,
     check_sharding,
+    in_steps,
     replicate,
     schedule_form,
 )
@@ -72,7 +73,8 @@ def fit(
         train: the training data.
         valid: the validation data; without it there are no "valid/..." metrics.
         epochs: the epochs after which the run is complete, at least 1.
-        learning_rate: a schedule or a number, where `optimizer` is such a function.
+        learning_rate: a schedule or a number, where `optimizer` is such a function. One that
+            is written in epochs or in fractions of the run is resolved for this run.
         metrics: name to metric, computed in validation beside the loss, as "valid/<name>".
         train_metrics: name to metric, computed over the training batches beside the loss, as
             "train/<name>".
@@ -113,6 +115,7 @@ def fit(
     schedule = as_schedule(optimizer, learning_rate)
     check_sharding(batch_sharding, train)
     run_identity = identity(train, seed, steps_per_epoch, accumulate_steps)
+    schedule = in_steps(schedule, run_identity["steps_per_epoch"], epochs, accumulate_steps)
     if valid is None and metrics:
         raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
     if directory is None and resume != "latest":

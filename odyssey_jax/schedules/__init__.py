@@ -37,4 +37,7 @@ from ._step_decay import step_decay as step_decay
 from ._stretch import stretch as stretch
 from ._sum import sum as sum
 from ._then import then as then
+from ._units import epochs as epochs
+from ._units import fraction as fraction
+from ._units import tokens as tokens
 from ._warmup_cosine import warmup_cosine as warmup_cosine

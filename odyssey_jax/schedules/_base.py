@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from ._moment import Moment, moment
 from ._node import is_static
 from ._numbers import Wide, canonical
 from ._operators import Operators
+from ._units import Length, measures
 
 FORMAT = "odyssey_jax.schedule"
 FORMAT_VERSION = 1
@@ -98,9 +100,41 @@ class Schedule(Operators):
     def __getstate__(self) -> dict[str, Any]:
         return {name: x for name, x in self.__dict__.items() if name != "_kept"}
 
+    def resolve(
+        self, *, steps_per_epoch: Any = None, tokens_per_step: Any = None, total_steps: Any = None
+    ) -> Schedule:
+        """The schedule in steps, where it was written with `epochs`, `tokens` or `fraction`.
+
+        Each length is rounded to the nearest whole step (of two, the even one), by itself. A
+        unit of which nothing is said here stays as it is, for another call. A schedule in steps
+        is given back as it is.
+
+        Args:
+            steps_per_epoch: Optimizer updates in an epoch; in [1e-6, 2**31 - 1].
+            tokens_per_step: Tokens in an update; in [1e-6, 2**31 - 1].
+            total_steps: Updates in the run; in [1, 2**31 - 1].
+
+        Returns:
+            A schedule.
+
+        Raises:
+            ValueError: If an argument, or a length in steps, is outside its range.
+
+        Example:
+            >>> from odyssey_jax.schedules import epochs, fraction, warmup_cosine
+            >>> schedule = warmup_cosine(0.1, epochs(2), fraction(1))
+            >>> schedule
+            warmup_cosine(peak_value=0.1, warmup_steps=epochs(2), total_steps=fraction(1))
+            >>> schedule = schedule.resolve(steps_per_epoch=50, total_steps=1_000)
+            >>> [round(float(schedule(t)), 4) for t in (50, 100, 1_000)]
+            [0.05, 0.1, 0.0]
+        """
+        measures(steps_per_epoch, tokens_per_step, total_steps)
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """The schedule as plain data: dicts, lists, numbers and strings, ready for JSON."""
-        fields = {f.name: _plain(getattr(self, f.name)) for f in _fields(self)}
+        fields = {f.name: plain(getattr(self, f.name)) for f in _fields(self)}
         return {"name": self.name, **fields}
 
     @staticmethod
@@ -147,8 +181,8 @@ class Schedule(Operators):
     def __repr__(self) -> str:
         given = []
         for name, parameter in inspect.signature(_FACTORIES[self.name]).parameters.items():
-            text = _shown(getattr(self, name))
-            if text != _shown(parameter.default):
+            text = shown(getattr(self, name))
+            if text != shown(parameter.default):
                 given.append(f"{name}={text}")
         return f"{self.name}({', '.join(given)})"
 
@@ -166,13 +200,35 @@ class Schedule(Operators):
 def builds(kind: type[Schedule]) -> Callable[[_Factory], _Factory]:
     """Mark the public function that builds a kind of schedule; they share their argument names."""
 
-    def register(factory: _Factory) -> _Factory:
-        name = factory.__name__
-        kind.name = name
-        _FACTORIES[name] = factory
-        return factory
+    def register(function: _Factory) -> _Factory:
+        kind.name = function.__name__
+        return recipe(function)
 
     return register
+
+
+def recipe(function: _Factory) -> _Factory:
+    """Mark a public function that gives a schedule: its lengths may be in any unit.
+
+    Where one is not in steps, the call is kept as it is until `Schedule.resolve`.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def build(*args: Any, **kwargs: Any) -> Schedule:
+        from ._unresolved import is_unresolved, unresolved  # a kind of schedule: built on this
+
+        if not is_unresolved((args, kwargs)):
+            return function(*args, **kwargs)
+        return unresolved(function, signature.bind(*args, **kwargs).arguments)
+
+    _FACTORIES[function.__name__] = build
+    return build  # pyright: ignore[reportReturnType]
+
+
+def factory(name: str) -> Callable[..., Schedule]:
+    """The public function of a name."""
+    return _FACTORIES[name]
 
 
 @jax.jit
@@ -201,23 +257,29 @@ def _prepared(x: Any) -> Any:
     return tuple(map(_prepared, x)) if isinstance(x, tuple) else canonical(x)
 
 
-def _plain(x: Any) -> Any:
+def plain(x: Any) -> Any:
+    """An argument as plain data."""
     if isinstance(x, Schedule):
         return x.to_dict()
+    if isinstance(x, Length):
+        return x.to_plain()
     if isinstance(x, tuple):
-        return [_plain(item) for item in x]
+        return [plain(item) for item in x]
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
         return np.asarray(x).tolist() if np.ndim(x) == 0 else {"array": np.asarray(x).tolist()}
     return x
 
 
 def _from_plain(x: Any) -> Any:
+    if isinstance(x, Mapping) and "length" in x:
+        return Length.from_plain(x)
     if isinstance(x, Mapping):
         return np.asarray(x["array"]) if "array" in x else Schedule.from_dict(x)
     return [_from_plain(item) for item in x] if isinstance(x, list) else x
 
 
-def _shown(x: Any) -> str:
+def shown(x: Any) -> str:
+    """An argument as it is written in a call."""
     if isinstance(x, Tracer):
         return f"<traced {x.aval.str_short()}>"
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
@@ -225,7 +287,7 @@ def _shown(x: Any) -> str:
             return repr(np.asarray(x).item())
         return f"np.array({np.asarray(x).tolist()})"
     if isinstance(x, (tuple, list)):
-        return f"[{', '.join(map(_shown, x))}]"
+        return f"[{', '.join(map(shown, x))}]"
     return repr(x)
 
 

@@ -44,6 +44,11 @@ def _require(
         raise ValueError(f"{name} must be {accepted}; got {name} = {value!r}.")
 
 
+def require_range(name: str, value: Any, low: float, high: float) -> None:
+    """A number between two, or one of them."""
+    _require(name, value, f"in the range [{low:g}, {high:g}]", low, high)
+
+
 def require_finite(name: str, value: Any) -> None:
     """A value: any finite number."""
     _require(name, value, "finite", -math.inf, math.inf)

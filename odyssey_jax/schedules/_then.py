@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._base import Schedule
+from ._base import Schedule, recipe
 from ._join import Join, join
 
 
+@recipe
 def then(
     first: Schedule | Callable[[Any], Any], second: Schedule | Callable[[Any], Any], after: Any
 ) -> Join:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._base import recipe
 from ._check import require_finite, require_flag, require_length, require_order
 from ._cosine import cosine_decay
 from ._join import Join, join
 from ._linear import linear_warmup
 
 
+@recipe
 def warmup_cosine(
     peak_value: Any,
     warmup_steps: Any,

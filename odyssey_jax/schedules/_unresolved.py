@@ -1,0 +1,124 @@
+"""A schedule some of whose lengths are not yet steps: the call, kept until they are."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from ._base import Schedule, factory, plain, shown
+from ._moment import Moment
+from ._node import node
+from ._units import WAITS_FOR, Length, Measures, measures
+
+
+@node
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Unresolved(Schedule):
+    """The public function to call, and its arguments; see `Schedule.resolve`.
+
+    Attributes:
+        call: The name of the function.
+        values: The arguments that hold numbers, lengths and schedules, by `names`.
+        choices: The others, each with its name.
+    """
+
+    call: str = dataclasses.field(metadata={"static": True})
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    values: tuple[Any, ...]
+    choices: tuple[tuple[str, Any], ...] = dataclasses.field(metadata={"static": True})
+
+    def at(self, now: Moment) -> NoReturn:
+        """There is no value before the lengths are known."""
+        del now
+        lengths = [x for x in _parts(self) if isinstance(x, Length)]
+        waiting = {unit for x in lengths for unit in x.units if unit != "steps"}
+        words = ", ".join(f"{name}=..." for unit, name in WAITS_FOR.items() if unit in waiting)
+        raise ValueError(
+            f"This schedule is written in {', '.join(sorted(waiting))}, and has no values before "
+            f"they are steps: use schedule.resolve({words}); got {self!r}."
+        )
+
+    def prepared(self) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Nor does it get further."""
+        self.at(Moment(jnp.int32(0)))
+
+    def _arguments(self) -> dict[str, Any]:
+        """All of them, in the order of the function's signature."""
+        given = {**dict(zip(self.names, self.values, strict=True)), **dict(self.choices)}
+        order = inspect.signature(factory(self.call)).parameters
+        return {name: given[name] for name in order if name in given}
+
+    def resolve(
+        self, *, steps_per_epoch: Any = None, tokens_per_step: Any = None, total_steps: Any = None
+    ) -> Schedule:
+        """See `Schedule.resolve`."""
+        known = measures(steps_per_epoch, tokens_per_step, total_steps)
+        given = {name: _resolved(x, known) for name, x in self._arguments().items()}
+        return factory(self.call)(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The call as plain data."""
+        return {"name": self.call, **{name: plain(x) for name, x in self._arguments().items()}}
+
+    def __repr__(self) -> str:
+        given = [f"{name}={shown(x)}" for name, x in self._arguments().items()]
+        return f"{self.call}({', '.join(given)})"
+
+
+def _parts(x: Any) -> list[Any]:
+    """The numbers, lengths and schedules of an argument; an unresolved schedule's own as well."""
+    parts = []
+    for part in jax.tree.leaves(x, is_leaf=lambda y: y is not x and _is_part(y)):
+        parts += _parts(part.values) if isinstance(part, Unresolved) else [part]
+    return parts
+
+
+def _is_part(x: Any) -> bool:
+    return isinstance(x, (Length, Schedule))
+
+
+def _resolved(x: Any, known: Measures) -> Any:
+    def one(part: Any) -> Any:
+        if isinstance(part, Length):
+            return part.resolve(known)
+        return part.resolve(**known._asdict()) if isinstance(part, Schedule) else part
+
+    return jax.tree.map(one, x, is_leaf=_is_part)
+
+
+def is_unresolved(arguments: Any) -> bool:
+    """Whether there is a length in another unit than steps among the arguments of a call."""
+    parts = jax.tree.leaves(arguments, is_leaf=_is_part)
+    return any(isinstance(part, (Length, Unresolved)) for part in parts)
+
+
+def unresolved(function: Callable[..., Schedule], arguments: Mapping[str, Any]) -> Unresolved:
+    """Keep a call until its lengths are known; what is known is checked now."""
+    _check(function, arguments)
+    choices = {name: x for name, x in arguments.items() if x is None or isinstance(x, (str, bool))}
+    values = {name: _frozen(x) for name, x in arguments.items() if name not in choices}
+    return Unresolved(
+        function.__name__, tuple(values), tuple(values.values()), tuple(choices.items())
+    )
+
+
+def _frozen(x: Any) -> Any:
+    return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
+
+
+def _check(function: Callable[..., Schedule], arguments: Mapping[str, Any]) -> None:
+    """Call it with lengths that are being traced: of a traced value, nothing is checked."""
+
+    def trial(step: jax.Array) -> None:
+        replace = lambda x: step if isinstance(x, Length) else x
+        function(**{n: jax.tree.map(replace, x, is_leaf=_is_part) for n, x in arguments.items()})
+
+    # One that must know its length is checked when it does.
+    with contextlib.suppress(jax.errors.JAXTypeError):
+        jax.eval_shape(trial, jax.ShapeDtypeStruct((), jnp.int32))
