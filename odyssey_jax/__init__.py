@@ -50,6 +50,7 @@ from odyssey_jax.schedules import by_epoch_fraction as by_epoch_fraction
 from odyssey_jax.schedules import clip as clip
 from odyssey_jax.schedules import constant as constant
 from odyssey_jax.schedules import cosine_decay as cosine_decay
+from odyssey_jax.schedules import cosine_warmup as cosine_warmup
 from odyssey_jax.schedules import cyclic as cyclic
 from odyssey_jax.schedules import epochs as epochs
 from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
@@ -59,6 +60,8 @@ from odyssey_jax.schedules import fraction as fraction
 from odyssey_jax.schedules import from_callable as from_callable
 from odyssey_jax.schedules import geometric_decay as geometric_decay
 from odyssey_jax.schedules import greedy as greedy
+from odyssey_jax.schedules import inverse_sqrt as inverse_sqrt
+from odyssey_jax.schedules import inverse_time_decay as inverse_time_decay
 from odyssey_jax.schedules import join as join
 from odyssey_jax.schedules import linear as linear
 from odyssey_jax.schedules import linear_warmup as linear_warmup
@@ -67,14 +70,18 @@ from odyssey_jax.schedules import piecewise_constant as piecewise_constant
 from odyssey_jax.schedules import piecewise_interpolate as piecewise_interpolate
 from odyssey_jax.schedules import polynomial as polynomial
 from odyssey_jax.schedules import polynomial_warmup as polynomial_warmup
+from odyssey_jax.schedules import power_decay as power_decay
 from odyssey_jax.schedules import product as product
 from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau
 from odyssey_jax.schedules import repeat as repeat
 from odyssey_jax.schedules import scale as scale
 from odyssey_jax.schedules import shift as shift
+from odyssey_jax.schedules import sqrt_decay as sqrt_decay
+from odyssey_jax.schedules import sqrt_warmup as sqrt_warmup
 from odyssey_jax.schedules import step_decay as step_decay
 from odyssey_jax.schedules import stretch as stretch
 from odyssey_jax.schedules import sum as sum
+from odyssey_jax.schedules import tanh_decay as tanh_decay
 from odyssey_jax.schedules import then as then
 from odyssey_jax.schedules import tokens as tokens
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine

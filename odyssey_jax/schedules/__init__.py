@@ -5,6 +5,7 @@ from ._callable import from_callable as from_callable
 from ._clip import clip as clip
 from ._constant import constant as constant
 from ._cosine import cosine_decay as cosine_decay
+from ._cosine import cosine_warmup as cosine_warmup
 from ._cyclic import cyclic as cyclic
 from ._epochs import by_epoch as by_epoch
 from ._epochs import by_epoch_fraction as by_epoch_fraction
@@ -15,6 +16,8 @@ from ._geometric import geometric_decay as geometric_decay
 from ._greedy import Greedy as Greedy
 from ._greedy import GreedyState as GreedyState
 from ._greedy import greedy as greedy
+from ._inverse_sqrt import inverse_sqrt as inverse_sqrt
+from ._inverse_time import inverse_time_decay as inverse_time_decay
 from ._join import join as join
 from ._linear import linear as linear
 from ._linear import linear_warmup as linear_warmup
@@ -27,15 +30,19 @@ from ._plateau import ReduceOnPlateau as ReduceOnPlateau
 from ._plateau import reduce_on_plateau as reduce_on_plateau
 from ._polynomial import polynomial as polynomial
 from ._polynomial import polynomial_warmup as polynomial_warmup
+from ._power_decay import power_decay as power_decay
 from ._product import product as product
 from ._repeat import repeat as repeat
 from ._scale import scale as scale
 from ._scheduler import Scheduler as Scheduler
 from ._scheduler import differences as differences
 from ._shift import shift as shift
+from ._sqrt import sqrt_decay as sqrt_decay
+from ._sqrt import sqrt_warmup as sqrt_warmup
 from ._step_decay import step_decay as step_decay
 from ._stretch import stretch as stretch
 from ._sum import sum as sum
+from ._tanh import tanh_decay as tanh_decay
 from ._then import then as then
 from ._units import epochs as epochs
 from ._units import fraction as fraction

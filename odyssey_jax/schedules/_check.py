@@ -111,6 +111,11 @@ def require_one(name: str, values: Any) -> None:
         )
 
 
+def require_cycles(name: str, value: Any) -> None:
+    """A number of cycles, whole or not."""
+    _require(name, value, "in the range [0, 2**19]", 0, 2**19)
+
+
 def _whole(value: Any) -> Any:
     """A whole number of steps as an int, which is exact where a float32 is not."""
     return int(value) if isinstance(value, float) and float(value).is_integer() else value

@@ -1,4 +1,4 @@
-"""Half a cosine from one value to another."""
+"""Half a cosine from one value to another, or several: a decay, and its twin, a warm-up."""
 
 from __future__ import annotations
 
@@ -10,38 +10,80 @@ import jax
 import jax.numpy as jnp
 
 from ._base import builds
-from ._check import require_finite, require_length
-from ._moment import Moment, Phase
+from ._check import require_cycles, require_finite, require_flag, require_length, require_positive
+from ._laps import laps
+from ._linear import line
+from ._moment import Interval, Moment, Phase, choose
 from ._node import node
-from ._numbers import between
+from ._numbers import pair
 from ._past_end import Ending, PastEnd, require_ending
+from ._raise import raised
+from ._warmup import Warmup, require_warmup
 
 
-def cosine(where: Phase, start: Any, end: Any) -> jax.Array:
-    """`end + (start - end) * (1 + cos(pi * done)) / 2`, in the form `sin(pi / 2 * left) ** 2`.
+def wave(where: Phase) -> Phase:
+    """`(1 - cos(pi * done)) / 2` is done, in the form `sin(pi / 2 * done) ** 2`.
 
     The sine is taken of the nearer end's distance, so that it is small where the other form
     cancels: one transcendental, all digits at both ends.
     """
     small = jnp.square(jnp.sin((math.pi / 2) * where.nearer))
-    big = 1 - small
-    late = where.late
-    return between(start, end, jnp.where(late, big, small), jnp.where(late, small, big))
+    return choose(where.late, Phase(1 - small, small), Phase(small, 1 - small))
+
+
+def cosine(where: Phase, start: Any, end: Any) -> jax.Array:
+    """`end + (start - end) * (1 + cos(pi * done)) / 2`."""
+    return line(wave(where), start, end)
 
 
 @node
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CosineDecay(Ending):
-    """Half a cosine; see `cosine_decay`."""
+    """Half a cosine, or several; see `cosine_decay`."""
 
     init_value: Any
     decay_steps: Any
     end_value: Any
+    exponent: Any
+    num_cycles: Any
+    k_decay: Any
+    hard_restarts: bool = dataclasses.field(metadata={"static": True})
 
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
-        curve = lambda where: cosine(where.phase(), self.init_value, self.end_value)
-        return self.until(now, self.decay_steps, curve)
+        return self.until(now, self.decay_steps, self._curve)
+
+    def _curve(self, where: Interval) -> jax.Array:
+        fall = wave(self._time(where))
+        if self.exponent is not None:
+            fall = raised(fall.backwards, self.exponent).backwards
+        return line(fall, self.init_value, self.end_value)
+
+    def _time(self, where: Interval) -> Phase:
+        """How much of the current half of a cosine is done."""
+        time = where.phase()
+        if self.num_cycles is None:
+            if self.k_decay is None:
+                return time
+            return raised(time, self.k_decay, (where.done, where.total))
+        high, low = pair(self.num_cycles)
+        if self.hard_restarts:
+            _, lap = laps(where, (high, low))
+            lap = choose(time.left > 0, lap, time)
+            return lap if self.k_decay is None else raised(lap, self.k_decay)
+        whole, lap = laps(where, (2 * high, 2 * low))
+        lap = choose(whole % 2 == 1, lap.backwards, lap)
+        return lap if self.k_decay is None else raised(lap, self.k_decay)
+
+
+@node
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CosineWarmup(Warmup):
+    """Half a cosine; see `cosine_warmup`."""
+
+    def at(self, now: Moment) -> jax.Array:
+        """The formula."""
+        return cosine(self.where(now).phase(), self.init_value, self.peak_value)
 
 
 @builds(CosineDecay)
@@ -49,13 +91,18 @@ def cosine_decay(
     init_value: Any,
     decay_steps: Any,
     end_value: Any = 0.0,
+    exponent: Any = None,
+    num_cycles: Any = None,
+    k_decay: Any = None,
     *,
+    hard_restarts: bool = False,
     past_end: PastEnd = "hold",
     end_on_last_step: bool = False,
 ) -> CosineDecay:
-    r"""Fall from `init_value` to `end_value` along half a cosine.
+    r"""Fall from `init_value` to `end_value` along half a cosine, or along several.
 
-    $$f(t) = v_1 + (v_0 - v_1) \, \tfrac{1}{2}\left(1 + \cos \frac{\pi t}{T}\right),
+    $$f(t) = v_1 + (v_0 - v_1)
+      \left(\tfrac{1}{2}\left(1 + \cos 2 \pi c \left(\frac{t}{T}\right)^k\right)\right)^e,
       \qquad 0 \le t \le T$$
 
     $T$ is the length of the decay alone: it excludes a warm-up joined before it
@@ -67,6 +114,15 @@ def cosine_decay(
         decay_steps: The length $T$ in steps; scalar, in [0, 2**31 - 1]. If 0, the end value is
             in force at once.
         end_value: The value $v_1$ at the end; scalar, finite.
+        exponent: The exponent $e$ of the cosine; scalar, above 0, or None for 1, at no cost.
+        num_cycles: The number of cosines $c$, whole or not; scalar, in [0, 2**19], or None for
+            1/2, at no cost. If $2 c$ is not an odd number, the curve ends elsewhere than at
+            `end_value`, and holds what it ends at.
+        k_decay: The exponent $k$ of the time within each half of a cosine; scalar, above 0, or
+            None for 1, at no cost.
+        hard_restarts: Fall along `num_cycles` halves of a cosine, one after the other, each from
+            `init_value`, in place of falling and rising; the last one reaches `end_value` at
+            $T$.
         past_end: After the end, `"hold"` the end value, drop to `"zero"` (from $T + 1$ on),
             `"repeat"` from the start (at $T$), `"mirror"`: climb back, and fall again, or
             `"stretch"`: from the start over the least multiple of $T$ that is not yet over.
@@ -80,22 +136,78 @@ def cosine_decay(
 
     Source:
         Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017),
-        equation 5; `torch.optim.lr_scheduler.CosineAnnealingLR`, which mirrors past its end.
+        equation 5; `torch.optim.lr_scheduler.CosineAnnealingLR`, which mirrors past its end;
+        `optax.cosine_decay_schedule` (the exponent); Zhang and Li, "k-decay: A New Method for
+        Learning Rate Schedule" (2020); `transformers.get_cosine_schedule_with_warmup` and
+        `transformers.get_cosine_with_hard_restarts_schedule_with_warmup` (the cycles).
 
     Example:
         >>> from odyssey_jax.schedules import cosine_decay
         >>> schedule = cosine_decay(0.1, 100, end_value=0.02)
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 1_000)]
         [0.1, 0.06, 0.02, 0.02]
+        >>> sawtooth = cosine_decay(0.1, 100, num_cycles=4, hard_restarts=True)
+        >>> [round(float(sawtooth(t)), 4) for t in (0, 24, 25, 99, 100)]
+        [0.1, 0.0004, 0.1, 0.0004, 0.0]
     """
     require_finite("init_value", init_value)
     decay_steps = require_length("decay_steps", decay_steps)
     require_finite("end_value", end_value)
+    if exponent is not None:
+        require_positive("exponent", exponent)
+    if num_cycles is not None:
+        require_cycles("num_cycles", num_cycles)
+    if k_decay is not None:
+        require_positive("k_decay", k_decay)
+    require_flag("hard_restarts", hard_restarts)
+    if hard_restarts and num_cycles is None:
+        raise ValueError(
+            "hard_restarts needs num_cycles, the number of falls; got num_cycles = None."
+        )
     require_ending(past_end, end_on_last_step)
     return CosineDecay(
         init_value=init_value,
         decay_steps=decay_steps,
         end_value=end_value,
+        exponent=exponent,
+        num_cycles=num_cycles,
+        k_decay=k_decay,
+        hard_restarts=hard_restarts,
         past_end=past_end,
         end_on_last_step=end_on_last_step,
     )
+
+
+@builds(CosineWarmup)
+def cosine_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> CosineWarmup:
+    r"""Rise to `peak_value` along half a cosine, and stay there.
+
+    $$f(t) = v_0 + (v - v_0) \, \tfrac{1}{2}\left(1 - \cos \frac{\pi t}{W}\right),
+      \qquad 0 \le t \le W$$
+
+    $W$ is the length of the warm-up alone. The peak is reached at $t = W$ to the bit: the first
+    step after the warm-up.
+
+    Args:
+        peak_value: The value $v$ at the end; scalar, finite.
+        warmup_steps: The length $W$ in steps; scalar, in [0, 2**31 - 1]. If 0, the peak is in
+            force at once.
+        init_value: The value $v_0$ at step 0; scalar, finite.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source:
+        `transformers.get_wsd_schedule` with `warmup_type="cosine"`.
+
+    Example:
+        >>> from odyssey_jax.schedules import cosine_warmup
+        >>> schedule = cosine_warmup(0.2, warmup_steps=10)
+        >>> [round(float(schedule(t)), 4) for t in (0, 5, 10, 11)]
+        [0.0, 0.1, 0.2, 0.2]
+    """
+    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
+    return CosineWarmup(peak_value, warmup_steps, init_value)

@@ -170,6 +170,11 @@ class Phase(NamedTuple):
         return Phase(self.left, self.done)
 
 
+def choose(condition: jax.Array, yes: Phase, no: Phase) -> Phase:
+    """`yes` where the condition holds, `no` elsewhere."""
+    return Phase(jnp.where(condition, yes.done, no.done), jnp.where(condition, yes.left, no.left))
+
+
 class Interval(NamedTuple):
     """A phase in steps: what is behind, what is ahead, and its length.
 

@@ -101,8 +101,8 @@ def polynomial(
 
     Source:
         `optax.polynomial_schedule`, `torch.optim.lr_scheduler.PolynomialLR`; Zhang and Li,
-        "k-decay: A New Method for Learning Rate Schedule" (2020), equation 8; stretched past its
-        end, `keras.optimizers.schedules.PolynomialDecay` with `cycle=True`.
+        "k-decay: A New Method for Learning Rate Schedule" (2020); stretched past its end,
+        `keras.optimizers.schedules.PolynomialDecay` with `cycle=True`.
 
     Example:
         >>> from odyssey_jax.schedules import polynomial
