@@ -54,13 +54,6 @@ def in_steps(
     return schedule
 
 
-def schedule_form(schedule: ScheduleFn | None) -> Any:
-    """The schedule as a checkpoint's metadata has it: its JSON form, or a foreign one's repr."""
-    if isinstance(schedule, Schedule):
-        return json.loads(schedule.to_json())
-    return None if schedule is None else repr(schedule)
-
-
 def check_config(config: Mapping[str, Any] | None) -> None:
     """Refuses, before anything is trained, what a checkpoint's metadata can't hold."""
     try:

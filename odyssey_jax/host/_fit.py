@@ -18,7 +18,6 @@ from odyssey_jax.host._arguments import (
     check_sharding,
     in_steps,
     replicate,
-    schedule_form,
 )
 from odyssey_jax.host._progress import ProgressLine
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
@@ -30,6 +29,12 @@ from odyssey_jax.host._resume import (
     identity,
     restore,
     step_to_resume,
+)
+from odyssey_jax.host._schedule_change import (
+    ScheduleChange,
+    check_schedule,
+    check_schedule_change,
+    schedule_record,
 )
 from odyssey_jax.host._session import Session
 from odyssey_jax.host._writers import JsonLines, RunInfo, Writer
@@ -55,6 +60,7 @@ def fit(
     seed: int = 0,
     directory: str | Path | None = None,
     resume: Resume = "latest",
+    schedule_change: ScheduleChange = "refuse",
     writers: Sequence[Writer] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> FitResult:
@@ -88,6 +94,11 @@ def fit(
         directory: where checkpoints and `metrics.jsonl` go; None keeps nothing.
         resume: what to go on from where the directory holds a run: "latest", "best", a step,
             or False to begin again. Later checkpoints than that one are deleted.
+        schedule_change: whether a run may go on with another `learning_rate` than it was begun
+            with: "refuse" it; "extend" the run, for which the past must agree and the future may
+            differ; or "replace" it, whatever differs. Two schedules are compared at every
+            update of the run. A plain function is recorded as its values at some 65 of them;
+            the schedule of an optimizer that is made already can't be compared at all.
         writers: where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
         config: what else to record in the checkpoints' metadata; JSON.
@@ -97,7 +108,8 @@ def fit(
 
     Raises:
         ValueError: an argument is out of its range, does not go with another, or is not the
-            one that the run in the directory was begun with; or the first loss is not finite.
+            one that the run in the directory was begun with (of a learning rate, the message
+            says where it first differs and by how much); or the first loss is not finite.
         CheckpointError: the directory can't be written to, or holds a run of another model,
             optimizer or set of callbacks.
 
@@ -120,7 +132,13 @@ def fit(
         raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
     if directory is None and resume != "latest":
         raise ValueError(f"resume={resume!r} needs a directory to resume from.")
+    check_schedule_change(schedule_change)
+    if directory is None and schedule_change != "refuse":
+        raise ValueError(
+            f"schedule_change={schedule_change!r} needs a directory with a run to go on with."
+        )
     check_config(config)
+    updates = epochs * run_identity["steps_per_epoch"] // accumulate_steps
     recorded, saving = _with_log_and_checkpoint(callbacks, directory)
     with contextlib.ExitStack() as stack:
         store = saved = None
@@ -128,6 +146,9 @@ def fit(
             keep = saving.retention._asdict()
             store = stack.enter_context(Store(Path(directory) / "checkpoints", **keep))
             saved = _find_run(store, resume, run_identity)
+        if saved is not None:
+            done = saved["step"] // accumulate_steps
+            check_schedule(saved, schedule, schedule_change, directory, done, updates)
         loop = make_loop(
             task,
             optimizer,
@@ -148,7 +169,7 @@ def fit(
         about = {
             "run": run_identity,
             "epochs": epochs,
-            "schedule": schedule_form(schedule),
+            **schedule_record(schedule, updates),
             "config": dict(config or {}),
         }
         session = Session(loop, inputs, epochs, store, about)
