@@ -49,12 +49,19 @@ def table_of_values(values: Any) -> Any:
 
 
 def piece_at(now: Moment, starts: Any) -> jax.Array:
-    """The piece of each step, int32: how many of the later ones have begun."""
-    tall = jax.tree.map(lambda leaf: _rows_first(leaf, now.whole.ndim), starts)
-    ahead = Moment(now.whole[None], None if now.part is None else now.part[None])
-    begun = ahead.reached(length(tall))
-    # The first piece starts at 0 whatever happens, so it is not counted.
-    return jnp.sum(begun[1:], axis=0, dtype=jnp.int32)
+    """The piece of each step, int32: the last that has begun, found by halving.
+
+    The first piece has begun whatever happens, and of pieces that start together the last one
+    is meant. A table of k pieces is looked at log2(k) times.
+    """
+    last = len(jax.tree.leaves(starts)[0]) - 1
+    piece = jnp.zeros_like(now.whole)
+    width = 1 << last.bit_length()
+    while width := width >> 1:
+        ahead = piece + width
+        begun = (ahead <= last) & now.reached(start_of(jnp.minimum(ahead, last), starts))
+        piece = jnp.where(begun, ahead, piece)
+    return piece
 
 
 def start_of(piece: jax.Array, starts: Any) -> Moment:
@@ -70,9 +77,3 @@ def _wide(x: Any) -> tuple[Any, Any]:
         return x, x * 0
     big = (x & ~127).astype(np.float32)
     return big, (x & 127).astype(np.float32)
-
-
-def _rows_first(table: Any, ndim: int) -> jax.Array:
-    """The table with its rows along axis 0 of the steps' axes."""
-    table = jnp.asarray(table)
-    return table.reshape(table.shape + (1,) * ndim) if table.ndim == 1 else table
