@@ -42,6 +42,7 @@ from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
 from odyssey_jax.metrics import Metric as Metric
+from odyssey_jax.schedules import Finding as Finding
 from odyssey_jax.schedules import MetricRule as MetricRule
 from odyssey_jax.schedules import Schedule as Schedule
 from odyssey_jax.schedules import Scheduler as Scheduler
@@ -52,6 +53,7 @@ from odyssey_jax.schedules import constant as constant
 from odyssey_jax.schedules import cosine_decay as cosine_decay
 from odyssey_jax.schedules import cosine_warmup as cosine_warmup
 from odyssey_jax.schedules import cyclic as cyclic
+from odyssey_jax.schedules import describe as describe
 from odyssey_jax.schedules import epochs as epochs
 from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
 from odyssey_jax.schedules import exponential_decay as exponential_decay
@@ -65,6 +67,7 @@ from odyssey_jax.schedules import inverse_time_decay as inverse_time_decay
 from odyssey_jax.schedules import join as join
 from odyssey_jax.schedules import linear as linear
 from odyssey_jax.schedules import linear_warmup as linear_warmup
+from odyssey_jax.schedules import lint as lint
 from odyssey_jax.schedules import multistep_decay as multistep_decay
 from odyssey_jax.schedules import piecewise_constant as piecewise_constant
 from odyssey_jax.schedules import piecewise_interpolate as piecewise_interpolate

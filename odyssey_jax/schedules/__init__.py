@@ -7,6 +7,7 @@ from ._constant import constant as constant
 from ._cosine import cosine_decay as cosine_decay
 from ._cosine import cosine_warmup as cosine_warmup
 from ._cyclic import cyclic as cyclic
+from ._describe import describe as describe
 from ._epochs import by_epoch as by_epoch
 from ._epochs import by_epoch_fraction as by_epoch_fraction
 from ._epochs import epochs_to_steps as epochs_to_steps
@@ -21,6 +22,8 @@ from ._inverse_time import inverse_time_decay as inverse_time_decay
 from ._join import join as join
 from ._linear import linear as linear
 from ._linear import linear_warmup as linear_warmup
+from ._lint import Finding as Finding
+from ._lint import lint as lint
 from ._metric import MetricRule as MetricRule
 from ._multistep import multistep_decay as multistep_decay
 from ._piecewise import piecewise_constant as piecewise_constant

@@ -1,0 +1,82 @@
+"""A schedule in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ._base import Schedule
+from ._spans import Span, last_end
+from ._survey import Survey, survey
+
+# More parts than this are not all listed.
+_MOST = 12
+
+
+def describe(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = None) -> str:
+    """Say in words what a schedule does in a run.
+
+    Args:
+        schedule: The schedule, or a plain function of the step.
+        total_steps: Steps in the run, in [1, 2**31 - 1]; None is until the schedule's end.
+
+    Returns:
+        A line for each part: its steps, its name, and its first and last value in the run; then
+        the peak, the end, and the mean. "Area" is the sum of the values.
+
+    Raises:
+        ValueError: If the schedule has no end and `total_steps` is not given, or it is not yet
+            in steps.
+
+    Example:
+        >>> from odyssey_jax.schedules import describe, warmup_cosine
+        >>> print(describe(warmup_cosine(0.1, 1_000, 10_000), 12_000))
+        steps 0 to 999          linear_warmup, 0 to 0.0999
+        steps 1,000 to 9,999    cosine_decay, 0.1 to 3.046e-09
+        steps 10,000 to 11,999  held at 0
+        peak 0.1 at step 1,000
+        end 0 at step 10,000
+        mean 0.04167 over 12,000 steps (area 500)
+    """
+    seen = survey(schedule, total_steps)
+    lines = [_line(seen, span) for span in _with_rests(seen)]
+    if len(lines) > _MOST:
+        middle = ("...", f"{len(lines) - _MOST + 1} more parts")
+        lines = [*lines[: _MOST - 2], middle, lines[-1]]
+    width = max(len(steps) for steps, _ in lines)
+    text = [f"{steps:<{width}}  {what}" for steps, what in lines]
+    peak = seen.peak_index
+    text.append(f"peak {seen.values[peak]:.4g} at step {seen.steps[peak]:,}")
+    end = last_end(seen.spans)
+    if end is None:
+        text.append(f"no end; {seen.values[-1]:.4g} at the last step, {seen.total - 1:,}")
+    else:
+        text.append(f"end {seen.at(end):.4g} at step {end:,.10g}")
+    area = seen.mean * seen.total
+    text.append(f"mean {seen.mean:.4g} over {seen.total:,} steps (area {area:.4g})")
+    return "\n".join(text)
+
+
+def _with_rests(seen: Survey) -> list[Span]:
+    """The spans that begin in the run, each split where it comes to rest."""
+    found = []
+    for span in seen.spans:
+        if span.start >= seen.total:
+            break
+        stop = seen.total if span.stop is None else min(span.stop, seen.total)
+        end = span.end if span.rests and span.end is not None else stop
+        if span.start < min(end, stop):
+            found.append(Span(span.kind, span.start, min(end, stop), None))
+        if end < stop:
+            found.append(Span("held", max(end, span.start), stop, None))
+    return found
+
+
+def _line(seen: Survey, span: Span) -> tuple[str, str]:
+    first = int(-(-span.start // 1))
+    last = max(int(-(-(span.stop or 0) // 1)) - 1, first)
+    steps = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+    if span.kind == "held":
+        return steps, f"held at {seen.at(last):.4g}"
+    start, end = f"{seen.at(first):.4g}", f"{seen.at(last):.4g}"
+    return steps, f"{span.kind}, {start}" if start == end else f"{span.kind}, {start} to {end}"

@@ -1,0 +1,215 @@
+"""What looks like a mistake in a schedule, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._base import Schedule
+from ._check import require_factor
+from ._spans import Span, last_end
+from ._survey import Survey, survey
+
+# A rate this much smaller than the peak moves nothing in float32, but every cosine is that small
+# just before its end: as good as 0 counts if it is for more than a hundredth of the run.
+_NOTHING = 1e-9
+_LONG = 0.01
+# The rounding of a rate, as a share of the peak.
+_ROUNDING = 1e-6
+# Less than this share of the peak is no jump, and no end that was missed.
+_SLIGHT = 0.05
+# So long before a joint is "just before" it.
+_MOMENT = 2.0**-10
+
+_STAIRS = {"constant", "step_decay", "multistep_decay", "piecewise_constant", "from_callable"}
+
+
+class Finding(NamedTuple):
+    """What looks like a mistake.
+
+    Attributes:
+        kind: What it is, in a word or two: "jump", "rate 0", "end not reached", ...
+        step: The step at which it shows.
+        what: What was found.
+        remedy: What to do if it was not meant.
+    """
+
+    kind: str
+    step: int
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"step {self.step:,}: {self.what}. {self.remedy}."
+
+
+def lint(
+    schedule: Schedule | Callable[[Any], Any],
+    total_steps: int,
+    steps_per_epoch: float | None = None,
+) -> list[Finding]:
+    """Find what is probably not meant in a schedule for a run.
+
+    Looked for are: a warm-up longer than the run, an end or a part that the run never reaches,
+    a jump where two parts meet, a rate that is 0 (or negative, or not finite) before the run is
+    over, and lengths that count epochs.
+
+    Args:
+        schedule: The schedule, or a plain function of the step.
+        total_steps: Steps in the run, in [1, 2**31 - 1].
+        steps_per_epoch: Steps in an epoch, if lengths in epochs are to be looked for.
+
+    Returns:
+        The findings, in the order of their steps; empty if there is none.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the schedule is not yet in steps.
+
+    Example:
+        >>> from odyssey_jax.schedules import cosine_decay, lint
+        >>> lint(cosine_decay(0.1, 1_000), total_steps=1_000)
+        []
+        >>> print(lint(cosine_decay(0.1, 90), total_steps=1_000)[0])
+        step 90: the rate is 0 from here on: 910 of 1,000 steps change nothing. Make the
+        schedule as long as the run, or give it an end above 0; lengths in epochs are written
+        epochs(n).
+    """
+    if steps_per_epoch is not None:
+        require_factor("steps_per_epoch", steps_per_epoch)
+    seen = survey(schedule, total_steps)
+    if not np.all(np.isfinite(seen.values)):
+        return [_not_finite(seen)]
+    findings = [*_too_long(seen), *_jumps(seen), *_sign(seen)]
+    epochs = [] if steps_per_epoch is None else list(_epochs(seen, steps_per_epoch))
+    return sorted([*findings, *(epochs or _zero(seen))], key=lambda finding: finding.step)
+
+
+def _not_finite(seen: Survey) -> Finding:
+    first = int(np.argmin(np.isfinite(seen.values)))
+    return Finding(
+        "not finite",
+        int(seen.steps[first]),
+        f"the value is {seen.values[first]}",
+        "Look for a function of one's own that divides by 0 or takes a log of it",
+    )
+
+
+def _too_long(seen: Survey) -> Iterator[Finding]:
+    """Spans that the run cuts off, or never gets to."""
+    total, last = seen.total, seen.at(seen.total - 1)
+    for span in seen.spans:
+        if span.start > total:
+            what = f"{span.kind} begins here, and the run is over at step {total:,}"
+            remedy = "Make the run longer, or what is before it shorter"
+            yield Finding("part not reached", round(span.start), what, remedy)
+            return
+        end = span.end if span.stop is None or (span.end or 0) <= span.stop else span.stop
+        if end is None or end <= total:
+            continue
+        goal = seen.at(end if span.stop is None else end - _MOMENT)
+        where = f"{span.kind} ends at step {end:,.10g}, and the run at step {total:,}"
+        if abs(goal) - abs(last) > _SLIGHT * abs(goal):
+            yield Finding(
+                "warm-up longer than the run",
+                total,
+                f"{where}: the rate gets to {last:.3g} and not to {goal:.3g}",
+                "Make the warm-up shorter than the run",
+            )
+            return
+        if abs(last - goal) > _SLIGHT * abs(seen.peak) or span.kind in _STAIRS:
+            yield Finding(
+                "end not reached",
+                total,
+                f"{where}: the rate is still {last:.3g} and not {goal:.3g}",
+                "Make the decay as long as what is left of the run after the parts before it",
+            )
+            return
+
+
+def _jumps(seen: Survey) -> Iterator[Finding]:
+    """Joints at which the value leaps, where neither side is a staircase or a restart."""
+    for before, after in zip(seen.spans[:-1], seen.spans[1:], strict=True):
+        joint = after.start
+        if joint >= seen.total or _may_leap(before, after):
+            continue
+        left, right = seen.at(joint - _MOMENT), seen.at(joint)
+        if abs(right - left) > _SLIGHT * abs(seen.peak):
+            cut = before.end is not None and before.end > joint
+            short = f", which is cut off before its end at step {before.end:,.10g}" if cut else ""
+            yield Finding(
+                "jump",
+                round(joint),
+                f"the rate jumps from {left:.3g} at the end of {before.kind}{short} to "
+                f"{right:.3g} at the start of {after.kind}",
+                "Let the one begin where the other ends",
+            )
+
+
+def _may_leap(before: Span, after: Span) -> bool:
+    both_stairs = before.kind in _STAIRS and after.kind in _STAIRS
+    restart = before.kind == after.kind or after.kind.endswith("warmup")
+    return both_stairs or (restart and not before.kind.endswith("warmup"))
+
+
+def _sign(seen: Survey) -> Iterator[Finding]:
+    """A rate on both sides of 0; one that is never above it is a convention."""
+    wrong = np.sign(seen.values) * np.sign(seen.peak) < 0
+    wrong &= np.abs(seen.values) > _ROUNDING * abs(seen.peak)
+    if np.any(wrong):
+        first = int(np.argmax(wrong))
+        yield Finding(
+            "sign",
+            int(seen.steps[first]),
+            f"the rate is {seen.values[first]:.3g}, of the other sign than its peak",
+            "Keep it within bounds: clip(schedule, min_value=0.0)",
+        )
+
+
+def _zero(seen: Survey) -> Iterator[Finding]:
+    """0 at the end, for more than the last step."""
+    first = _alive_until(seen, _NOTHING * abs(seen.peak))
+    if seen.total - first <= _LONG * seen.total:
+        first = _alive_until(seen, 0.0)
+    left = seen.total - first
+    if left < 2:
+        return
+    words = "0" if seen.at(first) == 0 else f"{seen.at(first):.1g}, as good as 0,"
+    yield Finding(
+        "rate 0",
+        first,
+        f"the rate is {words} from here on: {left:,} of {seen.total:,} steps change nothing",
+        "Make the schedule as long as the run, or give it an end above 0; lengths in epochs are "
+        "written epochs(n)",
+    )
+
+
+def _alive_until(seen: Survey, least: float) -> int:
+    """The step after the last one at which the value is more than `least`."""
+    alive = np.flatnonzero(np.abs(seen.values) > least)
+    return int(seen.steps[alive[-1]]) + 1 if len(alive) else 0
+
+
+def _epochs(seen: Survey, steps_per_epoch: float) -> Iterator[Finding]:
+    """A decay that is over after as many steps as the run has epochs, or fewer."""
+    run = seen.total / steps_per_epoch
+    final = abs(seen.values[-1]) / (abs(seen.peak) or 1.0)
+    end = last_end(seen.spans)
+    if final > 0.5 or (end is None and final > _ROUNDING):
+        return
+    over = _half_life(seen) if end is None else end
+    if steps_per_epoch >= 2 and over <= run and over < seen.total / 2:
+        yield Finding(
+            "epochs",
+            round(over),
+            f"the schedule is over at step {over:,.10g}, in the run's first epochs: it has "
+            f"{run:,.4g} epochs of {steps_per_epoch:,.10g} steps",
+            "If its lengths are epochs, write epochs(n) for each, or use by_epoch",
+        )
+
+
+def _half_life(seen: Survey) -> float:
+    """The step at which half of the peak is gone."""
+    after = np.abs(seen.values[seen.peak_index :]) < abs(seen.peak) / 2
+    return float(seen.steps[seen.peak_index + int(np.argmax(after))])

@@ -1,0 +1,132 @@
+"""The parts of a schedule, each with the steps in which it is in force."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._base import Schedule
+from ._epochs import ByEpoch, ByEpochFraction
+from ._join import Join
+from ._moment import LAST_STEP
+from ._product import Product
+from ._repeat import Repeat
+from ._shift import Shift
+from ._stretch import Stretch
+from ._sum import Sum
+
+
+class Span(NamedTuple):
+    """A stretch of steps in which one formula is in force.
+
+    Attributes:
+        kind: The public name of the formula.
+        start: Its first step.
+        stop: The first step after it; None if it goes on for ever.
+        end: The step at which the formula comes to rest if nothing cuts it short; None if it
+            never does.
+    """
+
+    kind: str
+    start: float
+    stop: float | None
+    end: float | None
+
+    def mapped(self, move: Callable[[float], float]) -> Span:
+        """The span with its steps measured otherwise."""
+        move = functools.partial(_within, move)
+        stop = None if self.stop is None else move(self.stop)
+        return Span(self.kind, move(self.start), stop, None if self.end is None else move(self.end))
+
+    @property
+    def rests(self) -> bool:
+        """Whether the formula has come to rest by the end of the span."""
+        return self.end is not None and (self.stop is None or self.end < self.stop)
+
+
+def spans(schedule: Schedule) -> list[Span]:
+    """The spans of a schedule, in order; those of length 0 are left out.
+
+    Args:
+        schedule: The schedule; its numbers must be known.
+
+    Returns:
+        At least one span; the first begins at 0, each of the others where one stops.
+    """
+    return [span for span in _spans(schedule) if span.stop is None or span.stop > span.start]
+
+
+def _spans(schedule: Schedule) -> list[Span]:
+    inner = getattr(schedule, "schedule", None)
+    if isinstance(schedule, Join):
+        return _joined(schedule)
+    if isinstance(schedule, (Product, Sum)):
+        ends = [last_end(spans(each)) for each in schedule.schedules]
+        known = [end for end in ends if end is not None]
+        return [Span(schedule.name, 0, None, max(known) if len(known) == len(ends) else None)]
+    if isinstance(schedule, Repeat):
+        return [Span(schedule.name, 0, None, None)]
+    if isinstance(schedule, Shift):
+        return _shifted(spans(schedule.schedule), float(schedule.steps))
+    if isinstance(schedule, (Stretch, ByEpochFraction, ByEpoch)):
+        factor = float(getattr(schedule, "factor", None) or schedule.steps_per_epoch)  # pyright: ignore[reportAttributeAccessIssue]
+        return [span.mapped(lambda t: t * factor) for span in spans(schedule.schedule)]
+    if isinstance(inner, Schedule) and _keeps_time(schedule):
+        return spans(inner)
+    return [Span(schedule.name, 0, None, _end(schedule))]
+
+
+def _joined(schedule: Join) -> list[Span]:
+    found = []
+    starts = [0.0, *map(float, schedule.boundaries)]
+    for piece, start, stop in zip(schedule.schedules, starts, [*starts[1:], None], strict=True):
+        for span in spans(piece):
+            moved = span.mapped(lambda t, start=start: t + start)
+            if stop is not None and moved.start >= stop:
+                break
+            cut = stop if moved.stop is None or (stop and stop < moved.stop) else moved.stop
+            found.append(moved._replace(stop=cut))
+    return found
+
+
+def _shifted(found: list[Span], steps: float) -> list[Span]:
+    moved = [span.mapped(lambda t: max(t + steps, 0.0)) for span in found]
+    return [moved[0]._replace(start=0.0), *moved[1:]]
+
+
+def _keeps_time(schedule: Schedule) -> bool:
+    """Whether it only changes the values of the schedule within: of one that is new, no."""
+    return schedule.name in ("scale", "clip", "with_noise")
+
+
+def _end(schedule: Any) -> float | None:
+    """Where a formula comes to rest, by the names that lengths have in all of them."""
+    if getattr(schedule, "past_end", "hold") not in ("hold", "zero"):
+        return None
+    boundaries = getattr(schedule, "boundaries", None)
+    if boundaries is not None:
+        return float(np.max(boundaries)) if np.size(boundaries) else 0.0
+    for name in ("warmup_steps", "decay_steps", "total_steps"):
+        if hasattr(schedule, name):
+            return max(float(getattr(schedule, name)) - _last(schedule), 0.0)
+    # Elsewhere these are the length of one turn, of which there is no last.
+    if schedule.name in ("linear", "polynomial"):
+        begin = float(schedule.transition_begin)
+        return begin + max(float(schedule.transition_steps) - _last(schedule), 0.0)
+    return None
+
+
+def _last(schedule: Any) -> int:
+    return int(getattr(schedule, "end_on_last_step", False))
+
+
+def _within(move: Callable[[float], float], step: float) -> float:
+    return min(move(step), float(LAST_STEP))
+
+
+def last_end(found: list[Span]) -> float | None:
+    """Where the last span comes to rest; None if it never does."""
+    return found[-1].end
