@@ -1,4 +1,49 @@
-"""Transforms: what a chain of Optax's is given beside the rate, scales that something else sets."""
+r"""Transforms: what a chain of Optax's is given beside the rate, scales that something else sets.
+
+Most of what else is scheduled, Optax does by itself, and a schedule goes wherever a number does.
+`fit` logs what is in force: the learning rate, whatever `optax.inject_hyperparams` schedules, and
+each group's or layer's rate by its name.
+
+Example:
+    >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+    >>> params = {"encoder": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
+    >>> rate = ody.warmup_cosine(0.1, 10, 100)
+
+    Momentum that falls while the rate rises:
+
+    >>> momentum = ody.warmup_cosine(0.85, 10, 100, init_value=0.95, end_value=0.95)
+    >>> sgd = optax.inject_hyperparams(optax.sgd)(rate, momentum=momentum)
+
+    AdamW's decay goes with the rate already, which is what it is multiplied by. One that is in
+    proportion to the rate besides, and one that does not go with it at all:
+
+    >>> adamw = optax.inject_hyperparams(optax.adamw)(rate, weight_decay=ody.scale(rate, 0.2))
+    >>> apart = optax.chain(optax.adam(rate), optax.add_decayed_weights(-1e-4))
+
+    A rate for each group of parameters, by their labels; without a rate a group is frozen:
+
+    >>> groups = {"encoder": ody.scale(rate, 0.1), "head": rate}
+    >>> by_group = optax.partition(
+    ...     {name: optax.inject_hyperparams(optax.adamw)(own) for name, own in groups.items()},
+    ...     {"encoder": "encoder", "head": "head"})
+    >>> sorted(ody.hyperparams_in_force(by_group.init(params)))
+    ['learning_rate/encoder', 'learning_rate/head']
+
+    No decay of what has fewer than two axes:
+
+    >>> masked = optax.adamw(rate, mask=lambda params: {
+    ...     part: {name: x.ndim > 1 for name, x in own.items()} for part, own in params.items()})
+
+    Smaller rates nearer to the input:
+
+    >>> layered = optax.chain(optax.adamw(rate), ody.scale_by_layer(0.5, ["encoder", "head"]))
+    >>> updates, _ = layered.update(params, layered.init(params), params)
+
+What `optax.inject_hyperparams` is given as a number lives in the optimizer's state, so a resumed
+run goes on with the number that it was begun with; a schedule does not, and another one applies.
+In `fit`, each of these is `optimizer=lambda rate: ...`, with `learning_rate=rate` beside it, and
+then the learning rate is recorded and compared on resume.
+"""
 
 from odyssey_jax.transforms._in_force import hyperparams_in_force as hyperparams_in_force
 from odyssey_jax.transforms._layers import ScaleByLayerState as ScaleByLayerState

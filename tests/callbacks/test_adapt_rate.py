@@ -23,8 +23,11 @@ def run(directory=None, epochs=EPOCHS, rule=None, optimizer=scaled_sgd, **kwargs
         return ody.fit(
             examples.linear_task(), optimizer, examples.train_data(), examples.valid_data(),
             epochs=epochs, directory=directory, writers=[],
-            callbacks=ody.adapt_rate("valid/loss", rule),
-            **{"learning_rate": ody.warmup_cosine(3.0, 10, 60), **kwargs},
+            **{
+                "callbacks": ody.adapt_rate("valid/loss", rule),
+                "learning_rate": ody.warmup_cosine(3.0, 10, 60),
+                **kwargs,
+            },
         )  # fmt: skip
 
 
@@ -84,6 +87,16 @@ def test_a_new_patience_applies_on_resume(tmp_path):
     )
     np.testing.assert_allclose(ratio[:9], 1.0, rtol=1e-6)
     np.testing.assert_allclose(ratio[9], 0.5, rtol=1e-6)
+
+
+def test_another_rule_goes_on_with_no_run_that_has_stopped(tmp_path):
+    stopping = ody.early_stopping("valid/loss", 1)
+    both = lambda patience: ody.chain(
+        stopping, ody.adapt_rate("valid/loss", ody.reduce_on_plateau(0.5, patience))
+    )
+    first = run(tmp_path, 100, callbacks=both(1))
+    again = run(tmp_path, 100, callbacks=both(5))
+    assert (again.epochs, again.reason) == (first.epochs, "no improvement for 1 epoch")
 
 
 @pytest.mark.parametrize("accumulate", [1, 5])
