@@ -51,6 +51,7 @@ from odyssey_jax.schedules import by_epoch_fraction as by_epoch_fraction
 from odyssey_jax.schedules import clip as clip
 from odyssey_jax.schedules import constant as constant
 from odyssey_jax.schedules import cosine_decay as cosine_decay
+from odyssey_jax.schedules import cosine_restarts as cosine_restarts
 from odyssey_jax.schedules import cosine_warmup as cosine_warmup
 from odyssey_jax.schedules import cyclic as cyclic
 from odyssey_jax.schedules import describe as describe
@@ -77,6 +78,7 @@ from odyssey_jax.schedules import power_decay as power_decay
 from odyssey_jax.schedules import product as product
 from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau
 from odyssey_jax.schedules import repeat as repeat
+from odyssey_jax.schedules import restarts as restarts
 from odyssey_jax.schedules import scale as scale
 from odyssey_jax.schedules import shift as shift
 from odyssey_jax.schedules import sqrt_decay as sqrt_decay

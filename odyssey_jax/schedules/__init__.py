@@ -36,6 +36,8 @@ from ._polynomial import polynomial_warmup as polynomial_warmup
 from ._power_decay import power_decay as power_decay
 from ._product import product as product
 from ._repeat import repeat as repeat
+from ._restarts import cosine_restarts as cosine_restarts
+from ._restarts import restarts as restarts
 from ._scale import scale as scale
 from ._scheduler import Scheduler as Scheduler
 from ._scheduler import differences as differences

@@ -80,6 +80,11 @@ def require_count(name: str, value: Any, least: int = 0) -> Any:
     return value
 
 
+def require_at_least_one(name: str, value: Any) -> None:
+    """A factor of growth."""
+    _require(name, value, "finite and at least 1", 1, math.inf)
+
+
 def require_length(name: str, value: Any) -> Any:
     """A number of steps, 0 included: a phase of length 0 is skipped."""
     _require(name, value, "in the range [0, 2**31 - 1] steps", 0, LAST_STEP)

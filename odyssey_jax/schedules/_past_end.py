@@ -44,7 +44,12 @@ def require_ending(past_end: Any, end_on_last_step: Any) -> None:
 
 
 def interval_until(now: Moment, steps: Any, past_end: str, *, end_on_last_step: bool) -> Interval:
-    """Where `now` is within `steps`, brought back into them if the curve goes on past them."""
+    """Where `now` is within `steps`, brought back into them if the curve goes on past them.
+
+    In place of the steps there may be the interval itself: see `restarts`.
+    """
+    if isinstance(steps, Interval):
+        return steps
     total = length(steps)
     if past_end == "stretch":
         return _stretched(now, steps)

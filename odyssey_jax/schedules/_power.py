@@ -101,17 +101,17 @@ def _exp2_product(ps: Terms, qs: Terms) -> jax.Array:
 
 
 @jax.custom_jvp
-def _with_gradient_of(value: jax.Array, nominal: jax.Array) -> jax.Array:
+def with_gradient_of(value: jax.Array, nominal: jax.Array) -> jax.Array:
     """`value`, differentiated as if it were `nominal`: bits have no derivative."""
     del nominal
     return value
 
 
-@_with_gradient_of.defjvp
+@with_gradient_of.defjvp
 def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # The shapes can differ where the hyper-parameters are scalars and the steps are not.
     shape = jnp.shape(primals[0])
-    return _with_gradient_of(*primals), jnp.broadcast_to(tangents[1], shape)
+    return with_gradient_of(*primals), jnp.broadcast_to(tangents[1], shape)
 
 
 def power(top: Pair, exponent: Terms, bottom: Pair | None = None) -> jax.Array:
@@ -137,4 +137,4 @@ def power(top: Pair, exponent: Terms, bottom: Pair | None = None) -> jax.Array:
     # The clip keeps the derivative finite where the power itself is not.
     nominal = jnp.exp(jnp.clip(total * jnp.log(base), -87.0, 87.0))
     shape = jnp.broadcast_shapes(jnp.shape(value), jnp.shape(nominal))
-    return _with_gradient_of(jnp.broadcast_to(value, shape), jnp.broadcast_to(nominal, shape))
+    return with_gradient_of(jnp.broadcast_to(value, shape), jnp.broadcast_to(nominal, shape))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,7 +34,75 @@ def test_an_amplitude_is_any_function_of_the_cycle_or_the_step():
     np.testing.assert_allclose(by_step(peaks), 1 / (2 + peaks), rtol=1e-6)
 
 
+def _restarts(first: int, factor: float) -> list[int]:
+    """The first step of each cycle, in exact numbers."""
+    starts, length = [Fraction(0)], Fraction(first)
+    while starts[-1] + length < 2**31:
+        starts.append(starts[-1] + length)
+        length *= Fraction(factor)
+    return [math.ceil(x) for x in starts]
+
+
+def test_a_restart_is_at_the_peak_to_the_bit():
+    # Where floor(log(t)) gives the cycle before: 3 * (3^5 - 1) / 2, 10 * (2^29 - 1), ...
+    for first in (1, 3, 10, 1_000, 2**24 + 1):
+        for factor in (1.0, 2.0, 3.0, 10.0):
+            starts = first * np.arange(100) if factor == 1 else np.array(_restarts(first, factor))
+            schedule = ody_s.cosine_restarts(1 / 3, first, factor)
+            np.testing.assert_array_equal(schedule(starts), np.float32(1 / 3))
+            traced = jax.jit(lambda s, t: s(t))(schedule, starts.astype(np.int32))
+            np.testing.assert_array_equal(traced, np.float32(1 / 3))
+            assert np.all(np.asarray(schedule(starts[1:] - 1)) < 1 / 3) or first == 1
+    # 1.1 is no float, and 1000 * 1.1 is a step all the same.
+    assert ody_s.cosine_restarts(1 / 3, 1_000, 1.1)(1_000 + 1_100 + 1_210) == np.float32(1 / 3)
+
+
+def test_lengths_that_are_no_whole_steps():
+    for first, factor in ((11, 1.3), (1_009, 1.01), (2**28 + 1, 1.1), (7, 1e9)):
+        schedule = ody_s.restarts(ody_s.linear(0.3, 0.0, first), factor)
+        start, length = Fraction(0), Fraction(first)
+        for begin in _restarts(first, factor)[:200]:
+            end = min(math.ceil(start + length), 2**31)
+            steps = np.unique([begin, min(begin + 1, end - 1), end - 1])
+            want = [0.3 * float((start + length - int(t)) / length) for t in steps]
+            np.testing.assert_allclose(schedule(np.resize(steps, 3)), np.resize(want, 3), rtol=1e-6)
+            start, length = start + length, length * Fraction(factor)
+
+
+def test_traced_lengths_are_as_the_known_ones():
+    steps = np.unique(np.geomspace(1, 2**24, 400).astype(np.int32))
+    run = jax.jit(lambda s, t: s(t))
+    for first, factor in ((10, 1.0), (10, 1.0625), (7, 1.5), (1_000, 2.0), (3, 2.0**40)):
+        schedule = ody_s.cosine_restarts(0.3, first, factor, 0.875, cycle_limit=40)
+        np.testing.assert_allclose(run(schedule, steps), schedule(steps), rtol=1e-6)
+
+
+def test_the_last_cycle_is_held_at_its_end():
+    schedule = ody_s.cosine_restarts(0.3, 10, 2.0, 0.5, 0.01, cycle_limit=3)
+    assert schedule(69) > np.float32(0.01)
+    np.testing.assert_array_equal(schedule(np.array([70, 71, 2**31 - 1])), np.float32(0.01))
+    assert ody_s.cosine_restarts(0.3, 1, cycle_limit=5)(5) == 0
+
+
 BAD = [
+    (lambda: ody_s.cosine_restarts(0.1, 0), r"first_decay_steps must be in the range \[1, .* = 0"),
+    (lambda: ody_s.cosine_restarts(0.1, 5, 0.9), r"t_mul must be finite and at least 1.*= 0\.9"),
+    (lambda: ody_s.cosine_restarts(0.1, 5, 1.0001), r"fewer than 4096 cycles.*t_mul = 1\.0001"),
+    (lambda: ody_s.cosine_restarts(0.1, 5, 2, 0), r"m_mul must be .*greater than 0.*m_mul = 0"),
+    (
+        lambda: ody_s.cosine_restarts(0.1, 5, cycle_limit=0),
+        r"cycle_limit must be .* = 0",
+    ),
+    (lambda: ody_s.restarts(ody_s.constant(0.1)), r"must be a decay .*got schedule = constant"),
+    (
+        lambda: ody_s.restarts(ody_s.cosine_decay(0.1, 5, past_end="mirror")),
+        r"must hold its end value .*past_end='mirror'",
+    ),
+    (
+        lambda: ody_s.restarts(ody_s.linear(0.1, 0.0, 5, 3)),
+        r"decay from its first step; got transition_begin = 3",
+    ),
+    (lambda: ody_s.restarts(ody_s.cosine_decay(0.1, 0)), r"decay_steps must be .*decay_steps = 0"),
     (lambda: ody_s.cyclic(0.1, 0.2, 0), r"step_size_up \+ step_size_down .*step_size_down = 0"),
     (lambda: ody_s.cyclic(0.1, 0.2, 2**30, 2**30), r"must be in the range \[1, 2\*\*31 - 1\]"),
     (lambda: ody_s.cyclic(0.1, 0.2, 5, mode="square"), r"mode must be one of 'triangular'"),  # pyright: ignore

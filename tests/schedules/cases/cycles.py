@@ -1,6 +1,9 @@
-"""Schedules that come round again: cyclic."""
+"""Schedules that come round again: cyclic, restarts."""
 
 from __future__ import annotations
+
+import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,6 +19,33 @@ def _part(total: int) -> int:
 def _triangle(t: np.ndarray, up: int, down: int) -> np.ndarray:
     u = t % (up + down)
     return np.where(u <= up, u / max(up, 1), (up + down - u) / max(down, 1))
+
+
+def _cycle(t: np.ndarray, first: int, factor: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which cycle, and how much of it is left; the starts are exact."""
+    if factor == "1":
+        return t // first, 1 - t % first / first
+    starts, length = [Fraction(0)], Fraction(first)
+    while starts[-1] < 2**31:
+        starts.append(starts[-1] + length)
+        length *= Fraction(factor)
+    # A step is in the cycle of which the first step is not after it.
+    i = np.searchsorted([math.ceil(x) for x in starts], t, side="right") - 1
+    left = [
+        float((starts[k + 1] - int(s)) / (starts[k + 1] - starts[k]))
+        for k, s in zip(i, t, strict=True)
+    ]
+    return i, np.array(left)
+
+
+def _restarts(t: np.ndarray, first: int, factor: str, end: float, fall: float) -> np.ndarray:
+    i, left = _cycle(t, first, factor)
+    return end + (0.3 * fall ** i.astype(float) - end) * np.sin(np.pi / 2 * left) ** 2
+
+
+def _limited(t: np.ndarray, first: int, factor: str, limit: int) -> np.ndarray:
+    i, left = _cycle(t, first, factor)
+    return np.where(i < limit, 0.3 * 0.5**i * left**1.5, 0.0)
 
 
 CASES = [
@@ -67,5 +97,27 @@ CASES = [
             * (1 - t % _part(n) / _part(n))
             * (1 - 0.5 * (np.clip(t, 0, n) / n if n else 1.0))
         ),
+    ),
+    Case(
+        "cosine_restarts",
+        lambda n: ody_s.cosine_restarts(0.3, _part(n), m_mul=0.9),
+        lambda t, n: _restarts(t, _part(n), "1", 0.0, 0.9),
+        jumps=("t_mul",),
+    ),
+    Case(
+        "cosine_restarts doubling",
+        lambda n: ody_s.cosine_restarts(0.3, _part(n), 2.0, 1.0, 0.01),
+        lambda t, n: _restarts(t, _part(n), "2", 0.01, 1.0),
+    ),
+    Case(
+        "cosine_restarts fractional",
+        lambda n: ody_s.cosine_restarts(0.3, _part(n), 1.25, 0.8),
+        lambda t, n: _restarts(t, _part(n), "1.25", 0.0, 0.8),
+    ),
+    Case(
+        "restarts",
+        lambda n: ody_s.restarts(ody_s.polynomial(0.3, 0.0, 1.5, _part(n)), 1.5, 0.5, 3),
+        lambda t, n: _limited(t, _part(n), "1.5", 3),
+        jumps=("cycle_limit",),
     ),
 ]
