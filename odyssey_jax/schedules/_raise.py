@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from ._moment import Moment, Phase
+from ._moment import Moment, Phase, share
 from ._numbers import pair
-from ._power import power, real_terms
+from ._power import Pair, power, real_terms
 
 
 def raised(where: Phase, exponent: Any, steps: tuple[Moment, Moment] | None = None) -> Phase:
@@ -24,21 +23,21 @@ def raised(where: Phase, exponent: Any, steps: tuple[Moment, Moment] | None = No
     Returns:
         The phase raised; what is done in it has all of its digits, and what is left too.
     """
-    one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
-    top, bottom = ((where.done, zero), (one, zero)) if steps is None else map(Moment.pair, steps)
     # Outside the open interval the power is known, and its derivative may not be finite.
     inside = (where.done > 0) & (where.left > 0)
-    top = jnp.where(inside, top[0], 1.0), jnp.where(inside, top[1], 0.0)
-    bottom = jnp.where(inside, bottom[0], 1.0), jnp.where(inside, bottom[1], 0.0)
+    base = (where.done, jnp.zeros_like(where.done)) if steps is None else _quotient(*steps)
+    base = jnp.where(inside, base[0], 1.0), jnp.where(inside, base[1], 0.0)
     high, low = pair(exponent)
-    done = power(top, [*real_terms(high), low], bottom)
+    done = power(base, [*real_terms(high), low])
     done = jnp.where(inside, done, jnp.where(where.left > 0, 0.0, 1.0))
-    return Phase(done, jnp.where(inside, _left(where, inside, high + low), 1 - done))
+    # 1 - done has few digits near the end; there the distance to the end has all of them.
+    near = where.left < 0.9
+    small = jnp.where(near, where.left, 0.5)
+    left = jnp.where(near, -jnp.expm1((high + low) * jnp.log1p(-small)), 1 - done)
+    return Phase(done, left)
 
 
-def _left(where: Phase, inside: jax.Array, exponent: jax.Array) -> jax.Array:
-    """`1 - done ** exponent`, from whichever of `done` and `left` is far from 1."""
-    late = where.late
-    small = jnp.where(inside, where.nearer, 0.5)
-    log = jnp.where(late, jnp.log1p(-small), jnp.log(small))
-    return -jnp.expm1(exponent * log)
+def _quotient(some: Moment, total: Moment) -> Pair:
+    near, rest = share(some, total)
+    high = near + rest
+    return high, rest - (high - near)
