@@ -217,7 +217,6 @@ CASES = [
         lambda n: ody_s.cosine_decay(0.3, n, num_cycles=3, hard_restarts=True),
         lambda t, n: 0.3 * _wave(_falls(t, n, 3)),
         lambda _: (0.3, 0.0),
-        jumps=("num_cycles",),
     ),
     Case(
         "cosine_warmup",
