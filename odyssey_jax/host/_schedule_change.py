@@ -155,8 +155,9 @@ def _rebuilt(form: Any) -> Schedule | None:
 
 def _curve(schedule: ScheduleFn) -> Callable[[np.ndarray], np.ndarray]:
     """The schedule over an array of updates."""
-    # A plain function may know nothing of arrays: it gets one update at a time, as in the loop.
-    each = jax.jit(jax.vmap(lambda update: jnp.asarray(schedule(update), jnp.float32)))
+    # A plain function gets one update at a time, as in the loop: it may know of nothing else.
+    one = lambda update: jnp.asarray(schedule(update), jnp.float32)
+    each = jax.jit(lambda updates: jax.lax.map(one, updates))
     values = schedule if isinstance(schedule, Schedule) else each
     return lambda updates: np.asarray(values(np.asarray(updates, np.int32)))
 

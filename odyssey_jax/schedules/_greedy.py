@@ -43,8 +43,9 @@ class GreedyState(NamedTuple):
         cooldown: int32 scalar, the values after a cut that still don't count.
         warmup: int32 scalar, the values after a raise that still don't count.
         at_min: int32 scalar, the cuts since the last raise that found the scale at its least.
-        window: the last values, as float32 `high + low` of shape [window].
+        window: float32 [window], the last values.
         filled: int32 scalar, how many of them there are.
+        slot: int32 scalar, where in the window the next one goes.
     """
 
     scale: jax.Array
@@ -54,8 +55,9 @@ class GreedyState(NamedTuple):
     cooldown: jax.Array
     warmup: jax.Array
     at_min: jax.Array
-    window: Wide
+    window: jax.Array
     filled: jax.Array
+    slot: jax.Array
 
 
 @node
@@ -86,18 +88,18 @@ class Greedy:
             The state, whose structure, shapes and dtypes are final.
         """
         rule = jax.tree.map(canonical, self)
-        fields = (rule.init_scale, rule.min_scale, rule.max_scale, rule.eps, rule.factor)
-        none, empty = jnp.zeros((), jnp.int32), jnp.zeros(self.window, jnp.float32)
+        none = jnp.zeros((), jnp.int32)
         return GreedyState(
-            scale=first_scale(*fields),
+            scale=first_scale(rule.init_scale, rule.min_scale, rule.max_scale, rule.eps),
             best=worst(self.mode),
             good=none,
             wait=none,
             cooldown=none,
             warmup=none,
             at_min=none,
-            window=Wide(empty, empty),
+            window=jnp.zeros(self.window, jnp.float32),
             filled=none,
+            slot=none,
         )
 
     def update(self, state: GreedyState, value: Any) -> GreedyState:
@@ -160,24 +162,25 @@ class Greedy:
         )
         if self.reset_start is None:
             return state
-        anew = self.init()._replace(cooldown=state.cooldown)
+        # With nothing filled, what is in the window is of no account.
+        anew = self.init()._replace(cooldown=state.cooldown, window=state.window)
         return choose((at_min > 0) & (at_min >= whole(self.reset_start)), anew, state)
 
 
 def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
     """The mean of the window with the value in it; what is not finite is judged as it is."""
-    size = state.window.high.shape[0]
+    size = state.window.shape[0]
     finite = jnp.isfinite(value.high)
-    entered = jax.tree.map(
-        lambda kept, new: jnp.concatenate([kept[1:], new[None]]), state.window, value
-    )
-    window = choose(finite, entered, state.window)
+    # In place: a copy of the whole window, for each value, is what would cost something.
+    new = jnp.where(finite, value.high, state.window[state.slot])
+    window = jax.lax.dynamic_update_index_in_dim(state.window, new, state.slot, axis=0)
     filled = jnp.where(finite, jnp.minimum(state.filled + 1, size), state.filled)
-    there = jnp.arange(size, dtype=jnp.int32) >= size - filled
-    high = jnp.sum(jnp.where(there, window.high, 0.0)) / jnp.maximum(filled, 1).astype(jnp.float32)
+    there = jnp.arange(size, dtype=jnp.int32) < filled
+    high = jnp.sum(jnp.where(there, window, 0.0)) / jnp.maximum(filled, 1).astype(jnp.float32)
     # The mean of one value is that value, with all its digits.
-    mean = Wide(high, jnp.where(filled == 1, window.low[-1], 0.0))
-    return choose(finite, mean, value), state._replace(window=window, filled=filled)
+    mean = Wide(high, jnp.where(filled == 1, value.low, 0.0))
+    slot = jnp.where(finite, (state.slot + 1) % size, state.slot)
+    return choose(finite, mean, value), state._replace(window=window, filled=filled, slot=slot)
 
 
 @jax.jit

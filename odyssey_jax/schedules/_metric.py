@@ -89,14 +89,14 @@ def improves(
 
 def lowered(scale: jax.Array, factor: Any, least: Any, eps: Any) -> jax.Array:
     """`scale * factor`, but no less than the least; as it is where that is no more than `eps`."""
-    high, low = map(_stacked, _pair(factor))
+    high, low = pair(factor)
     new = jnp.maximum(scale * high + scale * low, scales(least))
     return jnp.where(scale - new > scales(eps), new, scale)
 
 
 def raised(scale: jax.Array, factor: Any, most: Any, eps: Any) -> jax.Array:
     """`scale / factor`, but no more than the most; as it is where that is no more than `eps`."""
-    high, low = map(_stacked, _pair(factor))
+    high, low = pair(factor)
     near = scale / high
     new = jnp.minimum(near - near * (low / high), scales(most))
     return jnp.where(new - scale > scales(eps), new, scale)
@@ -104,7 +104,8 @@ def raised(scale: jax.Array, factor: Any, most: Any, eps: Any) -> jax.Array:
 
 def scales(x: Any) -> jax.Array:
     """A scale, or a sequence of them (one for each group of parameters), as a float32 array."""
-    return _stacked(tuple(map(real, x)) if _is_sequence(x) else real(x))
+    several = isinstance(x, tuple) and not isinstance(x, Wide)
+    return jnp.stack([real(each) for each in x]) if several else real(x)
 
 
 def first_scale(*fields: Any) -> jax.Array:
@@ -131,18 +132,3 @@ def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
 def sequence(x: Any) -> Any:
     """A sequence of numbers as a tuple, so that a rule can be hashed; a number as it is."""
     return tuple(x) if isinstance(x, (list, tuple)) else x
-
-
-def _is_sequence(x: Any) -> bool:
-    return isinstance(x, tuple) and not isinstance(x, Wide)
-
-
-def _pair(x: Any) -> tuple[Any, Any]:
-    if not _is_sequence(x):
-        return pair(x)
-    highs, lows = zip(*map(pair, x), strict=True)
-    return highs, lows
-
-
-def _stacked(x: Any) -> jax.Array:
-    return jnp.stack(x) if isinstance(x, tuple) else x

@@ -103,7 +103,7 @@ class ReduceOnPlateau:
         """
         rule = jax.tree.map(canonical, self)
         return PlateauState(
-            scale=first_scale(rule.init_scale, rule.min_scale, rule.eps, rule.factor),
+            scale=first_scale(rule.init_scale, rule.min_scale, rule.eps),
             best=worst(self.mode),
             wait=jnp.zeros((), jnp.int32),
             cooldown=jnp.zeros((), jnp.int32),

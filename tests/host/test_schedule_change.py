@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -165,6 +167,19 @@ def test_other_values_are_refused_and_replaced(name):
 
 def one(step):
     return 0.1
+
+
+def of_the_host(step):
+    """Neither arrays nor a vmap."""
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.pure_callback(lambda t: np.float32(0.1 if int(t) < 30 else 0.2), shape, step)
+
+
+def test_a_function_that_takes_one_step_at_a_time():
+    check(of_the_host, stairs(0.1, 0.2, at=30))
+    check(stairs(0.1, 0.2, at=30), of_the_host)
+    with pytest.raises(ValueError, match=r"first differ at update 31, 0\.2 then and 0\.3 now"):
+        check(stairs(0.1, 0.2, at=30), lambda step: of_the_host(step) + 0.1 * (step > 30))
 
 
 def test_records_of_functions_without_values_are_compared_by_name():
