@@ -70,6 +70,8 @@ from odyssey_jax.schedules import linear as linear
 from odyssey_jax.schedules import linear_warmup as linear_warmup
 from odyssey_jax.schedules import lint as lint
 from odyssey_jax.schedules import multistep_decay as multistep_decay
+from odyssey_jax.schedules import one_cycle as one_cycle
+from odyssey_jax.schedules import one_cycle_momentum as one_cycle_momentum
 from odyssey_jax.schedules import piecewise_constant as piecewise_constant
 from odyssey_jax.schedules import piecewise_interpolate as piecewise_interpolate
 from odyssey_jax.schedules import polynomial as polynomial

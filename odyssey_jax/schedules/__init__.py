@@ -26,6 +26,8 @@ from ._lint import Finding as Finding
 from ._lint import lint as lint
 from ._metric import MetricRule as MetricRule
 from ._multistep import multistep_decay as multistep_decay
+from ._one_cycle import one_cycle as one_cycle
+from ._one_cycle import one_cycle_momentum as one_cycle_momentum
 from ._piecewise import piecewise_constant as piecewise_constant
 from ._piecewise import piecewise_interpolate as piecewise_interpolate
 from ._plateau import PlateauState as PlateauState

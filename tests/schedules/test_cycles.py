@@ -84,7 +84,25 @@ def test_the_last_cycle_is_held_at_its_end():
     assert ody_s.cosine_restarts(0.3, 1, cycle_limit=5)(5) == 0
 
 
+def test_one_cycle_ends_on_its_last_step_and_is_traced_too():
+    run = jax.jit(lambda *args: ody_s.one_cycle(*args, three_phase=True)(np.arange(60)))
+    known = ody_s.one_cycle(0.1, 50, 0.3, 25.0, 100.0, three_phase=True)
+    np.testing.assert_allclose(run(0.1, 50, 0.3, 25.0, 100.0), known(np.arange(60)), rtol=1e-6)
+    end = np.float32(0.1 / 25 / 100)
+    assert known(48) > end
+    np.testing.assert_array_equal(known(np.array([49, 50, 59])), end)
+    assert ody_s.one_cycle(0.1, 100, 0)(0) == np.float32(0.1)
+    assert ody_s.one_cycle(0.1, 100, 0.3)(29) == np.float32(0.1)
+
+
 BAD = [
+    (lambda: ody_s.one_cycle(0.1, 50, 1.5), r"pct_start must be .*\[0, 1.*pct_start = 1\.5"),
+    (lambda: ody_s.one_cycle(0.1, 50, 0.6, three_phase=True), r"pct_start must be .*0\.5.* = 0\.6"),
+    (lambda: ody_s.one_cycle(0.1, 50, div_factor=0), r"div_factor must be .*greater than 0.* = 0"),
+    (
+        lambda: ody_s.one_cycle_momentum(50, anneal="cos"),
+        r"anneal must be one of 'linear', 'cosine'",
+    ),  # pyright: ignore
     (lambda: ody_s.cosine_restarts(0.1, 0), r"first_decay_steps must be in the range \[1, .* = 0"),
     (lambda: ody_s.cosine_restarts(0.1, 5, 0.9), r"t_mul must be finite and at least 1.*= 0\.9"),
     (lambda: ody_s.cosine_restarts(0.1, 5, 1.0001), r"fewer than 4096 cycles.*t_mul = 1\.0001"),

@@ -48,6 +48,18 @@ def _limited(t: np.ndarray, first: int, factor: str, limit: int) -> np.ndarray:
     return np.where(i < limit, 0.3 * 0.5**i * left**1.5, 0.0)
 
 
+def _one_cycle(t: np.ndarray, n: int, part: float, values: list[float], wave: bool) -> np.ndarray:
+    """Through the values at pT - 1, (2pT - 2 if there are four) and T - 1."""
+    ends = [part * n - 1, 2 * part * n - 2][: len(values) - 2]
+    knots = [0.0, *(max(x, 0.0) for x in ends), max(n - 1.0, 0.0)]
+    value = np.full_like(t, values[0])
+    for a, b, start, end in zip(knots, knots[1:], values, values[1:], strict=False):
+        left = np.clip(b - t, 0, b - a) / (b - a) if b > a else np.zeros_like(t)
+        left = np.sin(np.pi / 2 * left) ** 2 if wave else left
+        value = np.where(t >= a, end + (start - end) * left, value)
+    return value
+
+
 CASES = [
     Case(
         "cyclic",
@@ -119,5 +131,21 @@ CASES = [
         lambda n: ody_s.restarts(ody_s.polynomial(0.3, 0.0, 1.5, _part(n)), 1.5, 0.5, 3),
         lambda t, n: _limited(t, _part(n), "1.5", 3),
         jumps=("cycle_limit",),
+    ),
+    Case(
+        "one_cycle",
+        lambda n: ody_s.one_cycle(0.3, n, 0.3),
+        lambda t, n: _one_cycle(t, n, 0.3, [0.3 / 25, 0.3, 0.3 / 25e4], True),
+        lambda n: (0.3 / 25 if n > 3 else 0.3 / 25e4 if n < 2 else 0.3, 0.3 / 25e4),
+    ),
+    Case(
+        "one_cycle linear three_phase",
+        lambda n: ody_s.one_cycle(0.3, n, 0.25, 10.0, 100.0, "linear", True),
+        lambda t, n: _one_cycle(t, n, 0.25, [0.03, 0.3, 0.03, 3e-4], False),
+    ),
+    Case(
+        "one_cycle_momentum",
+        lambda n: ody_s.one_cycle_momentum(n, 0.25, three_phase=True),
+        lambda t, n: _one_cycle(t, n, 0.25, [0.95, 0.85, 0.95, 0.95], True),
     ),
 ]
