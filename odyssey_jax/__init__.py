@@ -1,5 +1,6 @@
 """odyssey_jax: schedules, callbacks, the compiled training loop and checkpoints, for JAX."""
 
+from odyssey_jax import compat as compat
 from odyssey_jax._types import Callback as Callback
 from odyssey_jax._types import Clock as Clock
 from odyssey_jax._types import Event as Event
@@ -61,6 +62,7 @@ from odyssey_jax.schedules import exponential_decay as exponential_decay
 from odyssey_jax.schedules import exponential_warmup as exponential_warmup
 from odyssey_jax.schedules import fraction as fraction
 from odyssey_jax.schedules import from_callable as from_callable
+from odyssey_jax.schedules import from_python as from_python
 from odyssey_jax.schedules import geometric_decay as geometric_decay
 from odyssey_jax.schedules import greedy as greedy
 from odyssey_jax.schedules import inverse_sqrt as inverse_sqrt
@@ -92,6 +94,7 @@ from odyssey_jax.schedules import tanh_decay as tanh_decay
 from odyssey_jax.schedules import then as then
 from odyssey_jax.schedules import tokens as tokens
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
+from odyssey_jax.schedules import with_momentum as with_momentum
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store import CheckpointError as CheckpointError
 from odyssey_jax.store import CheckpointMismatchError as CheckpointMismatchError

@@ -17,6 +17,7 @@ from ._geometric import geometric_decay as geometric_decay
 from ._greedy import Greedy as Greedy
 from ._greedy import GreedyState as GreedyState
 from ._greedy import greedy as greedy
+from ._host import from_python as from_python
 from ._inverse_sqrt import inverse_sqrt as inverse_sqrt
 from ._inverse_time import inverse_time_decay as inverse_time_decay
 from ._join import join as join
@@ -55,3 +56,4 @@ from ._units import epochs as epochs
 from ._units import fraction as fraction
 from ._units import tokens as tokens
 from ._warmup_cosine import warmup_cosine as warmup_cosine
+from ._with_momentum import with_momentum as with_momentum

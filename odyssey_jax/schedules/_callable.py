@@ -29,9 +29,13 @@ class FromCallable(Schedule):
 
     def to_dict(self) -> dict[str, Any]:
         """Name the function: enough to see that another one differs, not to build it again."""
-        where = getattr(self.function, "__module__", "?")
-        name = getattr(self.function, "__qualname__", repr(self.function))
-        return {"name": self.name, "function": f"{where}.{name}"}
+        return {"name": self.name, "function": named(self.function)}
+
+
+def named(function: Callable[[Any], Any]) -> str:
+    """A function by where it was defined."""
+    where = getattr(function, "__module__", "?")
+    return f"{where}.{getattr(function, '__qualname__', repr(function))}"
 
 
 @builds(FromCallable)

@@ -176,9 +176,11 @@ def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
     window = jax.lax.dynamic_update_index_in_dim(state.window, new, state.slot, axis=0)
     filled = jnp.where(finite, jnp.minimum(state.filled + 1, size), state.filled)
     there = jnp.arange(size, dtype=jnp.int32) < filled
-    high = jnp.sum(jnp.where(there, window, 0.0)) / jnp.maximum(filled, 1).astype(jnp.float32)
-    # The mean of one value is that value, with all its digits.
-    mean = Wide(high, jnp.where(filled == 1, value.low, 0.0))
+    count = jnp.maximum(filled, 1).astype(jnp.float32)
+    high = jnp.sum(jnp.where(there, window, 0.0)) / count
+    # What the mean is off by: so that of equal values is that value to the bit.
+    rest = jnp.sum(jnp.where(there, window - high, 0.0)) / count
+    mean = Wide(high, value.low if size == 1 else rest)
     slot = jnp.where(finite, (state.slot + 1) % size, state.slot)
     return choose(finite, mean, value), state._replace(window=window, filled=filled, slot=slot)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.schedules.cases import compositions, cycles, decays, first
+from tests.schedules.cases import compositions, cycles, decays, first, host
 from tests.schedules.cases.case import Case
 
-CASES = [*first.CASES, *compositions.CASES, *cycles.CASES, *decays.CASES]
+CASES = [*first.CASES, *compositions.CASES, *cycles.CASES, *decays.CASES, *host.CASES]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

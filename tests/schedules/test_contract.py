@@ -245,7 +245,7 @@ def test_value_equality_hash_and_pickle(case):
     if case.name != "constant" and jax.tree.leaves(schedule) != jax.tree.leaves(other):
         assert schedule != other
     before = schedule(3)
-    if case.name == "from_callable":
+    if case.name in ("from_callable", "from_python"):
         return  # a lambda does not pickle
     again = pickle.loads(pickle.dumps(schedule))
     assert again == schedule
@@ -254,7 +254,7 @@ def test_value_equality_hash_and_pickle(case):
 
 def test_repr_and_json_build_it_again(case):
     schedule = case.build(HORIZON)
-    if case.name == "from_callable":
+    if case.name in ("from_callable", "from_python"):
         assert "lambda" in repr(schedule)
         with pytest.raises(ValueError, match="function must be a callable"):
             Schedule.from_json(schedule.to_json())
