@@ -22,8 +22,8 @@ from ._exponential import exponential
 from ._linear import line
 from ._moment import Moment, Phase, fold, length, phase, turns
 from ._node import node
-from ._numbers import between, is_integer, pair, real
-from ._power import power, whole_terms
+from ._numbers import between, is_integer, pair, real, whole_pair
+from ._power import power
 
 CyclicMode = Literal["triangular", "triangular2", "exp_range"]
 AmplitudeOf = Literal["cycle", "step"]
@@ -73,7 +73,7 @@ class Cyclic(Schedule):
         if self.amplitude is not None:
             return self.amplitude.at(Moment(cycle) if self.amplitude_of == "cycle" else now)
         if self.mode == "triangular2":
-            return power(pair(0.5), whole_terms(cycle))
+            return power(pair(0.5), whole_pair(cycle))
         if self.mode == "exp_range":
             return exponential(now, 1.0, 1, self.gamma)
         return None

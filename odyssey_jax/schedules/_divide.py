@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._power import real_terms, whole_terms
+from ._power import real_terms
 
 _MOST = 2**31 - 1
 _LEAST = 1e-6
@@ -22,6 +22,7 @@ _BELOW = 1 - 2.0**-21
 _NEAR = 2.0**-22
 
 _Split = tuple[jax.Array, jax.Array]  # an int32, and a small float32 to add to it
+_Terms = list[jax.Array]  # a number as the sum of floats of 12 significant bits
 
 
 def divide(
@@ -52,7 +53,7 @@ def divide(
     span = [*real_terms(high * factor), *real_terms(low * factor)]
 
     count = jnp.floor(guess * _BELOW).astype(jnp.int32)
-    rest = _minus(rest, _times(whole_terms(count), span))
+    rest = _minus(rest, _times(_whole_terms(count), span))
     # At most 2^10 spans are missing: 11 bits, so what they take is exact as well.
     more = jnp.floor(_real(rest) / (high * factor))
     rest = _minus(rest, _times([more], span))
@@ -75,8 +76,12 @@ def divide(
     return count, jnp.where(shift > 0, 0, left), jnp.where(shift > 0, small, fraction)
 
 
-def _times(ps: list[jax.Array], qs: list[jax.Array]) -> _Split:
-    """`sum(ps) * sum(qs)`, for factors of 12 bits."""
+def _whole_terms(n: jax.Array) -> _Terms:
+    return [(n & mask).astype(jnp.float32) for mask in (0x7FF, 0x7FF << 11, 0x1FF << 22)]
+
+
+def _times(ps: _Terms, qs: _Terms) -> _Split:
+    """`sum(ps) * sum(qs)`."""
     whole, rest = jnp.int32(0), jnp.float32(0)
     for product in (p * q for p in ps for q in qs):
         nearest = jnp.round(product)

@@ -16,18 +16,16 @@ from ._check import (
     require_positive,
     require_unit,
 )
-from ._moment import Moment, length, turns
+from ._moment import Moment, length
 from ._node import node
 from ._numbers import pair, real
-from ._power import power, whole_terms
+from ._power import power
 from ._step_decay import staircase
 
 
 def exponential(now: Moment, init_value: Any, interval: Any, rate: Any) -> jax.Array:
     """`init_value * rate ** (t / interval)`."""
-    count = turns(now, interval)
-    exponent = [*whole_terms(count.whole), count.near, count.rest]
-    return real(init_value) * power(pair(rate), exponent)
+    return real(init_value) * power(pair(rate), now.pair(), unit=length(interval).pair())
 
 
 @node

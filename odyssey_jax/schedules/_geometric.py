@@ -10,25 +10,21 @@ import jax.numpy as jnp
 
 from ._base import builds
 from ._check import require_length, require_positive
-from ._moment import Interval, Moment, select, share
+from ._moment import Interval, Moment
 from ._node import node
 from ._numbers import pair, real
 from ._past_end import Ending, PastEnd, require_ending
-from ._power import Pair, power
+from ._power import power
 from ._warmup import Warmup, require_warmup
 
 
 def geometric(where: Interval, start: Any, end: Any) -> jax.Array:
     """`start * (end / start) ** done`, measured from the nearer end."""
-    late = where.phase().late
-    distance = share(select(late, where.left, where.done), where.total)
-    top = _where(late, pair(start), pair(end))
-    bottom = _where(late, pair(end), pair(start))
-    return jnp.where(late, real(end), real(start)) * power(top, [*distance], bottom)
-
-
-def _where(condition: jax.Array, a: Pair, b: Pair) -> Pair:
-    return jnp.where(condition, a[0], b[0]), jnp.where(condition, a[1], b[1])
+    late = where.left.since(where.done) <= 0
+    done, left = where.done.pair(), where.left.pair()
+    exponent = jnp.where(late, -left[0], done[0]), jnp.where(late, -left[1], done[1])
+    share = power(pair(end), exponent, pair(start), unit=where.total.pair())
+    return jnp.where(late, real(end), real(start)) * share
 
 
 @node

@@ -12,8 +12,8 @@ from ._base import Schedule, builds
 from ._check import require_boundaries, require_finite, require_positive
 from ._moment import Moment
 from ._node import node
-from ._numbers import canonical, pair, real
-from ._power import power, whole_terms
+from ._numbers import canonical, pair, real, whole_pair
+from ._power import power
 from ._table import piece_at, table_of_starts
 
 
@@ -34,7 +34,7 @@ class MultistepDecay(Schedule):
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
         cuts = piece_at(now, table_of_starts(self.boundaries))
-        return real(self.init_value) * power(pair(self.gamma), whole_terms(cuts))
+        return real(self.init_value) * power(pair(self.gamma), whole_pair(cuts))
 
 
 @builds(MultistepDecay)

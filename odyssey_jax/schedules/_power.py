@@ -1,10 +1,14 @@
-"""Powers to float32's last digits: `(a / b) ** p` with p up to 2^31 and a, b of 48 bits.
+"""Powers to float32's last digits: `(a / b) ** (p / q)`, each of the four numbers of 48 bits.
 
 `exp(p * log(a))` in float32 loses one digit for every factor of ten in the logarithm: at e^-80
 it is off by 5e-6, and float32 `pow` is no better. What 2^x needs is x with an *absolute* error
-of 1e-7. So both factors of `x = p * log2(a / b)` are written as sums of numbers with at most 12
-significant bits; their products are then exact in float32 (with or without fused multiply-add),
-and of each product the whole part goes to the exponent and the fraction to a sum below 1.
+of 1e-7. So the logarithm and the exponent are kept as sums of two numbers, the first of them
+with at most 12 significant bits: the product of the first two is then exact in float32 (with or
+without fused multiply-add), its whole part goes to the exponent of the result, and all the other
+products are small.
+
+What depends on the hyper-parameters alone (the logarithm of a rate, divided by its interval) is
+computed apart from the step, so that the compiler takes it out of a loop.
 """
 
 from __future__ import annotations
@@ -16,14 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_TINY = np.finfo(np.float32).tiny
+# Two of the least normal number: half of it is normal too.
+_TINY = 2 * float(np.finfo(np.float32).tiny)
 # 2 / ln 2, the first 12 bits and the rest.
 _SCALE = 2 / math.log(2)
 _SCALE_HIGH = 2.884765625
 _SCALE_LOW = _SCALE - _SCALE_HIGH
+# atanh(s) = s + s * (these, of s^2), for |s| <= 1/5; and 2^f = 1 + f * (these, of f).
+_ATANH = [0.0, *(1 / k for k in range(3, 12, 2))]
+_EXP2 = [math.log(2) ** k / math.factorial(k) for k in range(1, 8)]
 
-Terms = list[jax.Array]
-Pair = tuple[jax.Array, jax.Array]
+Pair = tuple[Any, Any]
+ONE: Pair = np.float32(1), np.float32(0)
 
 
 def _bits(x: jax.Array) -> jax.Array:
@@ -34,70 +42,83 @@ def _float(bits: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def _halves(x: jax.Array) -> Terms:
+def real_terms(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A float32 as a sum of two with at most 12 significant bits each."""
-    first = _float(_bits(x) & ~0xFFF)
-    return [first, x - first]
+    first = _top(x)
+    return first, x - first
+
+
+def _top(x: jax.Array) -> jax.Array:
+    return _float(_bits(x) & ~0xFFF)
 
 
 def _two_to(n: jax.Array) -> jax.Array:
-    """2^n for an int32 n in [-252, 254], in two factors that are normal numbers."""
-    half = n >> 1
-    return _float((half + 127) << 23) * _float((n - half + 127) << 23)
+    """2^n for an int32 n in [-126, 127], and 0 for -127."""
+    return _float((n + 127) << 23)
 
 
-def log2_terms(high: jax.Array, low: jax.Array) -> Terms:
-    """log2(high + low) as a sum of short terms, to about 1e-9 relative; below 1e-38 as 1e-38."""
-    safe = high >= _TINY
-    high, low = jnp.where(safe, high, _TINY), jnp.where(safe, low, 0.0)
-    bits = _bits(high)
-    # high = 2^exponent * m with m in [sqrt(1/2), sqrt(2)), near 1 without a jump at 1.
-    exponent = (bits - 0x3F3504F3) >> 23
-    m = _float(bits - (exponent << 23))
-    low = low * _two_to(-exponent)
-    # log2(m) = 2/ln2 * atanh(s), s = (m - 1) / (m + 1), the quotient as near + rest.
-    over = m - 1
-    near = _halves((over + low) / (over + 2))[0]
-    # m + 1 as wide + narrow. Not from (over + 2) - 2, which the compiler takes to be `over`.
-    wide = _halves(over + 2)[0]
-    narrow = over - (wide - 2)
-    rest = (((over - near * wide) - near * narrow) + (low - near * low)) / (over + 2)
+def _inverse(x: jax.Array) -> jax.Array:
+    """1 / x for a positive x."""
+    # The maximum changes nothing, but it is the one use of the division: a division used twice
+    # is a kernel of its own where XLA compiles for the CPU.
+    return jnp.maximum(1 / x, 0.0)
+
+
+def _polynomial(x: jax.Array, coefficients: list[float]) -> jax.Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * x + coefficient
+    return total
+
+
+def _quotient(top: Pair, bottom: Pair) -> Pair:
+    """`top / bottom`, the first term of 12 bits. Both firsts may be float32, the seconds small."""
+    inverse = _inverse(bottom[0])
+    near = _top(top[0] * inverse)
+    wide = _top(bottom[0])
+    rest = (top[0] - near * wide) - near * (bottom[0] - wide)
+    return near, (rest + (top[1] - near * bottom[1])) * inverse
+
+
+def _log2(top: Pair, bottom: Pair) -> Pair:
+    """log2(top / bottom), the first term of 12 bits, to about 1e-9 relative."""
+    (a, a_low), (b, b_low) = top, bottom
+    # Without the power of two by which they differ, their quotient is in [2/3, 3/2], and near 1
+    # where they are near each other.
+    exponent = (_bits(a) - _bits(b) + 0x400000) >> 23
+    a = _float(_bits(a) - (exponent << 23))
+    # Where they are that far apart, the exponent is small, and the low part does not matter.
+    a_low = a_low * _two_to(jnp.clip(-exponent, -127, 127))
+    # log2(a / b) = 2/ln2 * atanh(s), s = (a - b) / (a + b). The difference is exact.
+    difference, low = a - b, a_low - b_low
+    over = difference + low
+    low = low - (over - difference)
+    # Its quotient by 2 b + over, which in turn may need more than 24 bits.
+    under = 2 * b + over
+    inverse = _inverse(under)
+    near = _top(over * inverse)
+    wide = _top(under)
+    narrow = (2 * b - wide) + over
+    rest = (((over - near * wide) - near * narrow) + (low - near * (low + 2 * b_low))) * inverse
     s = near + rest
-    square = s * s
-    series = square * (1 / 3 + square * (1 / 5 + square * (1 / 7 + square * (1 / 9))))
-    small = _SCALE_HIGH * rest + (_SCALE_LOW * s + _SCALE * (s * series))
-    # The product is exact; its first half has 12 bits, and what is left is 2^-7 of it at most.
-    first, second = _halves(_SCALE_HIGH * near)
-    return [exponent.astype(jnp.float32), first, second + small]
+    series = _SCALE * (s * _polynomial(s * s, _ATANH))
+    large, small = _SCALE_HIGH * near, _SCALE_HIGH * rest + (_SCALE_LOW * s + series)
+    whole = exponent.astype(jnp.float32)
+    first = _top(whole + (large + small))
+    return first, ((whole - first) + large) + small
 
 
-def whole_terms(n: jax.Array) -> Terms:
-    """An int32 that is not negative, as a sum of floats of 11 significant bits."""
-    return [(n & mask).astype(jnp.float32) for mask in (0x7FF, 0x7FF << 11, 0x1FF << 22)]
-
-
-def real_terms(x: jax.Array) -> Terms:
-    """A float32 as a sum of floats of 12 significant bits."""
-    return _halves(x)
-
-
-def _exp2_product(ps: Terms, qs: Terms) -> jax.Array:
-    """2^(sum(ps) * sum(qs))."""
-    wholes, fractions = [], []
-    for product in (p * q for p in ps for q in qs):
-        nearest = jnp.round(product)
-        wholes.append(nearest)
-        fractions.append(product - nearest)
-    # As a tree, and back below 1/2 at every node: each sum then has an error below 2^-25.
-    while len(fractions) > 1:
-        sums = [a + b for a, b in zip(fractions[::2], fractions[1::2], strict=False)]
-        carries = [jnp.round(x) for x in sums]
-        wholes += carries
-        odd = fractions[len(sums) * 2 :]
-        fractions = [x - carry for x, carry in zip(sums, carries, strict=True)] + odd
-    exponent = sum(wholes[1:], start=wholes[0])
-    n = jnp.clip(exponent, -252.0, 254.0).astype(jnp.int32)
-    return jnp.exp2(fractions[0]) * _two_to(n)
+def _exp2(exponent: Pair, log: Pair) -> Pair:
+    """2^(exponent * log), and 1 less that."""
+    high = _top(exponent[0])
+    product = high * log[0]
+    whole = jnp.clip(jnp.round(product), -127, 127)
+    rest = (exponent[0] - high) * log[0] + (exponent[0] * log[1] + exponent[1] * log[0])
+    # Beyond the range of float32 it is not one.
+    fraction = jnp.clip((product - whole) + rest, -1, 1)
+    scale = _two_to(whole.astype(jnp.int32))
+    more = fraction * _polynomial(fraction, _EXP2) * scale
+    return scale + more, (1 - scale) - more
 
 
 @jax.custom_jvp
@@ -114,27 +135,41 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return with_gradient_of(*primals), jnp.broadcast_to(tangents[1], shape)
 
 
-def power(top: Pair, exponent: Terms, bottom: Pair | None = None) -> jax.Array:
-    """`(top / bottom) ** exponent`, float32, within 3e-7 relative.
+def power_and_rest(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = ONE) -> Pair:
+    """`x = (top / bottom) ** (exponent / unit)` and `1 - x`, float32, within 5e-7 relative.
+
+    Every argument is `high + low`, and the low part is small.
 
     Args:
-        top: The numerator, `high + low`; taken as 1e-38 where it is less, so `0 ** 0` is 1.
-        exponent: The exponent as a sum of floats of 12 significant bits.
-        bottom: The denominator, `high + low`; 1 if not given.
+        top: The numerator; taken as 1e-38 where it is less, so `0 ** 0` is 1.
+        exponent: The exponent, or its numerator.
+        bottom: The denominator.
+        unit: The denominator of the exponent; taken as 1 where it is 0.
 
     Returns:
-        The power, with the derivatives of the formula for every argument.
+        The power, and what it lacks to 1, with the derivatives of the formula for every
+        argument.
     """
     stop = jax.lax.stop_gradient
-    logs = log2_terms(*stop(top))
-    base = jnp.maximum(top[0] + top[1], _TINY)
-    if bottom is not None:
-        first, *others = log2_terms(*stop(bottom))
-        logs = [logs[0] - first, *logs[1:], *(-term for term in others)]
-        base = base / jnp.maximum(bottom[0] + bottom[1], _TINY)
-    value = _exp2_product(stop(exponent), logs)
-    total = sum(exponent[1:], start=exponent[0])
+    top, bottom = _known(top, _TINY, _TINY), _known(bottom, _TINY, _TINY)
+    log = _log2(stop(top), stop(bottom))
+    if unit is not ONE:
+        unit = _known(unit, _TINY, 1.0)
+        log = _quotient(log, stop(unit))
+    value, rest = _exp2(stop(exponent), log)
     # The clip keeps the derivative finite where the power itself is not.
-    nominal = jnp.exp(jnp.clip(total * jnp.log(base), -87.0, 87.0))
+    log = jnp.log(sum(top) / sum(bottom))
+    nominal = jnp.exp(jnp.clip(sum(exponent) / sum(unit) * log, -87.0, 87.0))
     shape = jnp.broadcast_shapes(jnp.shape(value), jnp.shape(nominal))
-    return with_gradient_of(jnp.broadcast_to(value, shape), jnp.broadcast_to(nominal, shape))
+    value, rest, nominal = (jnp.broadcast_to(x, shape) for x in (value, rest, nominal))
+    return with_gradient_of(value, nominal), with_gradient_of(rest, -nominal)
+
+
+def power(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = ONE) -> jax.Array:
+    """The first of `power_and_rest`."""
+    return power_and_rest(top, exponent, bottom, unit)[0]
+
+
+def _known(x: Pair, least: float, otherwise: float) -> Pair:
+    known = x[0] >= least
+    return jnp.where(known, x[0], otherwise), jnp.where(known, x[1], 0.0)

@@ -12,7 +12,7 @@ from ._check import require_finite, require_positive, require_unit
 from ._moment import Moment, length
 from ._node import node
 from ._numbers import pair, real
-from ._power import power, real_terms
+from ._power import power
 
 
 @node
@@ -28,9 +28,7 @@ class PowerDecay(Schedule):
         """The formula."""
         # In units of two steps, as the sum can be more than 2^31 - 1.
         scale = length(self.timescale).half()
-        high, low = pair(self.power)
-        exponent = [*real_terms(high), low]
-        share = power(scale.pair(), exponent, now.half().plus(scale).pair())
+        share = power(scale.pair(), pair(self.power), now.half().plus(scale).pair())
         return real(self.init_value) * share
 
 

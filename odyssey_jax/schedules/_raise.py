@@ -6,9 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._moment import Moment, Phase, share
+from ._moment import Moment, Phase
 from ._numbers import pair
-from ._power import Pair, power, real_terms
+from ._power import ONE, power_and_rest
 
 
 def raised(where: Phase, exponent: Any, steps: tuple[Moment, Moment] | None = None) -> Phase:
@@ -23,21 +23,16 @@ def raised(where: Phase, exponent: Any, steps: tuple[Moment, Moment] | None = No
     Returns:
         The phase raised; what is done in it has all of its digits, and what is left too.
     """
+    if steps is None:
+        # Near 1, what is left says more than what is done.
+        late = where.left < 0.25
+        top = jnp.where(late, 1.0, where.done), jnp.where(late, -where.left, 0.0)
+        bottom = ONE
+    else:
+        top, bottom = map(Moment.pair, steps)
     # Outside the open interval the power is known, and its derivative may not be finite.
     inside = (where.done > 0) & (where.left > 0)
-    base = (where.done, jnp.zeros_like(where.done)) if steps is None else _quotient(*steps)
-    base = jnp.where(inside, base[0], 1.0), jnp.where(inside, base[1], 0.0)
-    high, low = pair(exponent)
-    done = power(base, [*real_terms(high), low])
-    done = jnp.where(inside, done, jnp.where(where.left > 0, 0.0, 1.0))
-    # 1 - done has few digits near the end; there the distance to the end has all of them.
-    near = where.left < 0.9
-    small = jnp.where(near, where.left, 0.5)
-    left = jnp.where(near, -jnp.expm1((high + low) * jnp.log1p(-small)), 1 - done)
-    return Phase(done, left)
-
-
-def _quotient(some: Moment, total: Moment) -> Pair:
-    near, rest = share(some, total)
-    high = near + rest
-    return high, rest - (high - near)
+    top = jnp.where(inside, top[0], bottom[0]), jnp.where(inside, top[1], bottom[1])
+    done, left = power_and_rest(top, pair(exponent), bottom)
+    begun = inside | (where.left <= 0)
+    return Phase(jnp.where(begun, done, 0.0), jnp.where(begun, left, 1.0))

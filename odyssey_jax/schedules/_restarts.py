@@ -15,9 +15,9 @@ from ._cosine import cosine_decay
 from ._cycles import cycles
 from ._moment import Interval, Moment, select
 from ._node import node
-from ._numbers import pair, real
+from ._numbers import pair, real, whole_pair
 from ._past_end import Ending
-from ._power import power, whole_terms
+from ._power import power
 
 # What the decays call their length.
 _LENGTHS = ("decay_steps", "transition_steps")
@@ -51,7 +51,7 @@ class Restarting(Schedule):
             number = jnp.minimum(number, last)
         peak = self.schedule.init_value  # pyright: ignore[reportAttributeAccessIssue]
         if self.m_mul is not None:
-            peak = real(peak) * power(pair(self.m_mul), whole_terms(number))
+            peak = real(peak) * power(pair(self.m_mul), whole_pair(number))
         numbers = {"init_value": peak, _length_of(self.schedule): where}
         piece: Schedule = dataclasses.replace(self.schedule, **numbers)  # pyright: ignore
         return piece.at(where.done)

@@ -11,14 +11,14 @@ from ._base import Schedule, builds
 from ._check import require_finite, require_positive, require_unit
 from ._moment import Moment, turns
 from ._node import node
-from ._numbers import pair, real
-from ._power import power, whole_terms
+from ._numbers import pair, real, whole_pair
+from ._power import power
 
 
 def staircase(now: Moment, init_value: Any, step_size: Any, gamma: Any) -> jax.Array:
     """`init_value * gamma ** floor(t / step_size)`."""
     stairs = turns(now, step_size).whole
-    return real(init_value) * power(pair(gamma), whole_terms(stairs))
+    return real(init_value) * power(pair(gamma), whole_pair(stairs))
 
 
 @node
