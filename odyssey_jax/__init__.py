@@ -28,6 +28,8 @@ from odyssey_jax.host import ProgressLine as ProgressLine
 from odyssey_jax.host import RunInfo as RunInfo
 from odyssey_jax.host import Writer as Writer
 from odyssey_jax.host import fit as fit
+from odyssey_jax.host import plot as plot
+from odyssey_jax.host import plot_text as plot_text
 from odyssey_jax.loop import Carry as Carry
 from odyssey_jax.loop import Inputs as Inputs
 from odyssey_jax.loop import Loop as Loop

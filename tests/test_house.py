@@ -27,7 +27,7 @@ ALLOWED = {
     "flax": {"_types", "loop"},
     "compat": {"_types", "schedules"},
     "_digits": {"", "host"},
-    "cli": {"_digits", "store"},
+    "cli": {"_digits", "store", "host", "schedules"},
 }
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and loop.

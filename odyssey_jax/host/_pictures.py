@@ -1,21 +1,15 @@
-"""The two pictures of a run: its curves, and its confusion matrix.
+"""The two pictures of a run: its curves, and its confusion matrix."""
 
-Drawn with matplotlib's object interface, without pyplot: nothing global is touched, and no
-display is needed.  Each file is written beside its place and then moved there, so a reader
-sees the old picture or the new one, never half of one.
-"""
-
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from odyssey_jax.host._figure import new_figure, save_picture
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Told apart with any colour vision (M. Okabe and K. Ito, Color Universal Design, 2008), and by
 # their lines as well.
@@ -65,7 +59,7 @@ def save_curves(
         )
 
     heights = [3.4 if quantity == "loss" else 2.0 for quantity in panels]
-    figure = _figure(8, sum(heights) + 0.6)
+    figure = new_figure(8, sum(heights) + 0.6)
     grid = figure.add_gridspec(len(panels), height_ratios=heights)
     axes = [figure.add_subplot(grid[i]) for i in range(len(panels))]
     for quantity, ax in zip(panels, axes, strict=True):
@@ -73,7 +67,7 @@ def save_curves(
         _draw_panel(ax, quantity, epochs, series, best_epoch)
         ax.tick_params(labelbottom=ax is axes[-1])
     axes[-1].set_xlabel("epoch")
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def save_confusion(
@@ -109,7 +103,7 @@ def save_confusion(
         raise ValueError(f"class_names must be {n} names, one for each class, got {len(names)}.")
 
     side = float(np.clip(0.5 * n + 1, 4, 16))
-    figure = _figure(side + 1.2, side + 0.4)
+    figure = new_figure(side + 1.2, side + 0.4)
     ax = figure.add_subplot()
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
@@ -125,7 +119,7 @@ def save_confusion(
     bar.set_label("share of the true class")
     bar.ax.yaxis.set_major_formatter("{x:.0%}")
     bar.outline.set_visible(False)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 _PANELS = ("loss", "accuracy", "learning_rate")
@@ -229,33 +223,3 @@ def _number_cells(ax: "Axes", counts: np.ndarray, shares: np.ndarray, cell: floa
 def _inches(letters: int, size: float) -> float:
     """Return about how wide a text is: a letter is 0.62 of its size in points, 1/72 inch."""
     return letters * 0.62 * size / 72
-
-
-def _figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "pictures are drawn with matplotlib, which is not installed: "
-            "pip install odyssey-jax[plot]"
-        ) from error
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
-
-
-def _save(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write the figure beside its place, and move it there."""
-    path = Path(path)
-    suffix = path.suffix.lstrip(".").lower()
-    formats = figure.canvas.get_supported_filetypes()
-    if suffix not in formats:
-        raise ValueError(
-            f"the path of a picture must end in one of {', '.join(sorted(formats))}, "
-            f"got {path.name!r}."
-        )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format=suffix)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

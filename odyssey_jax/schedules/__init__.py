@@ -50,6 +50,8 @@ from ._sqrt import sqrt_warmup as sqrt_warmup
 from ._step_decay import step_decay as step_decay
 from ._stretch import stretch as stretch
 from ._sum import sum as sum
+from ._survey import Survey as Survey
+from ._survey import survey as survey
 from ._tanh import tanh_decay as tanh_decay
 from ._then import then as then
 from ._units import epochs as epochs

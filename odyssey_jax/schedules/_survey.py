@@ -47,9 +47,14 @@ class Survey(NamedTuple):
         """Where among the steps the peak is: of several, a joint, or else the first."""
         height = np.abs(self.values)
         highest = np.flatnonzero(height == height.max())
-        joints = [np.ceil(x) for span in self.spans for x in (span.start, span.end or 0)]
-        joint = highest[np.isin(self.steps[highest], joints)]
+        joint = highest[np.isin(self.steps[highest], self.joints)]
         return int(joint[0] if len(joint) else highest[0])
+
+    @property
+    def joints(self) -> np.ndarray:
+        """int64, the first step of each span and of each rest, sorted."""
+        marks = [x for span in self.spans for x in (span.start, span.end) if x is not None]
+        return np.unique(np.ceil(marks).astype(np.int64))
 
     @property
     def mean(self) -> float:
@@ -90,7 +95,7 @@ def survey(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = 
 def _steps(found: list[Span], total: int) -> np.ndarray:
     if total <= _ALL:
         return np.arange(total)
-    marks = [x for span in found for x in (span.start, span.stop, span.end) if x is not None]
+    marks = [x for span in found for x in (span.start, span.end) if x is not None]
     special = np.ceil(np.asarray(marks))[:, None] + np.arange(-2, 3)
     tail = np.geomspace(1, total, 200)
     steps = [np.linspace(0, total - 1, _ALL), special.ravel(), tail, total - tail]

@@ -29,8 +29,10 @@ def a_history(epochs=40):
 @pytest.fixture
 def figures(monkeypatch):
     """Collect the figures drawn, to look inside."""
-    drawn, make = [], _pictures._figure
-    monkeypatch.setattr(_pictures, "_figure", lambda *size: drawn.append(make(*size)) or drawn[-1])
+    drawn, make = [], _pictures.new_figure
+    monkeypatch.setattr(
+        _pictures, "new_figure", lambda *size: drawn.append(make(*size)) or drawn[-1]
+    )
     return drawn
 
 

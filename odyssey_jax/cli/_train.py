@@ -1,15 +1,14 @@
-"""The command line: `odyssey-jax train`."""
+"""`odyssey-jax train`: the main job."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from odyssey_jax._digits import Options, train_digits
-from odyssey_jax.store import CheckpointError, Store
+from odyssey_jax.store import Store
 
 _HELP = {
     "hidden": "widths of the hidden layers",
@@ -26,36 +25,8 @@ _HELP = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
-    parsed = vars(_parser().parse_args(arguments))
-    directory, fresh = parsed.pop("directory"), parsed.pop("fresh")
-    del parsed["command"]
-    try:
-        options = Options(**{**parsed, "hidden": tuple(parsed["hidden"])})
-        if not fresh:
-            _check_same_options(directory, options)
-        train_digits(options, directory, fresh)
-    except (CheckpointError, OSError, ValueError) as error:
-        print(f"odyssey-jax: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        print(f"odyssey-jax: {error}: pip install 'odyssey-jax[all]'", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"odyssey-jax: interrupted; {directory} holds the run up to its last checkpoint",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="odyssey-jax", description="Training infrastructure for JAX."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
     train = commands.add_parser(
         "train",
         help="train a network on handwritten digits",
@@ -75,7 +46,22 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N" if many or isinstance(field.default, int) else "X",
             help=_HELP[field.name],
         )
-    return parser
+    train.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Trains."""
+    names = [field.name for field in dataclasses.fields(Options)]
+    given = {name: getattr(parsed, name) for name in names}
+    options = Options(**{**given, "hidden": tuple(given["hidden"])})
+    if not parsed.fresh:
+        _check_same_options(parsed.directory, options)
+    try:
+        train_digits(options, parsed.directory, parsed.fresh)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; {parsed.directory} holds the run up to its last checkpoint"
+        ) from None
 
 
 def _check_same_options(directory: Path, options: Options) -> None:
@@ -98,11 +84,3 @@ def _check_same_options(directory: Path, options: Options) -> None:
             f"the run in {directory} was begun with other options: {'; '.join(differs)}. Use "
             "those, another --directory, or --fresh to start over."
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.exit(main())

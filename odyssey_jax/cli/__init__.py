@@ -1,0 +1,3 @@
+"""The command line: `odyssey-jax train` and `odyssey-jax schedule`."""
+
+from odyssey_jax.cli._main import main as main

@@ -1,0 +1,43 @@
+"""The program: which command, and what an error looks like."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from odyssey_jax.cli import _schedule, _train
+from odyssey_jax.store import CheckpointError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, or 1 after an error of one line.
+
+    What is no command or option at all ends the program with status 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog="odyssey-jax", description="Training infrastructure for JAX."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (_train, _schedule):
+        command.add_parser(commands)
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (CheckpointError, OSError, ValueError) as error:
+        return _failed(_one_line(error))
+    except ImportError as error:
+        return _failed(f"{_one_line(error)}: pip install 'odyssey-jax[all]'")
+    except KeyboardInterrupt as interrupt:
+        _failed(str(interrupt) or "interrupted")
+        return 130
+    return 0
+
+
+def _failed(message: str) -> int:
+    print(f"odyssey-jax: {message}", file=sys.stderr)
+    return 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
