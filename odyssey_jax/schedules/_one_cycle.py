@@ -7,7 +7,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from ._base import Schedule
+from ._base import Schedule, recipe
 from ._check import (
     require_choice,
     require_finite,
@@ -19,6 +19,7 @@ from ._check import (
 from ._piecewise import Interpolation, piecewise_interpolate
 
 
+@recipe
 def one_cycle(
     peak_value: Any,
     total_steps: Any,
@@ -72,6 +73,7 @@ def one_cycle(
     return _phases(values, total_steps, pct_start, anneal, three_phase)
 
 
+@recipe
 def one_cycle_momentum(
     total_steps: Any,
     pct_start: Any = 0.3,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._base import Schedule, builds
+from ._base import Schedule, builds, recipe
 from ._check import is_known, require_at_least_one, require_positive, require_unit
 from ._cosine import cosine_decay
 from ._cycles import cycles
@@ -143,6 +143,7 @@ def restarts(
     return Restarts(schedule, t_mul, m_mul, cycle_limit)
 
 
+@recipe
 def cosine_restarts(
     init_value: Any,
     first_decay_steps: Any,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ._base import Schedule
 from ._epochs import ByEpoch, ByEpochFraction
 from ._join import Join
 from ._moment import LAST_STEP
+from ._piecewise import PiecewiseInterpolate
 from ._product import Product
 from ._repeat import Repeat
 from ._shift import Shift
@@ -74,6 +76,10 @@ def _spans(schedule: Schedule) -> list[Span]:
     if isinstance(schedule, (Stretch, ByEpochFraction, ByEpoch)):
         factor = float(getattr(schedule, "factor", None) or schedule.steps_per_epoch)  # pyright: ignore[reportAttributeAccessIssue]
         return [span.mapped(lambda t: t * factor) for span in spans(schedule.schedule)]
+    if isinstance(schedule, PiecewiseInterpolate) and np.size(schedule.boundaries):
+        edges = [0.0, *map(float, schedule.boundaries)]
+        parts = [Span(schedule.name, a, b, b) for a, b in itertools.pairwise(edges)]
+        return [*parts[:-1], parts[-1]._replace(stop=None)]
     if isinstance(inner, Schedule) and _keeps_time(schedule):
         return spans(inner)
     return [Span(schedule.name, 0, None, _end(schedule))]

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import odyssey_jax.schedules as ody_s
 from odyssey_jax.schedules import (
     by_epoch,
     by_epoch_fraction,
@@ -66,6 +67,13 @@ RECIPES = {
     "shifted": (cosine_decay(0.1, 900).shift(100), 1_000),
     "stretched": (warmup_cosine(0.1, 10, 100).stretch(10), 1_000),
     "floored": (warmup_cosine(0.1, 100, 800).clip(min_value=1e-3), 1_000),
+    "one-cycle": (ody_s.one_cycle(0.1, 1_000), 1_000),
+    "one-cycle, momentum": (ody_s.one_cycle_momentum(1_000), 1_000),
+    "growing restarts": (ody_s.cosine_restarts(0.1, 100, 2.0), 700),
+    "inverse root": (linear_warmup(0.1, 100).then(ody_s.inverse_sqrt(0.1, 100), 100), 9_000),
+    "triangles": (ody_s.cyclic(0.01, 0.1, 100), 1_000),
+    "tanh": (ody_s.tanh_decay(0.1, 1_000), 1_000),
+    "geometric": (ody_s.geometric_decay(0.1, 1_000, 1e-4), 1_000),
     "product": (linear_warmup(1.0, 100) * cosine_decay(0.1, 1_000), 1_000),
 }
 
@@ -98,6 +106,8 @@ MISTAKES = [
         1_000,
         "cosine_decay ends at step 1,500",
     ),
+    (ody_s.one_cycle(0.1, 10_000), "warm-up longer than the run", 1_000, "ends at step 2,999"),
+    (ody_s.one_cycle(0.1, 1_500), "end not reached", 1_000, "ends at step 1,499"),
     (multistep_decay(0.1, [500, 2_000]), "end not reached", 1_000, "still 0.01 and not 0.001"),
     (
         join([constant(0.1), constant(0.01), constant(0.001)], [500, 2_000]),
