@@ -54,6 +54,11 @@ def in_steps(
     return schedule
 
 
+def with_all_digits(schedule: ScheduleFn | None) -> ScheduleFn | None:
+    """The schedule as an argument of the compiled program."""
+    return schedule.precise() if isinstance(schedule, Schedule) else schedule
+
+
 def check_config(config: Mapping[str, Any] | None) -> None:
     """Refuses, before anything is trained, what a checkpoint's metadata can't hold."""
     try:

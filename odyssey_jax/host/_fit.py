@@ -18,6 +18,7 @@ from odyssey_jax.host._arguments import (
     check_sharding,
     in_steps,
     replicate,
+    with_all_digits,
 )
 from odyssey_jax.host._progress import ProgressLine
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
@@ -161,7 +162,7 @@ def fit(
             capacity=max(capacity_for(epochs), saved["capacity"] if saved else 0),
             batch_sharding=batch_sharding,
         )
-        inputs = Inputs(train, valid, schedule)
+        inputs = Inputs(train, valid, with_all_digits(schedule))
         carry = fresh_carry(task, loop, inputs, seed)
         carry, inputs = replicate((carry, inputs), batch_sharding)
         if store is not None and saved is not None:

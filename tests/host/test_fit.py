@@ -377,3 +377,12 @@ def test_a_writer_that_fails_loses_no_checkpoint(tmp_path):
         run(task, tmp_path / "cut", writers=[writer])
     assert writer.closed
     assert_same(run(task, tmp_path / "cut").carry, whole.carry)
+
+
+def test_the_rate_in_force_has_all_of_its_digits():
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+    data = ody.ArrayDataset(jnp.ones(100), batch_size=1)
+    rate = ody.exponential_decay(0.1, transition_steps=1, decay_rate=0.9)
+    result = ody.fit(task, optax.sgd, data, epochs=4, learning_rate=rate, writers=[])
+    want = 0.1 * 0.9 ** (100.0 * np.arange(1, 5) - 1)  # of the last update of each epoch
+    np.testing.assert_allclose(result.history["learning_rate"], want, rtol=1e-6)

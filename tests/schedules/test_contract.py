@@ -142,6 +142,11 @@ def test_x64_changes_nothing(case):
             np.testing.assert_allclose(values, want, rtol=3e-7, err_msg=how)
 
 
+def test_an_argument_of_jit_keeps_all_digits(case):
+    schedule, steps = case.build(HORIZON), same_shape(STEPS)
+    np.testing.assert_allclose(curve(schedule.precise(), steps), schedule(steps), rtol=3e-7)
+
+
 def leaf_grads(schedule: Schedule, steps: np.ndarray) -> list[np.ndarray]:
     """d value / d leaf for each step, every leaf taken as a real number."""
     real = jax.tree.map(jnp.float32, schedule)
