@@ -53,6 +53,7 @@ from odyssey_jax.schedules import by_epoch as by_epoch
 from odyssey_jax.schedules import by_epoch_fraction as by_epoch_fraction
 from odyssey_jax.schedules import clip as clip
 from odyssey_jax.schedules import constant as constant
+from odyssey_jax.schedules import cooldown as cooldown
 from odyssey_jax.schedules import cosine_decay as cosine_decay
 from odyssey_jax.schedules import cosine_restarts as cosine_restarts
 from odyssey_jax.schedules import cosine_warmup as cosine_warmup
@@ -92,10 +93,12 @@ from odyssey_jax.schedules import sqrt_warmup as sqrt_warmup
 from odyssey_jax.schedules import step_decay as step_decay
 from odyssey_jax.schedules import stretch as stretch
 from odyssey_jax.schedules import sum as sum
+from odyssey_jax.schedules import swa as swa
 from odyssey_jax.schedules import tanh_decay as tanh_decay
 from odyssey_jax.schedules import then as then
 from odyssey_jax.schedules import tokens as tokens
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
+from odyssey_jax.schedules import warmup_stable_decay as warmup_stable_decay
 from odyssey_jax.schedules import with_momentum as with_momentum
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store import CheckpointError as CheckpointError

@@ -4,6 +4,8 @@ from ._base import Schedule as Schedule
 from ._callable import from_callable as from_callable
 from ._clip import clip as clip
 from ._constant import constant as constant
+from ._cooldown import cooldown as cooldown
+from ._cooldown import swa as swa
 from ._cosine import cosine_decay as cosine_decay
 from ._cosine import cosine_warmup as cosine_warmup
 from ._cyclic import cyclic as cyclic
@@ -58,4 +60,5 @@ from ._units import epochs as epochs
 from ._units import fraction as fraction
 from ._units import tokens as tokens
 from ._warmup_cosine import warmup_cosine as warmup_cosine
+from ._warmup_stable_decay import warmup_stable_decay as warmup_stable_decay
 from ._with_momentum import with_momentum as with_momentum

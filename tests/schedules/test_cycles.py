@@ -95,7 +95,67 @@ def test_one_cycle_ends_on_its_last_step_and_is_traced_too():
     assert ody_s.one_cycle(0.1, 100, 0.3)(29) == np.float32(0.1)
 
 
+def test_a_cooldown_is_the_schedule_itself_until_it_begins():
+    main = ody_s.warmup_cosine(0.3, 10, 200, end_value=0.01)
+    steps = np.arange(120)
+    for freeze in (False, True):
+        cooled = ody_s.cooldown(main, 100, 20, 0.001, "1-sqrt", freeze=freeze)
+        np.testing.assert_array_equal(cooled(steps)[:101], main(steps)[:101])
+        np.testing.assert_array_equal(cooled(np.array([120, 500])), np.float32(0.001))
+    at_once = ody_s.swa(main, 0.05, 100, 0)
+    np.testing.assert_array_equal(at_once(steps)[:100], main(steps)[:100])
+    np.testing.assert_array_equal(at_once(steps)[100:], np.float32(0.05))
+    sooner = ody_s.cooldown(main, 100, 20, end_on_last_step=True)
+    assert sooner(118) > 0
+    assert sooner(119) == 0
+
+
+def test_lengths_in_other_units():
+    for waits, want in (
+        (
+            ody_s.cosine_restarts(0.1, ody_s.epochs(2), 2.0),
+            ody_s.cosine_restarts(0.1, 20, 2.0),
+        ),
+        (ody_s.one_cycle(0.1, ody_s.fraction(1)), ody_s.one_cycle(0.1, 100)),
+        (
+            ody_s.warmup_stable_decay(0.1, ody_s.epochs(1), ody_s.epochs(2), ody_s.fraction(1)),
+            ody_s.warmup_stable_decay(0.1, 10, 20, 100),
+        ),
+        (
+            ody_s.swa(ody_s.cosine_decay(0.1, ody_s.fraction(1)), 0.01, ody_s.epochs(3)),
+            ody_s.swa(ody_s.cosine_decay(0.1, 100), 0.01, 30),
+        ),
+    ):
+        assert waits.resolve(steps_per_epoch=10, total_steps=100) == want
+
+
 BAD = [
+    (
+        lambda: ody_s.cooldown(ody_s.constant(0.1), 5, 5, shape="power"),
+        r"decay_power belongs to the shape 'power', which needs it; got decay_power = None",
+    ),
+    (
+        lambda: ody_s.cooldown(ody_s.constant(0.1), 5, 5, decay_ratio=0.1),
+        r"decay_ratio belongs to the shape 'exponential'.*0\.1 with the shape 'linear'",
+    ),
+    (
+        lambda: ody_s.cooldown(ody_s.constant(0.1), 5, 5, shape="exponential", decay_ratio=1.0),
+        r"decay_ratio must be in the range \(0, 1\).*= 1\.0",
+    ),
+    (lambda: ody_s.swa(ody_s.constant(0.1), 0.1, -1), r"swa_start must be .*swa_start = -1"),
+    (lambda: ody_s.swa(ody_s.constant(0.1), 0.1, 5, anneal="1-sqrt"), r"anneal must be one of"),  # pyright: ignore
+    (
+        lambda: ody_s.warmup_stable_decay(0.1, 10, 95, 100),
+        r"warmup_steps \+ decay_steps must be at most total_steps.*= 105, total_steps = 100",
+    ),
+    (
+        lambda: ody_s.warmup_stable_decay(0.1, 10, 20, 100, stable_timescale=5),
+        r"stable_timescale belongs to stable = 'inverse_sqrt'.*= 5",
+    ),
+    (
+        lambda: ody_s.warmup_stable_decay(0.1, 10, 20, 100, warmup="power"),  # pyright: ignore
+        r"warmup must be one of 'linear', 'cosine', '1-sqrt', 'exponential'; got warmup = 'power'",
+    ),
     (lambda: ody_s.one_cycle(0.1, 50, 1.5), r"pct_start must be .*\[0, 1.*pct_start = 1\.5"),
     (lambda: ody_s.one_cycle(0.1, 50, 0.6, three_phase=True), r"pct_start must be .*0\.5.* = 0\.6"),
     (lambda: ody_s.one_cycle(0.1, 50, div_factor=0), r"div_factor must be .*greater than 0.* = 0"),

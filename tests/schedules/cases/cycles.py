@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 import odyssey_jax.schedules as ody_s
-from tests.schedules.cases.case import Case
+from tests.schedules.cases.case import Case, cosine, line
 
 
 def _part(total: int) -> int:
@@ -58,6 +58,28 @@ def _one_cycle(t: np.ndarray, n: int, part: float, values: list[float], wave: bo
         left = np.sin(np.pi / 2 * left) ** 2 if wave else left
         value = np.where(t >= a, end + (start - end) * left, value)
     return value
+
+
+def _cooled(value: np.ndarray, t: np.ndarray, begin: int, steps: int, end: float, shape: str):
+    """The value brought down: the distance to the end is taken before anything is divided."""
+    left = np.clip(begin + steps - t, 0, steps) / steps if steps else 1.0 * (t < begin)
+    with np.errstate(divide="ignore"):
+        fall = {
+            "linear": left,
+            "cosine": np.sin(np.pi / 2 * left) ** 2,
+            "1-sqrt": left / (1 + np.sqrt(1 - left)),
+            "power": -np.expm1(2.5 * np.log1p(-left)),
+            "exponential": 1e-3 * np.expm1(left * np.log(1e3)) / (1 - 1e-3),
+        }[shape]
+    return end + (value - end) * np.where(t < begin, 1.0, fall)
+
+
+def _wsd(t: np.ndarray, n: int, shape: str, tau: int = 0) -> np.ndarray:
+    warm, decay = n // 4, n // 3
+    s = np.maximum(t - warm, 0)
+    stable = 0.3 / np.sqrt(1 + s / tau) if tau else np.full_like(t, 0.3)
+    up = line(t, 0.01, 0.3, warm)
+    return np.where(t < warm, up, _cooled(stable, t, n - decay, decay, 0.0, shape))
 
 
 CASES = [
@@ -147,5 +169,52 @@ CASES = [
         "one_cycle_momentum",
         lambda n: ody_s.one_cycle_momentum(n, 0.25, three_phase=True),
         lambda t, n: _one_cycle(t, n, 0.25, [0.95, 0.85, 0.95, 0.95], True),
+    ),
+    *(
+        Case(
+            f"cooldown {shape}",
+            lambda n, shape=shape, own=own: ody_s.cooldown(
+                ody_s.constant(0.3), n // 4, n - n // 4, 0.0, shape, **own
+            ),
+            lambda t, n, shape=shape: _cooled(
+                np.full_like(t, 0.3), t, n // 4, n - n // 4, 0.0, shape
+            ),
+            lambda n: (0.3, 0.0) if n else (0.0, 0.0),
+        )
+        for shape, own in (
+            ("linear", {}),
+            ("cosine", {}),
+            ("1-sqrt", {}),
+            ("power", {"decay_power": 2.5}),
+            ("exponential", {"decay_ratio": 1e-3}),
+        )
+    ),
+    Case(
+        "swa",
+        lambda n: ody_s.swa(ody_s.cosine_decay(0.3, n), 0.05, n // 2, n // 4),
+        lambda t, n: np.where(
+            t < n // 2,
+            cosine(t, 0.3, 0.0, n),
+            cosine(t - n // 2, cosine(np.array(n / 2 // 1), 0.3, 0.0, n), 0.05, n // 4),
+        ),
+    ),
+    Case(
+        "warmup_stable_decay",
+        lambda n: ody_s.warmup_stable_decay(0.3, n // 4, n // 3, n, 0.01),
+        lambda t, n: _wsd(t, n, "1-sqrt"),
+    ),
+    Case(
+        "warmup_stable_decay inverse_sqrt",
+        lambda n: ody_s.warmup_stable_decay(
+            0.3,
+            n // 4,
+            n // 3,
+            n,
+            0.01,
+            stable="inverse_sqrt",
+            decay="linear",
+            stable_timescale=max(n // 4, 1),
+        ),
+        lambda t, n: _wsd(t, n, "linear", max(n // 4, 1)),
     ),
 ]
