@@ -127,3 +127,19 @@ def _keras_metric(curve: dict[str, Any]) -> list[float]:
         callback.on_epoch_end(epoch, {callback.monitor: metric})
         rates.append(float(model.optimizer.learning_rate))
     return rates
+
+
+def drive_by_name(curve: dict[str, Any]) -> dict[str, Any]:
+    """`timm.scheduler.create_scheduler_v2`: the curve, and the epochs to train."""
+    opt, kwargs = optimizer(curve["base_lr"], 0.0), curve["kwargs"]
+    try:
+        scheduler, epochs = timm.scheduler.create_scheduler_v2(opt, **kwargs)
+    except (ValueError, AssertionError) as error:
+        return {**curve, "raises": str(error)}
+    rates = []
+    for step in range(curve["n"]):
+        rates.append(opt.param_groups[0]["lr"])
+        if scheduler is not None:
+            in_epochs = kwargs.get("step_on_epochs", True)
+            (scheduler.step if in_epochs else scheduler.step_update)(step + 1)
+    return {**curve, "epochs": epochs, "lr": rates}

@@ -620,10 +620,35 @@ def recorded(curve: Curve) -> Curve:
         return {**curve, "raises": f"{type(error).__name__}: {error}"}
 
 
+def by_name(r: random.Random) -> Curve:
+    """timm's schedules by name, with the number of epochs that it gives."""
+    names = ["cosine", "tanh", "poly", "step", "constant", "multistep", "wsd", "rsqrt", "none"]
+    kwargs = {
+        "sched": r.choice([*names, "bad"]),
+        "num_epochs": r.choice([10, 20, 30]),
+        "warmup_epochs": r.choice([0, 3, 5]),
+        "warmup_prefix": r.choice([True, False]),
+        "cooldown_epochs": r.choice([0, 4]),
+        **some(
+            r,
+            decay_epochs=lambda: r.choice([5, None, 8]),
+            decay_milestones=lambda: r.choice([[4, 8], [3, 15]]),
+            decay_rate=lambda: r.choice([0.5, 0.1]),
+            min_lr=lambda: r.choice([0.0, 1e-4]),
+            noise=lambda: r.choice([[0.2, 0.8], 0.5, None]),
+            cycle_mul=lambda: r.choice([1.0, 2.0]),
+            cycle_limit=lambda: r.choice([1, 2]),
+            decay_fn=lambda: r.choice(["linear", "cosine"]),
+        ),
+        **({"step_on_epochs": False, "updates_per_epoch": 2} if r.random() < 0.4 else {}),
+    }
+    return peers.drive_by_name({"kwargs": kwargs, "base_lr": 0.1, "n": 45})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--each", type=int, default=6, help="curves of each kind")
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--each", type=int, default=7, help="curves of each kind")
     parser.add_argument("--only", default="", help="kinds whose name contains this")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recorded.json"))
     options = parser.parse_args()
@@ -639,6 +664,9 @@ def main() -> None:
     text = ",\n".join(json.dumps(row) for row in rows)
     head = json.dumps({"made_with": peers.VERSIONS, "conventions": CONVENTIONS})[:-1]
     options.out.write_text(f'{head}, "curves": [\n{text}\n]}}\n')
+    if not options.only:
+        named = ",\n".join(json.dumps(by_name(r)) for _ in range(30))
+        options.out.with_name("by_name.json").write_text(f"[\n{named}\n]\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def test_every_scheduler_here_has_a_curve():
     recorded = {ours(curve["peer"]) for curve in RUN}
     others = {
         timm.timm_noise,  # no scheduler by itself
+        timm.create_scheduler_v2,  # see test_by_name.py
         keras.LearningRateScheduler,  # see test_forms.py
         transformers.get_scheduler,
         transformers.get_greedy_schedule,

@@ -4,6 +4,7 @@ A step of a schedule is what timm's is: an epoch where `t_in_epochs` is true, wh
 (`by_epoch` then runs the schedule in updates), and else an update.
 """
 
+from odyssey_jax.compat.timm._by_name import create_scheduler_v2 as create_scheduler_v2
 from odyssey_jax.compat.timm._cycles import CosineLRScheduler as CosineLRScheduler
 from odyssey_jax.compat.timm._cycles import PolyLRScheduler as PolyLRScheduler
 from odyssey_jax.compat.timm._cycles import TanhLRScheduler as TanhLRScheduler
