@@ -100,6 +100,7 @@ from odyssey_jax.schedules import tokens as tokens
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.schedules import warmup_stable_decay as warmup_stable_decay
 from odyssey_jax.schedules import with_momentum as with_momentum
+from odyssey_jax.schedules import with_noise as with_noise
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store import CheckpointError as CheckpointError
 from odyssey_jax.store import CheckpointMismatchError as CheckpointMismatchError

@@ -29,6 +29,7 @@ from ._lint import Finding as Finding
 from ._lint import lint as lint
 from ._metric import MetricRule as MetricRule
 from ._multistep import multistep_decay as multistep_decay
+from ._noise import with_noise as with_noise
 from ._one_cycle import one_cycle as one_cycle
 from ._one_cycle import one_cycle_momentum as one_cycle_momentum
 from ._piecewise import piecewise_constant as piecewise_constant

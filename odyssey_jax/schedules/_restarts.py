@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._base import Schedule, builds, recipe
-from ._check import is_known, require_at_least_one, require_positive, require_unit
+from ._check import is_known, require_at_least_one, require_count, require_positive, require_unit
 from ._cosine import cosine_decay
 from ._cycles import cycles
 from ._moment import Interval, Moment, select
@@ -138,7 +138,7 @@ def restarts(
     require_at_least_one("t_mul", t_mul)
     require_positive("m_mul", m_mul)
     if cycle_limit is not None:
-        cycle_limit = require_unit("cycle_limit", cycle_limit)
+        cycle_limit = require_count("cycle_limit", cycle_limit, 1)
     cycles(first, t_mul)  # refuses too many
     return Restarts(schedule, t_mul, m_mul, cycle_limit)
 

@@ -129,7 +129,27 @@ def test_lengths_in_other_units():
         assert waits.resolve(steps_per_epoch=10, total_steps=100) == want
 
 
+def test_noise_is_within_its_limit_and_of_its_distribution():
+    steps = np.arange(20_000)
+    flat = np.asarray(ody_s.with_noise(ody_s.constant(1.0), 0.5, 1)(steps)) - 1
+    assert abs(flat).max() <= 0.5
+    np.testing.assert_allclose([flat.mean(), flat.std()], [0, 0.5 / 3**0.5], atol=0.01)
+    bell = np.asarray(ody_s.with_noise(ody_s.constant(1.0), 0.5, 1, std=0.1)(steps)) - 1
+    assert abs(bell).max() <= 0.5
+    np.testing.assert_allclose([bell.mean(), bell.std()], [0, 0.1], atol=0.01)
+    other = np.asarray(ody_s.with_noise(ody_s.constant(1.0), 0.5, 2)(steps)) - 1
+    assert abs(np.corrcoef(flat, other)[0, 1]) < 0.03
+    assert abs(np.corrcoef(flat[1:], flat[:-1])[0, 1]) < 0.03
+
+
 BAD = [
+    (lambda: ody_s.with_noise(ody_s.constant(0.1), 0), r"limit must be .*greater than 0.* = 0"),
+    (lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, -1), r"seed must be .*seed = -1"),
+    (
+        lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, 0, 20, 10),
+        r"noise_begin must be at most noise_end.*noise_begin = 20, noise_end = 10",
+    ),
+    (lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, std=-1.0), r"std must be .*std = -1\.0"),
     (
         lambda: ody_s.cooldown(ody_s.constant(0.1), 5, 5, shape="power"),
         r"decay_power belongs to the shape 'power', which needs it; got decay_power = None",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import jax
 import numpy as np
 
 import odyssey_jax.schedules as ody_s
@@ -80,6 +81,16 @@ def _wsd(t: np.ndarray, n: int, shape: str, tau: int = 0) -> np.ndarray:
     stable = 0.3 / np.sqrt(1 + s / tau) if tau else np.full_like(t, 0.3)
     up = line(t, 0.01, 0.3, warm)
     return np.where(t < warm, up, _cooled(stable, t, n - decay, decay, 0.0, shape))
+
+
+def _noise(t: np.ndarray, seed: int, std: float | None = None) -> np.ndarray:
+    def draw(step: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        if std is None:
+            return 0.5 * jax.random.uniform(key, minval=-1.0)
+        return std * jax.random.truncated_normal(key, -0.5 / std, 0.5 / std)
+
+    return np.asarray(jax.vmap(draw)(t.astype(np.int32)), np.float64)
 
 
 CASES = [
@@ -216,5 +227,17 @@ CASES = [
             stable_timescale=max(n // 4, 1),
         ),
         lambda t, n: _wsd(t, n, "linear", max(n // 4, 1)),
+    ),
+    Case(
+        "with_noise",
+        lambda n: ody_s.with_noise(ody_s.constant(0.3), 0.5, 7, n // 4, n // 2),
+        lambda t, n: 0.3 * (1 + np.where((t >= n // 4) & (t < n // 2), _noise(t, 7), 0.0)),
+        jumps=("seed", "noise_begin", "noise_end"),
+    ),
+    Case(
+        "with_noise normal additive",
+        lambda n: ody_s.with_noise(ody_s.constant(0.8), 0.5, mode="additive", std=0.4),
+        lambda t, n: 0.8 + _noise(t, 0, 0.4),
+        jumps=("seed", "noise_begin"),
     ),
 ]
