@@ -54,13 +54,19 @@ class Schedule(Operators):
     name: ClassVar[str]
     """The public function that builds it: its name in `repr` and in JSON."""
 
+    steady: ClassVar[bool] = False
+    """Whether the value is the same at every step."""
+
     def at(self, now: Moment) -> jax.Array:
         """The formula: elementwise over `now` and over the hyper-parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no formula: define `at`.")
 
     def prepared(self) -> Schedule:
         """The same schedule as the formulas see it: numbers as `canonical` has them."""
-        fields = {f.name: _prepared(getattr(self, f.name)) for f in _data_fields(self)}
+        fields = {
+            f.name: f.metadata.get("canonical", _prepared)(getattr(self, f.name))
+            for f in _data_fields(self)
+        }
         return dataclasses.replace(self, **fields)  # pyright: ignore[reportArgumentType]
 
     def __call__(self, step: Any) -> jax.Array:
@@ -255,6 +261,8 @@ def factory(name: str) -> Callable[..., Schedule]:
 @jax.jit
 def _evaluate(schedule: Schedule, now: Moment) -> jax.Array:
     value = jax.lax.convert_element_type(schedule.at(now), jnp.float32)
+    if schedule.steady:
+        return jnp.broadcast_to(value, now.whole.shape)
     # A division by 1, which XLA can't see is one. It changes nothing, but XLA repeats cheap
     # operations, a sine among them, for every element of every array that the value scales,
     # where an optimizer is compiled for the CPU; never what is below a division.

@@ -19,6 +19,8 @@ from ._numbers import real
 class Constant(Schedule):
     """`v` at every step; see `constant`."""
 
+    steady = True
+
     value: Any
 
     def at(self, now: Moment) -> jax.Array:

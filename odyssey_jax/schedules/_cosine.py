@@ -15,7 +15,7 @@ from ._laps import laps
 from ._linear import line
 from ._moment import Interval, Moment, Phase, choose
 from ._node import node
-from ._numbers import pair
+from ._numbers import canonical_exponent, pair
 from ._past_end import Ending, PastEnd, require_ending
 from ._raise import raised
 from ._warmup import Warmup, require_warmup
@@ -44,9 +44,9 @@ class CosineDecay(Ending):
     init_value: Any
     decay_steps: Any
     end_value: Any
-    exponent: Any
+    exponent: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
     num_cycles: Any
-    k_decay: Any
+    k_decay: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
     hard_restarts: bool = dataclasses.field(metadata={"static": True})
 
     def at(self, now: Moment) -> jax.Array:
@@ -65,7 +65,7 @@ class CosineDecay(Ending):
         if self.num_cycles is None:
             if self.k_decay is None:
                 return time
-            return raised(time, self.k_decay, (where.done, where.total))
+            return raised(where, self.k_decay)
         high, low = pair(self.num_cycles)
         if self.hard_restarts:
             _, lap = laps(where, (high, low))

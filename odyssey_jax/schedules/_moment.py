@@ -194,6 +194,14 @@ class Interval(NamedTuple):
         done = jnp.where(over, 1.0, jnp.where(over, 0.0, self.done.real()) / span)
         return Phase(done, jnp.where(over, 0.0, jnp.where(over, 0.0, ahead) / span))
 
+    @property
+    def backwards(self) -> Interval:
+        """The interval from its end: one that is over has not begun, and any length will do."""
+        over = self.left.real() <= 0
+        one = Moment(jnp.ones((), jnp.int32))
+        total = select(over, one, self.total)
+        return Interval(self.left, select(over, one, self.done), total)
+
 
 def interval(now: Moment, total: Moment) -> Interval:
     """Where `now` is within a phase of length `total`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ._node import node
 
 
 class Wide(NamedTuple):
@@ -20,6 +23,14 @@ class Wide(NamedTuple):
     low: Any
 
 
+@node
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """An exponent that is known while tracing: so many times 1/2. The power is then a product."""
+
+    count: int = dataclasses.field(metadata={"static": True})
+
+
 def is_integer(x: Any) -> bool:
     """Whether a hyper-parameter, as `canonical` left it, is an integer."""
     return not isinstance(x, Wide) and jnp.issubdtype(jnp.result_type(x), jnp.integer)
@@ -31,7 +42,7 @@ def canonical(x: Any) -> Any:
     Numbers known on the host stay NumPy: a formula that joins 512 of them then compiles a
     table, not 512 operands.
     """
-    if isinstance(x, Wide):
+    if isinstance(x, (Wide, Halves)):
         return x
     if isinstance(x, float):  # the usual case, and the quick one
         near = np.float32(x)
@@ -49,6 +60,18 @@ def canonical(x: Any) -> Any:
         return x.astype(np.float32)
     high = x.astype(np.float32)
     return Wide(high, (x - high.astype(np.float64)).astype(np.float32))
+
+
+def canonical_exponent(x: Any) -> Any:
+    """An exponent as `canonical` has it, but `Halves` if it is known, and 2 at most."""
+    if x is None:
+        return None
+    x = canonical(x)
+    leaves = jax.tree.leaves(x)
+    if any(isinstance(leaf, jax.Array) or np.ndim(leaf) > 0 for leaf in leaves):
+        return x
+    count = 2 * sum(map(float, leaves))
+    return Halves(int(count)) if count in range(1, 5) else x
 
 
 def real(x: Any) -> jax.Array:

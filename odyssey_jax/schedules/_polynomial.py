@@ -12,6 +12,7 @@ from ._check import require_finite, require_length, require_positive
 from ._linear import line
 from ._moment import Interval, Moment, length
 from ._node import node
+from ._numbers import canonical_exponent
 from ._past_end import Ending, PastEnd, require_ending
 from ._raise import raised
 from ._warmup import Warmup, require_warmup
@@ -24,20 +25,19 @@ class Polynomial(Ending):
 
     init_value: Any
     end_value: Any
-    power: Any
+    power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
     transition_steps: Any
     transition_begin: Any
-    k_decay: Any
+    k_decay: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
 
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
 
         def curve(where: Interval) -> jax.Array:
             if self.k_decay is None:
-                left = where.phase().backwards
-                height = raised(left, self.power, (where.left, where.total))
+                height = raised(where.backwards, self.power)
             else:
-                time = raised(where.phase(), self.k_decay, (where.done, where.total))
+                time = raised(where, self.k_decay)
                 height = raised(time.backwards, self.power)
             return line(height, self.end_value, self.init_value)
 
@@ -50,12 +50,11 @@ class Polynomial(Ending):
 class PolynomialWarmup(Warmup):
     """A power of the step; see `polynomial_warmup`."""
 
-    power: Any
+    power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
 
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
-        where = self.where(now)
-        height = raised(where.phase(), self.power, (where.done, where.total))
+        height = raised(self.where(now), self.power)
         return line(height, self.init_value, self.peak_value)
 
 

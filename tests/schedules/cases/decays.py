@@ -114,6 +114,15 @@ CASES = [
         lambda t, n: 0.3 * _less_power(_left(t, n), 1.5) ** 0.5,
         lambda _: (0.3, 0.0),
     ),
+    *(
+        Case(
+            f"polynomial power={power}",
+            lambda n, power=power: ody_s.polynomial(0.0, 0.3, power, n),
+            lambda t, n, power=power: 0.3 * _less_power(_left(n - t, n), power),
+            lambda n: (0.0 if n else 0.3, 0.3),
+        )
+        for power in (0.5, 0.9, 1, 1.5, 2.0)
+    ),
     Case(
         "polynomial stretch",
         lambda n: ody_s.polynomial(0.3, 0.0, 2.5, n, past_end="stretch"),
