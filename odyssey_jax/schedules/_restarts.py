@@ -106,6 +106,9 @@ def restarts(
     step; the first step not before it belongs to the next cycle, and where it does fall on one,
     that step is at the peak to the bit.
 
+    Where the lengths are traced, or several of these are joined, the starts have 48 bits: exact
+    if they are whole, and to $10^{-4}$ of a step near step $2^{31}$ if they are not.
+
     There is no end, unless `cycle_limit` sets it: from the end of the last cycle on the decay's
     end value is held. A warm-up before it is joined to it, and its steps count from the end of
     that warm-up.
