@@ -1,11 +1,17 @@
 """What the documents show runs: the README's programs as printed, and the notebooks."""
 
+import operator
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import optax
 import pytest
 from nbclient import NotebookClient
+
+import odyssey_jax as ody
+from odyssey_jax import compat
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -13,19 +19,58 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("index", range(len(PROGRAMS)))
-def test_the_readmes_programs_run_as_printed(index, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"}
+def run(index, names):
     exec(compile(PROGRAMS[index], f"README.md, program {index}", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def main_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    return run(0, {"__name__": "__main__"})
+
+
+def test_the_readmes_program_runs_as_printed(main_program, capsys):
     first = capsys.readouterr().out
-    if "directory=" in PROGRAMS[index]:  # run the same line again, and it is complete
-        assert names["result"].metrics["valid/accuracy"] > 0.95
-        exec(compile(PROGRAMS[index], f"README.md, program {index}", "exec"), names)
-        assert capsys.readouterr().out == first
-    else:
-        assert names["ody"].StopReason(int(names["stop"])).name == "NO_IMPROVEMENT"
-        assert abs(names["w"] - names["jnp"].arange(3.0)).max() < 0.05
+    assert main_program["result"].metrics["valid/accuracy"] > 0.95
+    run(0, main_program)  # run the same line again, and it is complete
+    assert capsys.readouterr().out == first
+
+
+def test_the_readmes_schedules_run_as_printed(main_program):
+    names = run(1, main_program)
+    assert float(names["schedule"](500)) == np.float32(0.1)
+    assert float(names["other"](0)) == 0.0
+    resolved = names["in_epochs"].resolve(steps_per_epoch=100, total_steps=2_000)
+    assert float(resolved(500)) == np.float32(0.1)
+    rates = run(2, names)["result"].history["learning_rate"]
+    scales = np.asarray(rates) / np.asarray(
+        names["schedule"](20 * np.arange(1, len(rates) + 1) - 1)
+    )
+    assert scales.min() < 0.51  # the rate was cut at least once
+    np.testing.assert_allclose(np.log2(scales), np.round(np.log2(scales)), atol=1e-5)
+
+
+def test_the_readmes_own_loop_runs_as_printed():
+    names = run(3, {"__name__": "__main__"})
+    assert names["ody"].StopReason(int(names["stop"])).name == "NO_IMPROVEMENT"
+    assert abs(names["w"] - names["jnp"].arange(3.0)).max() < 0.05
+    assert len(PROGRAMS) == 4
+
+
+def test_the_readmes_table_names_what_is_there():
+    _, _, *rows = [line for line in README.splitlines() if line.startswith("|")]
+    peers = (ody, compat.torch, optax, compat.timm, compat.transformers, compat.keras)
+    ours = set()
+    for row in rows:
+        for where, cell in zip(peers, row.split("|")[1:-1], strict=True):
+            for name in re.findall(r"`([\w.]+)(?=[`(])", cell):
+                found = operator.attrgetter(name)(where)  # raises where it is not
+                assert callable(found)
+                if where is ody:
+                    ours.add(name)
+    public = {n for n in vars(ody.schedules) if hasattr(ody, n) and n[0].islower()}
+    assert public - ours <= {"describe", "lint", "epochs_to_steps"}
 
 
 def test_the_readme_names_rooms_that_are_there():
