@@ -15,25 +15,31 @@ from ._laps import laps
 from ._linear import line
 from ._moment import Interval, Moment, Phase, choose
 from ._node import node
-from ._numbers import canonical_exponent, pair
+from ._numbers import canonical_exponent, pair, real
 from ._past_end import Ending, PastEnd, require_ending
 from ._raise import raised
 from ._warmup import Warmup, require_warmup
 
 
-def wave(where: Phase) -> Phase:
-    """`(1 - cos(pi * done)) / 2` is done, in the form `sin(pi / 2 * done) ** 2`.
+def _from_nearer_end(where: Phase | Interval) -> jax.Array:
+    """`(1 - cos(pi * x)) / 2` in the form `sin(pi / 2 * x) ** 2`, x the nearer end's distance.
 
-    The sine is taken of the nearer end's distance, so that it is small where the other form
-    cancels: one transcendental, all digits at both ends.
+    So it is small where the other form cancels: one transcendental, all digits at both ends.
     """
-    small = jnp.square(jnp.sin((math.pi / 2) * where.nearer))
+    return jnp.square(jnp.sin((math.pi / 2) * where.nearer))
+
+
+def wave(where: Phase) -> Phase:
+    """`(1 - cos(pi * done)) / 2` is done."""
+    small = _from_nearer_end(where)
     return choose(where.late, Phase(1 - small, small), Phase(small, 1 - small))
 
 
-def cosine(where: Phase, start: Any, end: Any) -> jax.Array:
+def cosine(where: Phase | Interval, start: Any, end: Any) -> jax.Array:
     """`end + (start - end) * (1 + cos(pi * done)) / 2`."""
-    return line(wave(where), start, end)
+    start, end, late = real(start), real(end), where.late
+    near, far = jnp.where(late, end, start), jnp.where(late, start, end)
+    return near + (far - near) * _from_nearer_end(where)
 
 
 @node
@@ -54,6 +60,8 @@ class CosineDecay(Ending):
         return self.until(now, self.decay_steps, self._curve)
 
     def _curve(self, where: Interval) -> jax.Array:
+        if self.num_cycles is None and self.k_decay is None and self.exponent is None:
+            return cosine(where, self.init_value, self.end_value)
         fall = wave(self._time(where))
         if self.exponent is not None:
             fall = raised(fall.backwards, self.exponent).backwards
@@ -63,9 +71,7 @@ class CosineDecay(Ending):
         """How much of the current half of a cosine is done."""
         time = where.phase()
         if self.num_cycles is None:
-            if self.k_decay is None:
-                return time
-            return raised(where, self.k_decay)
+            return time if self.k_decay is None else raised(where, self.k_decay)
         high, low = pair(self.num_cycles)
         if self.hard_restarts:
             _, lap = laps(where, (high, low))
@@ -83,7 +89,7 @@ class CosineWarmup(Warmup):
 
     def at(self, now: Moment) -> jax.Array:
         """The formula."""
-        return cosine(self.where(now).phase(), self.init_value, self.peak_value)
+        return cosine(self.where(now), self.init_value, self.peak_value)
 
 
 @builds(CosineDecay)

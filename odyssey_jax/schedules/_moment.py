@@ -195,6 +195,19 @@ class Interval(NamedTuple):
         return Phase(done, jnp.where(over, 0.0, jnp.where(over, 0.0, ahead) / span))
 
     @property
+    def late(self) -> jax.Array:
+        """Whether the end is the nearer one."""
+        return self.left.real() <= self.done.real()
+
+    @property
+    def nearer(self) -> jax.Array:
+        """The distance to the nearer end as a fraction, in [0, 1/2]: one division."""
+        ahead = self.left.real()
+        over = ahead <= 0
+        steps = jnp.where(over, 0.0, jnp.where(self.late, ahead, self.done.real()))
+        return steps / jnp.where(over, 1.0, self.total.real())
+
+    @property
     def backwards(self) -> Interval:
         """The interval from its end: one that is over has not begun, and any length will do."""
         over = self.left.real() <= 0
