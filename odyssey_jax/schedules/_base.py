@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from ._moment import Moment, moment
 from ._node import is_static
-from ._numbers import Wide, canonical
+from ._numbers import Wide, canonical, exact
 from ._operators import Operators
 from ._units import Length, measures
 
@@ -292,6 +292,8 @@ def plain(x: Any) -> Any:
         return x.to_dict()
     if isinstance(x, Length):
         return x.to_plain()
+    if isinstance(x, Wide):
+        return plain(exact(x))
     if isinstance(x, tuple):
         return [plain(item) for item in x]
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
@@ -311,6 +313,8 @@ def shown(x: Any) -> str:
     """An argument as it is written in a call."""
     if isinstance(x, Tracer):
         return f"<traced {x.aval.str_short()}>"
+    if isinstance(x, Wide):
+        return shown(x.high if isinstance(x.high, Tracer) else exact(x))
     if isinstance(x, (jax.Array, np.ndarray, np.generic)):
         if np.ndim(x) == 0:
             return repr(np.asarray(x).item())

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._moment import LAST_STEP
+from ._numbers import Wide, exact
 
 
 def is_known(x: Any) -> bool:
@@ -21,7 +22,7 @@ def is_known(x: Any) -> bool:
 def _as_float64(value: Any) -> Any:
     """A real number or an array of them; None for anything else, truth values included."""
     try:
-        x = np.asarray(value)
+        x = np.asarray(exact(value) if isinstance(value, Wide) else value)
         kinds = (np.integer, np.floating)
         if any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
             return x.astype(np.float64)

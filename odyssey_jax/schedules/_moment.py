@@ -109,7 +109,7 @@ def moment(step: Any) -> Moment:
     """A step, of any real dtype and shape, as a `Moment`: negative is 0, and nothing wraps."""
     if not isinstance(step, jax.Array):
         step = np.asarray(step)
-        if step.dtype == object:  # Python ints that no NumPy integer can hold
+        if step.dtype == object and all(isinstance(x, int) for x in step.flat):  # beyond int64
             step = np.asarray(np.clip(step, 0, LAST_STEP), np.int64)
     dtype = step.dtype
     xp = jnp if isinstance(step, jax.Array) else np

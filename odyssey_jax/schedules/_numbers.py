@@ -94,6 +94,11 @@ def whole_pair(x: jax.Array, part: Any = 0.0) -> tuple[jax.Array, jax.Array]:
     return high, small - (high - big)
 
 
+def exact(x: Wide) -> Any:
+    """`high + low` in float64, for what is done on the host."""
+    return np.asarray(x.high, np.float64) + np.asarray(x.low, np.float64)
+
+
 def between(start: Any, end: Any, rise: jax.Array, fall: jax.Array) -> jax.Array:
     """The point `rise` of the way from `start` to `end`, with `fall = 1 - rise`.
 

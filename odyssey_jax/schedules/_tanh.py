@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ._base import builds
-from ._check import require_finite, require_length
+from ._check import require_finite, require_length, require_range
 from ._linear import line
 from ._moment import Interval, Moment, Phase, choose, select, share
 from ._node import node
@@ -96,8 +96,8 @@ def tanh_decay(
         decay_steps: The length $T$ in steps; scalar, in [0, 2**31 - 1]. If 0, the end value is
             in force at once.
         end_value: The value $v_1$ at the end; scalar, finite.
-        lower: Where on the tangent the curve begins, $l$; scalar, finite.
-        upper: Where on the tangent the curve ends, $u$; scalar, finite.
+        lower: Where on the tangent the curve begins, $l$; scalar, in [-1e4, 1e4].
+        upper: Where on the tangent the curve ends, $u$; scalar, in [-1e4, 1e4].
         past_end: After the end, `"hold"` the end value, drop to `"zero"` (from $T + 1$ on),
             `"repeat"` from the start (at $T$), `"mirror"`: climb back, and fall again, or
             `"stretch"`: from the start over the least multiple of $T$ that is not yet over.
@@ -122,8 +122,8 @@ def tanh_decay(
     require_finite("init_value", init_value)
     decay_steps = require_length("decay_steps", decay_steps)
     require_finite("end_value", end_value)
-    require_finite("lower", lower)
-    require_finite("upper", upper)
+    require_range("lower", lower, -1e4, 1e4)
+    require_range("upper", upper, -1e4, 1e4)
     require_ending(past_end, end_on_last_step)
     return TanhDecay(
         init_value=init_value,

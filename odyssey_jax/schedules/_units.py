@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._check import is_known, require_factor, require_range, require_unit
 from ._node import node
@@ -85,17 +87,18 @@ class Length:
 
     def __repr__(self) -> str:
         text = ""
-        for amount, unit in zip(self.amounts, self.units, strict=True):
+        for amount, unit in zip(map(_plain, self.amounts), self.units, strict=True):
             negative = is_known(amount) and amount < 0
-            size = repr(-amount if negative else amount)
+            size = -amount if negative else amount
             sign = " - " if negative else " + "
             text += sign if text else sign.strip().replace("+", "")
-            text += size if unit == "steps" else f"{unit}({size})"
+            text += f"{size!r}" if unit == "steps" else f"{unit}({size!r})"
         return text
 
     def to_plain(self) -> dict[str, Any]:
         """The length as plain data."""
-        return {"length": [list(term) for term in zip(self.units, self.amounts, strict=True)]}
+        terms = zip(self.units, map(_plain, self.amounts), strict=True)
+        return {"length": [list(term) for term in terms]}
 
     @staticmethod
     def from_plain(data: Mapping[str, Any]) -> Length:
@@ -125,6 +128,12 @@ class Length:
             rest.append((steps, "steps"))
         amounts, units = zip(*rest, strict=True)
         return Length(amounts, units)
+
+
+def _plain(amount: Any) -> Any:
+    """A number of NumPy's or JAX's as Python's."""
+    arrays = (np.generic, np.ndarray, jax.Array)
+    return amount.tolist() if is_known(amount) and isinstance(amount, arrays) else amount
 
 
 def _as_length(x: Any) -> Length:

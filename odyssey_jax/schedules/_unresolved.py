@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from ._base import Schedule, factory, plain, shown
+from ._callable import from_callable
 from ._moment import Moment
 from ._node import node
-from ._units import WAITS_FOR, Length, Measures, measures
+from ._units import WAITS_FOR, Length, measures
 
 
 @node
@@ -59,7 +60,11 @@ class Unresolved(Schedule):
     ) -> Schedule:
         """See `Schedule.resolve`."""
         known = measures(steps_per_epoch, tokens_per_step, total_steps)
-        given = {name: _resolved(x, known) for name, x in self._arguments().items()}
+        return self.filled(lambda length: length.resolve(known))
+
+    def filled(self, fill: Callable[[Length], Any]) -> Schedule:
+        """The call made, with something in place of each length."""
+        given = {name: _filled(x, fill) for name, x in self._arguments().items()}
         return factory(self.call)(**given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,11 +88,13 @@ def _is_part(x: Any) -> bool:
     return isinstance(x, (Length, Schedule))
 
 
-def _resolved(x: Any, known: Measures) -> Any:
+def _filled(x: Any, fill: Callable[[Length], Any]) -> Any:
+    """An argument with something in place of each length, of the schedules within it too."""
+
     def one(part: Any) -> Any:
         if isinstance(part, Length):
-            return part.resolve(known)
-        return part.resolve(**known._asdict()) if isinstance(part, Schedule) else part
+            return fill(part)
+        return part.filled(fill) if isinstance(part, Unresolved) else part
 
     return jax.tree.map(one, x, is_leaf=_is_part)
 
@@ -109,15 +116,17 @@ def unresolved(function: Callable[..., Schedule], arguments: Mapping[str, Any]) 
 
 
 def _frozen(x: Any) -> Any:
-    return tuple(map(_frozen, x)) if isinstance(x, (list, tuple)) else x
+    """An argument as a value: sequences as tuples, plain functions as schedules."""
+    if isinstance(x, (list, tuple)):
+        return tuple(map(_frozen, x))
+    return from_callable(x) if callable(x) and not isinstance(x, Schedule) else x
 
 
 def _check(function: Callable[..., Schedule], arguments: Mapping[str, Any]) -> None:
     """Call it with lengths that are being traced: of a traced value, nothing is checked."""
 
     def trial(step: jax.Array) -> None:
-        replace = lambda x: step if isinstance(x, Length) else x
-        function(**{n: jax.tree.map(replace, x, is_leaf=_is_part) for n, x in arguments.items()})
+        function(**{name: _filled(x, lambda _: step) for name, x in arguments.items()})
 
     # One that must know its length is checked when it does.
     with contextlib.suppress(jax.errors.JAXTypeError):

@@ -94,9 +94,12 @@ def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransfo
 
     def factors(tree: PyTree) -> tuple[PyTree, dict[str, float]]:
         of = _layers_of(tree, patterns)
-        depths = sorted(set(jax.tree.leaves(of)), key=lambda layer: layer.depth)
-        by_name = {layer.name: decay**up for up, layer in enumerate(reversed(depths))}
-        return jax.tree.map(lambda layer: by_name[layer.name], of), by_name
+        found = jax.tree.leaves(of)
+        # By depth and not by name: one pattern may find "Dense_0" and "LayerNorm_0", one layer.
+        depths = sorted({layer.depth for layer in found}, reverse=True)
+        by_depth = {depth: decay**up for up, depth in enumerate(depths)}
+        by_name = {layer.name: by_depth[layer.depth] for layer in found}
+        return jax.tree.map(lambda layer: by_depth[layer.depth], of), by_name
 
     def in_force(by_name: dict[str, float]) -> ScaleByLayerState:
         return ScaleByLayerState({k: jnp.asarray(v, jnp.float32) for k, v in by_name.items()})
@@ -142,6 +145,18 @@ def _compiled(layers: Sequence[str]) -> list[re.Pattern[str]]:
     return patterns
 
 
+def _number(found: re.Match[str], name: str) -> int:
+    """The layer's number, which is what the pattern's group has found; 0 without a group."""
+    if not found.re.groups:
+        return 0
+    if not (found[1] or "").isdecimal():
+        raise ValueError(
+            f"layers: the group of {found.re.pattern!r} must be the layer's number, and in the "
+            f"parameter {name!r} it is {found[1]!r}: write (\\d+) for it; (?:...) is no group."
+        )
+    return int(found[1])
+
+
 def _layers_of(params: PyTree, patterns: Sequence[re.Pattern[str]]) -> PyTree:
     def of(path: Any, leaf: Any) -> _Layer:
         del leaf
@@ -149,8 +164,7 @@ def _layers_of(params: PyTree, patterns: Sequence[re.Pattern[str]]) -> PyTree:
         for index, pattern in enumerate(patterns):
             found = pattern.search(name)
             if found:
-                number = int(found[1]) if pattern.groups else 0
-                return _Layer((index, number), found[0])
+                return _Layer((index, _number(found, name)), found[0])
         raise ValueError(
             f"layers: the parameter {name!r} is in none of {[p.pattern for p in patterns]}: add a "
             "pattern for it, in its place from the input to the output."

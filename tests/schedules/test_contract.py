@@ -268,6 +268,9 @@ def test_repr_and_json_build_it_again(case):
     text = schedule.to_json()
     assert Schedule.from_json(text) == schedule
     assert Schedule.from_dict(json.loads(text)["schedule"]) == schedule
+    precise = schedule.precise()
+    assert eval(repr(precise), _EVAL).precise() == precise
+    assert Schedule.from_json(precise.to_json()).precise() == precise
 
 
 def test_no_two_kinds_have_one_structure(all_cases):

@@ -53,6 +53,15 @@ WRITTEN = [
         ody_s.repeat(cosine_decay(0.1, epochs(1)), epochs(1), True),
         cosine_decay(0.1, 50).repeat(50, True),
     ),
+    (
+        ody_s.restarts(cosine_decay(0.1, epochs(1)), t_mul=2.0),
+        ody_s.cosine_restarts(0.1, 50, t_mul=2.0),
+    ),
+    (
+        linear_warmup(0.1, epochs(np.float32(2.5)) - np.int64(5)),
+        linear_warmup(0.1, 120),
+    ),
+    (cosine_decay(0.1, epochs(jnp.float32(2))), cosine_decay(0.1, 100)),
 ]
 
 
@@ -178,6 +187,13 @@ def test_every_public_schedule_takes_units():
 def test_bad_units(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_plain_function_is_named_in_what_waits():
+    function = lambda step: 0.1
+    written = ody_s.then(function, cosine_decay(0.1, epochs(5)), epochs(2))
+    assert "test_a_plain_function" in written.to_json()
+    assert written.resolve(**RUN) == ody_s.then(function, cosine_decay(0.1, 250), 100)
 
 
 def test_a_call_that_does_not_fit_is_refused_at_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import json
 import pathlib
 
@@ -177,6 +178,9 @@ def test_a_step_that_is_none():
         ody_s.constant(0.1)(1j)
     with pytest.raises(TypeError, match="A step must be an integer or a real number"):
         ody_s.constant(0.1)("3")
+    for step in (None, fractions.Fraction(5, 2)):
+        with pytest.raises(TypeError, match="A step must be an integer or a real number"):
+            ody_s.constant(0.1)(step)
 
 
 def test_traced_values_are_not_checked():

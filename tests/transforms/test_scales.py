@@ -122,6 +122,14 @@ def test_layers_of_flax(kind):
     assert len(set(jax.tree.leaves(labels))) == 13
 
 
+def test_what_one_pattern_finds_for_one_number_is_one_layer():
+    names = ["Dense_0", "LayerNorm_0", "Dense_1", "LayerNorm_1", "head", "norm"]
+    params = {name: jnp.ones(()) for name in names}
+    by_layer = ody.scale_by_layer(0.5, [r"(?:Dense|LayerNorm)_(\d+)", "head|norm"])
+    updates, _ = by_layer.update(params, by_layer.init(params))
+    assert [float(updates[name]) for name in names] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+
 def test_labels_are_optaxs():
     """A rate of its own for each layer."""
     params = {"Dense_0": jnp.ones(()), "Dense_1": jnp.ones(())}
@@ -184,6 +192,10 @@ BAD = [
     (lambda: ody.scale_by_layer(0.5, "head"), r"layers must be a sequence of patterns.*'head'"),
     (lambda: ody.layer_labels(["("]), r"'\(' is no regular expression"),
     (lambda: ody.layer_labels([r"(\d)(\d)"]), r"has 2 groups, and may have one"),
+    (
+        lambda: ody.layer_labels([r"(\w+)"])({"head": 0.0}),
+        r"must be the layer's number, and in.*'head'",
+    ),
     (
         lambda: ody.layer_labels(["head"])({"head": 0.0, "tail": {"bias": 0.0}}),
         r"the parameter 'tail/bias' is in none of \['head'\]: add a pattern",
