@@ -43,6 +43,7 @@ def test_it_warns_and_compares_and_resolves(capsys):
         ("constant(0.1).__class__", "is not allowed: a schedule is written with"),
         ("eval('1')", "there is no schedule named 'eval'; there are: "),
         ("from_callable(constant(0.1))", "no schedule named 'from_callable'"),
+        ("from_python('x')", "no schedule named 'from_python'"),
         ("lint(constant(0.1), 5)", "no schedule named 'lint'"),
         ("[constant(x) for x in [1]]", "is not allowed"),
         ("(lambda: constant(0.1))()", "can't be called"),

@@ -65,7 +65,7 @@ def names() -> list[str]:
     functions = {name: f for name, f in vars(library).items() if inspect.isfunction(f)}
     kinds = {name: typing.get_type_hints(f).get("return") for name, f in functions.items()}
     schedules = {name for name, kind in kinds.items() if _is_schedule(kind)}
-    return sorted(schedules - {"from_callable"} | _LENGTHS)
+    return sorted(schedules - {"from_callable", "from_python"} | _LENGTHS)
 
 
 def _is_schedule(kind: Any) -> bool:

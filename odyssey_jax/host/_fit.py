@@ -98,8 +98,9 @@ def fit(
         schedule_change: whether a run may go on with another `learning_rate` than it was begun
             with: "refuse" it; "extend" the run, for which the past must agree and the future may
             differ; or "replace" it, whatever differs. Two schedules are compared at every
-            update of the run. A plain function is recorded as its values at some 65 of them;
-            the schedule of an optimizer that is made already can't be compared at all.
+            update of the run. A plain function is recorded as its values at some 65 of
+            those that the run then had; the schedule of an optimizer that is made already can't
+            be compared at all.
         writers: where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
         config: what else to record in the checkpoints' metadata; JSON.

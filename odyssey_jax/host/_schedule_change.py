@@ -104,16 +104,18 @@ def check_schedule(
     if change == "replace":
         return
     then = saved.get("schedule")
-    compared, found = _compare(saved, schedule, max(done, last))
-    if compared and found is None:
+    updates = max(done, last)
+    compared, found = _compare(saved, schedule, updates)
+    known = _known_until(saved, updates)
+    if found is None and (_alike(then, schedule_form(schedule)) or (compared and known >= updates)):
         return
-    if not compared and _alike(then, schedule_form(schedule)):
-        return
-    past_agrees = found is not None and found.first >= done
+    past_agrees = compared and (found is None or found.first >= done)
     if change == "extend" and past_agrees:
         return
-    if found is None:
+    if not compared:
         how = "how they compare is not known"
+    elif found is None:
+        how = f"they agree up to update {known}, and how they compare after it is not recorded"
     else:
         how = f"{found}. The run stands at update {done}, so "
         how += "only what is to come differs" if past_agrees else "its past differs too"
@@ -143,6 +145,12 @@ def _compare(
         steps = np.asarray(recorded["updates"])
         return True, _difference(lambda _: values, _curve(schedule), iter([steps]))
     return False, None
+
+
+def _known_until(saved: Mapping[str, Any], updates: int) -> int:
+    """How many of the updates the record says something of: a plain function's ends somewhere."""
+    recorded = saved.get("schedule_values")
+    return updates if recorded is None else recorded["updates"][-1] + 1
 
 
 def _rebuilt(form: Any) -> Schedule | None:

@@ -54,7 +54,7 @@ def scale_by_metric(rule: MetricRule) -> optax.GradientTransformationExtraArgs:
 
     Raises:
         TypeError: `rule` is no rule.
-        ValueError: when updating, there is no value.
+        ValueError: the rule's scale is no scalar; or, when updating, there is no value.
 
     Source:
         `optax.scale_by_schedule`, of which it is the counterpart.
@@ -70,6 +70,12 @@ def scale_by_metric(rule: MetricRule) -> optax.GradientTransformationExtraArgs:
         -0.1 -0.05 -0.05
     """
     check_rule(rule)
+    shape = jax.eval_shape(rule.init).scale.shape
+    if shape:
+        raise ValueError(
+            f"the rule's scale must be a scalar; got shape {shape}. For a scale for each group of "
+            "parameters, put a rule into each group of optax.partition."
+        )
 
     def init(params: PyTree) -> ScaleByMetricState:
         del params

@@ -165,6 +165,19 @@ def test_other_values_are_refused_and_replaced(name):
     check(then, now, "replace")
 
 
+def test_a_future_beyond_the_record_is_refused_and_extended():
+    function = optax.constant_schedule(0.1)
+    then = ody.join([function, ody.constant(0.1)], [30])
+    now = ody.join([function, ody.constant(0.2)], [50])
+    check(then, now, last=30, done=30)
+    saved = schedule_record(then, 30)
+    message = r"was 30, here it is 50.* agree up to update 30, .* not recorded\. .*'extend' or"
+    with pytest.raises(ValueError, match=message):
+        check_schedule(saved, now, "refuse", "runs/a", 30, 60)
+    check_schedule(saved, now, "extend", "runs/a", 30, 60)
+    check_schedule(saved, then, "refuse", "runs/a", 30, 60)
+
+
 def one(step):
     return 0.1
 

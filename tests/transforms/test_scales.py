@@ -188,6 +188,10 @@ def updated_without_a_value():
 
 BAD = [
     (updated_without_a_value, r"given no value: pass it to update.*value=loss"),
+    (
+        lambda: ody.scale_by_metric(ody.greedy([0.1, 0.2], 1.0, init_scale=[1.0, 0.5])),
+        r"scale must be a scalar; got shape \(2,\)\. .*optax\.partition",
+    ),
     (lambda: ody.scale_by_layer(0.0, ["a"]), r"decay must be in the range \(0, 1\]; got decay = 0"),
     (lambda: ody.scale_by_layer(0.5, "head"), r"layers must be a sequence of patterns.*'head'"),
     (lambda: ody.layer_labels(["("]), r"'\(' is no regular expression"),
