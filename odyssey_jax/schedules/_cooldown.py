@@ -24,7 +24,7 @@ from ._geometric import geometric
 from ._linear import line
 from ._moment import Interval, Moment, Phase, interval, length, select
 from ._node import node
-from ._numbers import real
+from ._numbers import canonical_exponent, real
 from ._raise import raised
 from ._sqrt import root
 
@@ -52,7 +52,7 @@ class Cooldown(Schedule):
     cooldown_steps: Any
     end_value: Any
     shape: str = dataclasses.field(metadata={"static": True})
-    decay_power: Any
+    decay_power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
     decay_ratio: Any
     freeze: bool = dataclasses.field(metadata={"static": True})
     end_on_last_step: bool = dataclasses.field(metadata={"static": True})
@@ -71,7 +71,7 @@ class Cooldown(Schedule):
 
     def _fall(self, where: Interval) -> Phase:
         if self.shape == "power":
-            return raised(where.phase(), self.decay_power, (where.done, where.total))
+            return raised(where, self.decay_power)
         if self.shape == "exponential":
             return _exponential(where, self.decay_ratio)
         return _SHAPES[self.shape](where.phase())
