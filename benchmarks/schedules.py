@@ -122,6 +122,12 @@ def alone(schedule: Any) -> tuple[Program, float]:
     return compiled(run, jnp.int32(0))
 
 
+def anew(schedule: Any) -> tuple[Program, float]:
+    """The same, with nothing traced before."""
+    jax.clear_caches()
+    return alone(schedule)
+
+
 def in_sgd(schedule: Any) -> tuple[Program, float]:
     """A scan of updates by plain SGD with the schedule."""
     optimizer = optax.sgd(schedule)
@@ -191,11 +197,10 @@ def measure_joins(rounds: int, compilations: int) -> dict[str, Ratio]:
         }
         for name, schedule in joined.items():
             # The slow ones are compiled once: they only say how slow they are.
-            for _ in range(compilations if "ours" in name or count < 512 else 1):
-                jax.clear_caches()
-                program, took = alone(schedule)
-                compile_times.setdefault(name, []).append(took)
-            places["alone in a scan"][name] = functools.partial(seconds, program)
+            times = compilations if "ours" in name or count < 512 else 1
+            built = [anew(schedule) for _ in range(times)]
+            compile_times[name] = [took for _, took in built]
+            places["alone in a scan"][name] = functools.partial(seconds, built[-1][0])
             program, _ = in_sgd(schedule)
             places["in an update by SGD"][name] = functools.partial(seconds, program)
     show_times("a join, trace and compilation", compile_times)
