@@ -34,11 +34,18 @@ def as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
             f"optimizer={optimizer!r} is a function of a learning rate: pass learning_rate=, a "
             "schedule or a number."
         )
-    if not callable(learning_rate):
-        return constant(float(learning_rate))  # any kind of number is one program
     if isinstance(learning_rate, Schedule):
         return learning_rate
-    return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
+    if callable(learning_rate):
+        return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
+    try:
+        return constant(float(learning_rate))  # any kind of number is one program
+    except TypeError:
+        raise ValueError(
+            f"learning_rate must be a number or a schedule, got {learning_rate!r}. A rate for each "
+            "group of parameters goes to its group, by optax.partition; a rule that follows a "
+            "metric is a callback, adapt_rate."
+        ) from None
 
 
 def in_steps(

@@ -279,6 +279,8 @@ def test_a_first_loss_that_is_not_finite():
     [
         ({"epochs": 0}, ValueError, "epochs must be an integer of at least 1, got 0"),
         ({"learning_rate": None}, ValueError, "is a function of a learning rate: pass"),
+        ({"learning_rate": (0.1, 0.2)}, ValueError, r"got \(0.1, 0.2\)\. .*optax\.partition"),
+        ({"learning_rate": np.ones(2)}, ValueError, "must be a number or a schedule"),
         ({"optimizer": optax.sgd(0.1)}, ValueError, "no effect on an optimizer that is made"),
         ({"optimizer": 0.1}, TypeError, "optimizer must be an optax.GradientTransformation"),
         ({"config": {"path": object()}}, ValueError, "config must be JSON"),
