@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any
 
@@ -16,6 +17,13 @@ _EXAMPLES = """examples:
       --steps-per-epoch 312 --save lr.png
   odyssey-jax schedule 'step_decay(0.1, 3000)' '0.1 * cosine_decay(1.0, 9000)' --steps 9000
 """
+
+# What says here what an argument says in Python.
+_OPTIONS = {
+    "steps_per_epoch": "--steps-per-epoch",
+    "tokens_per_step": "--tokens-per-step",
+    "total_steps": "--steps",
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -43,6 +51,13 @@ def add_parser(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Shows the schedules."""
     schedules = {text: _resolved(parse(text), parsed) for text in parsed.expression}
+    try:
+        _show(schedules, parsed)
+    except ValueError as error:
+        raise ValueError(_with_options(str(error))) from error
+
+
+def _show(schedules: dict[str, Schedule], parsed: argparse.Namespace) -> None:
     # Before anything is written: what can't be drawn is an error alone.
     chart = plot_text(
         schedules,
@@ -71,6 +86,19 @@ def _resolved(schedule: Schedule, parsed: argparse.Namespace) -> Schedule:
         tokens_per_step=parsed.tokens_per_step,
         total_steps=parsed.steps,
     )
+
+
+def _with_options(message: str) -> str:
+    """A remedy in Python as one of the command line; what was got stays as it is."""
+    start = re.match("total_steps (?=must be)", message)
+    if start:
+        return f"{_OPTIONS['total_steps']} {message[start.end() :]}"
+
+    def options(call: re.Match[str]) -> str:
+        names = re.findall(r"(\w+)=", call[1])
+        return " and ".join(f"{_OPTIONS[name]} N" for name in names)
+
+    return re.sub(r"schedule\.resolve\(([^)]*)\)", options, message, count=1)
 
 
 def _words(text: str, schedule: Schedule, parsed: argparse.Namespace) -> str:

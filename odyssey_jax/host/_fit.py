@@ -81,7 +81,8 @@ def fit(
         valid: the validation data; without it there are no "valid/..." metrics.
         epochs: the epochs after which the run is complete, at least 1.
         learning_rate: a schedule or a number, where `optimizer` is such a function. One that
-            is written in epochs or in fractions of the run is resolved for this run.
+            is written in epochs or in fractions of the run is resolved for this run; one in
+            tokens must be resolved first, with `schedule.resolve(tokens_per_step=...)`.
         metrics: name to metric, computed in validation beside the loss, as "valid/<name>".
         train_metrics: name to metric, computed over the training batches beside the loss, as
             "train/<name>".
