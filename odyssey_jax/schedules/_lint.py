@@ -129,7 +129,7 @@ def _too_long(seen: Survey) -> Iterator[Finding]:
 
 
 def _jumps(seen: Survey) -> Iterator[Finding]:
-    """Joints at which the value leaps, where neither side is a staircase or a restart."""
+    """Joints at which the value leaps, where neither side is noise, a staircase or a restart."""
     for before, after in zip(seen.spans[:-1], seen.spans[1:], strict=True):
         joint = after.start
         if joint >= seen.total or _may_leap(before, after):
@@ -150,7 +150,8 @@ def _jumps(seen: Survey) -> Iterator[Finding]:
 def _may_leap(before: Span, after: Span) -> bool:
     both_stairs = before.kind in _STAIRS and after.kind in _STAIRS
     restart = before.kind == after.kind or after.kind.endswith("warmup")
-    return both_stairs or (restart and not before.kind.endswith("warmup"))
+    noisy = any(span.kind.startswith("with_noise") for span in (before, after))
+    return noisy or both_stairs or (restart and not before.kind.endswith("warmup"))
 
 
 def _sign(seen: Survey) -> Iterator[Finding]:

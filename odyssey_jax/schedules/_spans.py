@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._base import Schedule
+from ._cooldown import Cooldown
 from ._epochs import ByEpoch, ByEpochFraction
 from ._join import Join
 from ._moment import LAST_STEP
+from ._noise import WithNoise
 from ._piecewise import PiecewiseInterpolate
 from ._product import Product
 from ._repeat import Repeat
@@ -25,7 +27,7 @@ class Span(NamedTuple):
     """A stretch of steps in which one formula is in force.
 
     Attributes:
-        kind: The public name of the formula.
+        kind: The public name of the formula; with noise, "with_noise(<name>)".
         start: Its first step.
         stop: The first step after it; None if it goes on for ever.
         end: The step at which the formula comes to rest if nothing cuts it short; None if it
@@ -69,6 +71,10 @@ def _spans(schedule: Schedule) -> list[Span]:
         ends = [last_end(spans(each)) for each in schedule.schedules]
         known = [end for end in ends if end is not None]
         return [Span(schedule.name, 0, None, max(known) if len(known) == len(ends) else None)]
+    if isinstance(schedule, Cooldown):
+        return _cooled(schedule)
+    if isinstance(schedule, WithNoise):
+        return _noisy(schedule)
     if isinstance(schedule, Repeat):
         return [Span(schedule.name, 0, None, None)]
     if isinstance(schedule, Shift):
@@ -89,13 +95,45 @@ def _joined(schedule: Join) -> list[Span]:
     found = []
     starts = [0.0, *map(float, schedule.boundaries)]
     for piece, start, stop in zip(schedule.schedules, starts, [*starts[1:], None], strict=True):
-        for span in spans(piece):
-            moved = span.mapped(lambda t, start=start: t + start)
-            if stop is not None and moved.start >= stop:
-                break
-            cut = stop if moved.stop is None or (stop and stop < moved.stop) else moved.stop
-            found.append(moved._replace(stop=cut))
+        moved = [span.mapped(lambda t, start=start: t + start) for span in spans(piece)]
+        found += _between(moved, start, stop)
     return found
+
+
+def _between(found: list[Span], start: float, stop: float | None) -> list[Span]:
+    """What there is of the spans from one step until another."""
+    within = []
+    for span in found:
+        first = max(span.start, start)
+        last = stop if span.stop is None or (stop is not None and stop < span.stop) else span.stop
+        if last is None or first < last:
+            end = None if span.end is None else max(span.end, first)
+            within.append(Span(span.kind, first, last, end))
+    return within
+
+
+def _cooled(schedule: Cooldown) -> list[Span]:
+    begin = float(schedule.cooldown_begin)
+    steps = max(float(schedule.cooldown_steps) - _last(schedule), 0.0)
+    last = Span("cooldown", begin, None, begin + steps)
+    return [*_between(spans(schedule.schedule), 0, begin), last]
+
+
+def _noisy(schedule: WithNoise) -> list[Span]:
+    found, begin = spans(schedule.schedule), float(schedule.noise_begin)
+    stop = None if schedule.noise_end is None else float(schedule.noise_end)
+    noise = [
+        span._replace(kind=f"with_noise({span.kind})", end=_quiet(schedule, span))
+        for span in _between(found, begin, stop)
+    ]
+    after = [] if stop is None else _between(found, stop, None)
+    return [*_between(found, 0, begin), *noise, *after]
+
+
+def _quiet(schedule: WithNoise, span: Span) -> float | None:
+    """Where a span comes to rest in spite of the noise: at 0, of which any part is 0."""
+    rests = span.rests and schedule.mode == "multiplicative"
+    return span.end if rests and schedule.schedule(np.float64(span.end)) == 0 else None
 
 
 def _shifted(found: list[Span], steps: float) -> list[Span]:
@@ -105,7 +143,7 @@ def _shifted(found: list[Span], steps: float) -> list[Span]:
 
 def _keeps_time(schedule: Schedule) -> bool:
     """Whether it only changes the values of the schedule within: of one that is new, no."""
-    return schedule.name in ("scale", "clip", "with_noise")
+    return schedule.name in ("scale", "clip")
 
 
 def _end(schedule: Any) -> float | None:

@@ -74,6 +74,9 @@ RECIPES = {
     "triangles": (ody_s.cyclic(0.01, 0.1, 100), 1_000),
     "tanh": (ody_s.tanh_decay(0.1, 1_000), 1_000),
     "geometric": (ody_s.geometric_decay(0.1, 1_000, 1e-4), 1_000),
+    "warm-up, stable, decay": (ody_s.warmup_stable_decay(0.1, 100, 200, 1_000), 1_000),
+    "averaging": (ody_s.swa(cosine_decay(0.1, 1_000), 0.05, 750), 1_000),
+    "noise": (ody_s.with_noise(warmup_cosine(0.1, 100, 1_000), 0.5, 0, 200, 800), 1_000),
     "product": (linear_warmup(1.0, 100) * cosine_decay(0.1, 1_000), 1_000),
 }
 
@@ -132,6 +135,12 @@ MISTAKES = [
         "jump",
         500,
         r"from 0\.2 at the end of constant to 0\.02",
+    ),
+    (
+        ody_s.warmup_stable_decay(0.1, 100, 900, 1_200),
+        "end not reached",
+        1_000,
+        "cooldown ends at step 1,200",
     ),
     (cosine_decay(0.1, 500), "rate 0", 500, "the rate is 0 from here on: 500 of 1,000 steps"),
     (cosine_decay(0.1, 998), "rate 0", 998, "2 of 1,000"),
@@ -215,6 +224,49 @@ def test_spans():
     assert of(cosine_decay(0.1, 9, past_end="mirror")) == [("cosine_decay", 0, None, None)]
     assert of(linear(0.1, 0.0, 50, 10)) == [("linear", 0, None, 60)]
     assert of(multistep_decay(0.1, [5, 9])) == [("multistep_decay", 0, None, 9)]
+
+
+def test_spans_of_a_cooldown_and_of_noise():
+    def of(schedule):
+        return [(s.kind, s.start, s.stop, s.end) for s in spans(schedule)]
+
+    assert of(ody_s.warmup_stable_decay(0.1, 10, 20, 100)) == [
+        ("linear_warmup", 0, 10, 10),
+        ("constant", 10, 80, None),
+        ("cooldown", 80, None, 100),
+    ]
+    assert of(ody_s.swa(warmup_cosine(0.1, 10, 100), 0.05, 50, 10)) == [
+        ("linear_warmup", 0, 10, 10),
+        ("cosine_decay", 10, 50, 100),
+        ("cooldown", 50, None, 60),
+    ]
+    last = ody_s.cooldown(constant(0.1), 90, 10, end_on_last_step=True)
+    assert of(last) == [("constant", 0, 90, None), ("cooldown", 90, None, 99)]
+    assert of(ody_s.cooldown(constant(0.1), 0, 0)) == [("cooldown", 0, None, 0)]
+    assert of(ody_s.with_noise(cosine_decay(0.1, 100), 0.5, 0, 10, 50)) == [
+        ("cosine_decay", 0, 10, 100),
+        ("with_noise(cosine_decay)", 10, 50, None),
+        ("cosine_decay", 50, None, 100),
+    ]
+    for end_value, end in ((0.0, 100), (0.01, None)):
+        noisy = ody_s.with_noise(cosine_decay(0.1, 100, end_value), 0.5)
+        assert of(noisy) == [("with_noise(cosine_decay)", 0, None, end)]
+    late = ody_s.with_noise(cosine_decay(0.1, 20), 0.5, 0, 10, 50)
+    assert of(late)[1:] == [
+        ("with_noise(cosine_decay)", 10, 50, 20),
+        ("cosine_decay", 50, None, 50),
+    ]
+
+
+def test_a_cooldown_is_described_to_its_end():
+    text = describe(ody_s.warmup_stable_decay(0.4, 10, 20, 100, decay="linear"))
+    assert text.splitlines()[:5] == [
+        "steps 0 to 9    linear_warmup, 0 to 0.36",
+        "steps 10 to 79  constant, 0.4",
+        "steps 80 to 99  cooldown, 0.4 to 0.02",
+        "peak 0.4 at step 10",
+        "end 0 at step 100",
+    ]
 
 
 def test_every_end_that_spans_name_is_one(case):
