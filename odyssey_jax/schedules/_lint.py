@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,12 @@ from ._survey import Survey, survey
 # just before its end: as good as 0 counts if it is for more than a hundredth of the run.
 _NOTHING = 1e-9
 _LONG = 0.01
+# A rate below this share of the peak may be meant for the last steps, and not for so much of a run.
+_LITTLE = 1e-3
+_MUCH = 0.2
+# No more steps than this, in a run so many times as long, are as many as one would want epochs.
+_FEW = 20
+_TIMES = 200
 # The rounding of a rate, as a share of the peak.
 _ROUNDING = 1e-6
 # Less than this share of the peak is no jump, and no end that was missed.
@@ -54,12 +61,12 @@ def lint(
 
     Looked for are: a warm-up longer than the run, an end or a part that the run never reaches,
     a jump where two parts meet, a rate that is 0 (or negative, or not finite) before the run is
-    over, and lengths that count epochs.
+    over or next to nothing for a fifth of it, and lengths that count epochs.
 
     Args:
         schedule: The schedule, or a plain function of the step.
         total_steps: Steps in the run, in [1, 2**31 - 1].
-        steps_per_epoch: Steps in an epoch, if lengths in epochs are to be looked for.
+        steps_per_epoch: Steps in an epoch, if known; lengths in epochs are then found more often.
 
     Returns:
         The findings, in the order of their steps; empty if there is none.
@@ -82,8 +89,10 @@ def lint(
     if not np.all(np.isfinite(seen.values)):
         return [_not_finite(seen)]
     findings = [*_too_long(seen), *_jumps(seen), *_sign(seen)]
-    epochs = [] if steps_per_epoch is None else list(_epochs(seen, steps_per_epoch))
-    return sorted([*findings, *(epochs or _zero(seen))], key=lambda finding: finding.step)
+    looks = (_epochs(seen, steps_per_epoch), _zero(seen), _few(seen, steps_per_epoch), _low(seen))
+    # Of what is over too soon, the first says why.
+    findings += itertools.islice(itertools.chain(*looks), 1)
+    return sorted(findings, key=lambda finding: finding.step)
 
 
 def _not_finite(seen: Survey) -> Finding:
@@ -188,12 +197,53 @@ def _zero(seen: Survey) -> Iterator[Finding]:
 
 def _alive_until(seen: Survey, least: float) -> int:
     """The step after the last one at which the value is more than `least`."""
-    alive = np.flatnonzero(np.abs(seen.values) > least)
-    return int(seen.steps[alive[-1]]) + 1 if len(alive) else 0
+    return _after_last(seen, np.abs(seen.values) > least)
 
 
-def _epochs(seen: Survey, steps_per_epoch: float) -> Iterator[Finding]:
+def _after_last(seen: Survey, holds: np.ndarray) -> int:
+    """The step after the last one at which something holds."""
+    found = np.flatnonzero(holds)
+    return int(seen.steps[found[-1]]) + 1 if len(found) else 0
+
+
+def _low(seen: Survey) -> Iterator[Finding]:
+    """Held at next to nothing for much of the run."""
+    last, peak = seen.values[-1], abs(seen.peak)
+    if abs(last) >= _LITTLE * (1 - _ROUNDING) * peak:
+        return
+    still = _after_last(seen, np.abs(seen.values - last) > _ROUNDING * peak)
+    left = seen.total - still
+    if left > _MUCH * seen.total:
+        yield Finding(
+            "rate low",
+            still,
+            f"the rate is held at {abs(last) / peak:.1g} of its peak from here on, for {left:,} of "
+            f"{seen.total:,} steps",
+            "Make the schedule as long as the run, or give it a higher end",
+        )
+
+
+def _few(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
+    """All lengths tiny: what is at rest, or begins anew, after so few steps counts epochs."""
+    last = seen.spans[-1]
+    over = last.start if last.kind == "constant" else last.end
+    if over is None and last.turn is not None:
+        over = last.start + last.turn
+    run = _FEW if steps_per_epoch is None else seen.total / steps_per_epoch
+    if over is not None and 2 <= over <= min(_FEW, run, seen.total / _TIMES):
+        what = "the schedule is over" if last.turn is None else "its first cycle is over"
+        yield Finding(
+            "epochs",
+            round(over),
+            f"{what} after {over:,.10g} of {seen.total:,} steps",
+            "If its lengths are epochs, write epochs(n) for each, or use by_epoch",
+        )
+
+
+def _epochs(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
     """A decay that is over after as many steps as the run has epochs, or fewer."""
+    if steps_per_epoch is None:
+        return
     run = seen.total / steps_per_epoch
     final = abs(seen.values[-1]) / (abs(seen.peak) or 1.0)
     end = last_end(seen.spans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ._noise import WithNoise
 from ._piecewise import PiecewiseInterpolate
 from ._product import Product
 from ._repeat import Repeat
+from ._restarts import Restarts
 from ._shift import Shift
 from ._stretch import Stretch
 from ._sum import Sum
@@ -32,18 +34,22 @@ class Span(NamedTuple):
         stop: The first step after it; None if it goes on for ever.
         end: The step at which the formula comes to rest if nothing cuts it short; None if it
             never does.
+        turn: The steps of the first cycle, of restarts and what else repeats; else None.
     """
 
     kind: str
     start: float
     stop: float | None
     end: float | None
+    turn: float | None = None
 
     def mapped(self, move: Callable[[float], float]) -> Span:
         """The span with its steps measured otherwise."""
         move = functools.partial(_within, move)
         stop = None if self.stop is None else move(self.stop)
-        return Span(self.kind, move(self.start), stop, None if self.end is None else move(self.end))
+        end = None if self.end is None else move(self.end)
+        turn = None if self.turn is None else move(self.turn) - move(0.0)
+        return Span(self.kind, move(self.start), stop, end, turn)
 
     @property
     def rests(self) -> bool:
@@ -88,7 +94,7 @@ def _spans(schedule: Schedule) -> list[Span]:
         return [*parts[:-1], parts[-1]._replace(stop=None)]
     if isinstance(inner, Schedule) and _keeps_time(schedule):
         return spans(inner)
-    return [Span(schedule.name, 0, None, _end(schedule))]
+    return [Span(schedule.name, 0, None, _end(schedule), _turn(schedule))]
 
 
 def _joined(schedule: Join) -> list[Span]:
@@ -108,7 +114,7 @@ def _between(found: list[Span], start: float, stop: float | None) -> list[Span]:
         last = stop if span.stop is None or (stop is not None and stop < span.stop) else span.stop
         if last is None or first < last:
             end = None if span.end is None else max(span.end, first)
-            within.append(Span(span.kind, first, last, end))
+            within.append(span._replace(start=first, stop=last, end=end))
     return within
 
 
@@ -160,6 +166,15 @@ def _end(schedule: Any) -> float | None:
     if schedule.name in ("linear", "polynomial"):
         begin = float(schedule.transition_begin)
         return begin + max(float(schedule.transition_steps) - _last(schedule), 0.0)
+    return None
+
+
+def _turn(schedule: Any) -> float | None:
+    """The length of the first cycle."""
+    if isinstance(schedule, Restarts):
+        return _end(schedule.schedule)
+    if getattr(schedule, "past_end", None) in ("repeat", "mirror"):
+        return _end(dataclasses.replace(schedule, past_end="hold"))
     return None
 
 

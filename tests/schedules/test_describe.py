@@ -75,6 +75,16 @@ RECIPES = {
     "tanh": (ody_s.tanh_decay(0.1, 1_000), 1_000),
     "geometric": (ody_s.geometric_decay(0.1, 1_000, 1e-4), 1_000),
     "warm-up, stable, decay": (ody_s.warmup_stable_decay(0.1, 100, 200, 1_000), 1_000),
+    "warm-up of 5 steps": (warmup_cosine(0.1, 5, 10_000), 10_000),
+    "warm-up of 100 steps, alone": (linear_warmup(0.1, 100), 10_000),
+    "warm-up of a few steps, for ever": (
+        linear_warmup(0.1, 5).then(ody_s.inverse_sqrt(0.1, 100), 5),
+        10_000,
+    ),
+    "a floor of 1e-5": (cosine_decay(0.1, 1_000, 1e-6), 1_000),
+    "a thousandth for a fifth": (cosine_decay(0.1, 800, 1e-4), 1_000),
+    "steep": (ody_s.polynomial(0.1, 1e-6, 5.0, 1_000), 1_000),
+    "four stairs": (multistep_decay(0.1, [300, 600, 750, 900]), 1_000),
     "averaging": (ody_s.swa(cosine_decay(0.1, 1_000), 0.05, 750), 1_000),
     "noise": (ody_s.with_noise(warmup_cosine(0.1, 100, 1_000), 0.5, 0, 200, 800), 1_000),
     "product": (linear_warmup(1.0, 100) * cosine_decay(0.1, 1_000), 1_000),
@@ -137,6 +147,18 @@ MISTAKES = [
         r"from 0\.2 at the end of constant to 0\.02",
     ),
     (
+        ody_s.one_cycle(0.1, 500),
+        "rate low",
+        499,
+        "held at 4e-06 of its peak from here on, for 501 of 1,000 steps",
+    ),
+    (cosine_decay(0.1, 750, 1e-5), "rate low", 750, "0.0001 of its peak from here on, for 250"),
+    (multistep_decay(0.1, [200, 400, 500, 700]), "rate low", 700, "0.0001 of its peak"),
+    (exponential_decay(0.1, 10, 0.5), "rate 0", 299, "as good as 0"),
+    (linear_warmup(0.1, 5), "epochs", 5, "is over after 5 of 1,000 steps.*write epochs"),
+    (linear_warmup(0.1, 5).then(constant(0.1), 5), "epochs", 5, "over after 5"),
+    (cosine_decay(0.1, 5, 0.01), "epochs", 5, "over after 5"),
+    (
         ody_s.warmup_stable_decay(0.1, 100, 900, 1_200),
         "end not reached",
         1_000,
@@ -180,6 +202,25 @@ def test_epoch_numbers_where_steps_were_meant(schedule):
     assert [finding.kind for finding in findings] == ["epochs"]
     assert "90 epochs of 500 steps" in findings[0].what
     assert "epochs(n)" in findings[0].remedy
+
+
+@pytest.mark.parametrize("steps_per_epoch", [None, 100])
+@pytest.mark.parametrize(
+    ("schedule", "step"),
+    [
+        (linear_warmup(0.1, 5), 5),
+        (linear_warmup(0.1, 5).clip(max_value=0.08) * 2.0, 5),
+        (ody_s.cosine_restarts(0.1, 10, 2.0), 10),
+        (linear_warmup(0.1, 5).then(ody_s.cosine_restarts(0.1, 10), 5), 15),
+        (cosine_decay(0.1, 10, past_end="repeat"), 10),
+    ],
+)
+def test_epoch_numbers_that_leave_no_zero(schedule, step, steps_per_epoch):
+    (finding,) = lint(schedule, 5_000, steps_per_epoch)
+    assert (finding.kind, finding.step) == ("epochs", step)
+    assert lint(by_epoch_fraction(schedule, 100), 5_000, 100) == []
+    # Of 2 epochs, none of its lengths is a count.
+    assert lint(schedule, 5_000, 2_500) == []
 
 
 def test_several_mistakes_come_in_order():
