@@ -126,20 +126,22 @@ def _phases(
     require_choice("anneal", anneal, get_args(Interpolation))
     require_flag("three_phase", three_phase)
     require_range("pct_start", pct_start, 0, 0.5 if three_phase else 1.0)
-    start, peak, back, end = values
     rise, last = _times(pct_start, total_steps), _less(total_steps, 1)
+    boundaries = (_less(rise, 1), _less(2 * rise, 2), last)
     if not three_phase:
-        return piecewise_interpolate([start, peak, end], [_less(rise, 1), last], anneal)  # pyright: ignore
-    fallen = _less(2 * rise, 2)
-    return piecewise_interpolate([start, peak, back, end], [_less(rise, 1), fallen, last], anneal)  # pyright: ignore
+        values, boundaries = (*values[:2], values[3]), (boundaries[0], last)
+    return piecewise_interpolate(values, boundaries, anneal)  # pyright: ignore
 
 
 def _times(part: Any, steps: Any) -> Any:
     if isinstance(part, jax.Array) or isinstance(steps, jax.Array):
         return jnp.asarray(part, jnp.float32) * jnp.asarray(steps, jnp.float32)
-    return part * steps
+    # A float even where it is whole: or else, as the arguments change, so does the program.
+    return float(part * steps)
 
 
 def _less(steps: Any, count: int) -> Any:
-    """So many steps less, and not fewer than none."""
-    return jnp.maximum(steps - count, 0) if isinstance(steps, jax.Array) else max(steps - count, 0)
+    """So many steps less, and not fewer than none; of the type that the number has."""
+    if isinstance(steps, jax.Array):
+        return jnp.maximum(steps - count, 0)
+    return max(steps - count, type(steps)(0))

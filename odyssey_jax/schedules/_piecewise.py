@@ -146,4 +146,7 @@ def piecewise_interpolate(
         0.2 0.4 0.25 0.1
     """
     require_choice("interpolation", interpolation, get_args(Interpolation))
-    return PiecewiseInterpolate(*_require_pieces(values, boundaries), interpolation)
+    boundaries = require_sequence("boundaries", boundaries)
+    values, _ = _require_pieces(values, boundaries)
+    # Of the types that they have: what is computed may be whole or not, and is one program.
+    return PiecewiseInterpolate(values, boundaries, interpolation)

@@ -68,6 +68,29 @@ def test_a_sweep_of_rates_is_one_program():
     np.testing.assert_allclose(traced(0.8, 4), want, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("build", "values"),
+    [
+        (lambda n: torch.OneCycleLR(base_lr=0.1, max_lr=0.3, total_steps=n), range(90, 111)),
+        (lambda w: timm.CosineLRScheduler(base_lr=0.1, t_initial=50, warmup_t=w), range(6)),
+        (lambda w: timm.StepLRScheduler(base_lr=0.1, decay_t=5, warmup_t=w), range(6)),
+        (lambda w: timm.PolyLRScheduler(base_lr=0.1, t_initial=50, warmup_t=w), range(6)),
+    ],
+)
+def test_a_sweep_of_lengths_is_one_program(build, values):
+    traces = 0
+
+    @jax.jit
+    def run(schedule, step):
+        nonlocal traces
+        traces += 1
+        return schedule(step)
+
+    for value in values:
+        run(build(value), jnp.int32(7))
+    assert traces == 1
+
+
 def test_a_function_may_be_any_python():
     def factor(epoch):
         assert type(epoch) is int

@@ -142,6 +142,59 @@ def test_noise_is_within_its_limit_and_of_its_distribution():
     assert abs(np.corrcoef(flat[1:], flat[:-1])[0, 1]) < 0.03
 
 
+def _shares():
+    return [0.0, 0.1, 0.25, 0.3, 1 / 3, 0.4, 0.5]
+
+
+# Each argument by itself, over values at which something computed from it is whole, or is 0.
+SWEEPS = [
+    (lambda n: ody_s.one_cycle(0.3, n), range(90, 111)),
+    (lambda p: ody_s.one_cycle(0.3, 100, p), [*_shares(), 0, 1, 1.0]),
+    (lambda d: ody_s.one_cycle(0.3, 100, div_factor=d), [1.0, 25.0, 30.5]),
+    (lambda n: ody_s.one_cycle(0.3, n, 0.25, three_phase=True), range(90, 111)),
+    (lambda p: ody_s.one_cycle(0.3, 100, p, three_phase=True), _shares()),
+    (lambda n: ody_s.one_cycle_momentum(n), range(90, 111)),
+    (lambda p: ody_s.one_cycle_momentum(100, p), _shares()),
+    (lambda x: ody_s.piecewise_interpolate([0.0, 1.0], [x]), [10.0, 10.5, 11.0]),
+    (lambda n: ody_s.cyclic(0.0, 0.3, n, 2), range(5)),
+    (lambda n: ody_s.cosine_restarts(0.3, n, 1.5), range(1, 9)),
+    (lambda m: ody_s.cosine_restarts(0.3, 10, m_mul=m), [0.5, 1.0, 1.5]),
+    (lambda n: ody_s.warmup_stable_decay(0.3, n, 3, 20), range(8)),
+    (lambda n: ody_s.warmup_stable_decay(0.3, 3, n, 20), range(8)),
+    (lambda n: ody_s.swa(ody_s.constant(0.3), 0.1, n), range(8)),
+    (lambda n: ody_s.cooldown(ody_s.constant(0.3), 5, n), range(8)),
+    (lambda n: ody_s.with_noise(ody_s.constant(0.3), 0.5, noise_begin=n), range(8)),
+    (lambda n: ody_s.warmup_cosine(0.3, n, 20), range(8)),
+    (lambda n: ody_s.cosine_decay(0.3, n), range(8)),
+    (lambda n: ody_s.linear(0.3, 0.0, n), range(8)),
+    (lambda n: ody_s.polynomial(0.3, 0.0, 1.5, n), range(8)),
+    (lambda n: ody_s.exponential_decay(0.3, n, 0.9), range(1, 8)),
+    (lambda n: ody_s.geometric_decay(0.3, n, 0.1), range(8)),
+    (lambda n: ody_s.tanh_decay(0.3, n), range(8)),
+    (lambda n: ody_s.sqrt_decay(0.3, n), range(8)),
+    (lambda n: ody_s.step_decay(0.3, n), range(1, 8)),
+    (lambda n: ody_s.inverse_sqrt(0.3, n), range(1, 8)),
+    (lambda n: ody_s.inverse_time_decay(0.3, n, 0.5), range(1, 8)),
+    (lambda n: ody_s.constant(0.3).shift(n), range(8)),
+    (lambda n: ody_s.constant(0.3).repeat(n), range(1, 8)),
+]
+
+
+@pytest.mark.parametrize(("build", "values"), SWEEPS, ids=range(len(SWEEPS)))
+def test_one_trace_for_every_value_of_an_argument(build, values):
+    traces = 0
+
+    @jax.jit
+    def run(schedule, step):
+        nonlocal traces
+        traces += 1
+        return schedule(step)
+
+    for value in values:
+        assert jnp.isfinite(run(build(value), jnp.int32(7)))
+    assert traces == 1
+
+
 BAD = [
     (lambda: ody_s.with_noise(ody_s.constant(0.1), 0), r"limit must be .*greater than 0.* = 0"),
     (lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, -1), r"seed must be .*seed = -1"),

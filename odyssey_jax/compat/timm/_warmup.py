@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from odyssey_jax.compat._arguments import known, per_group, require
+from odyssey_jax.compat._arguments import per_group, require
 from odyssey_jax.compat.timm._noise import Noise
 from odyssey_jax.schedules import Schedule, join, linear_warmup, shift
 
@@ -21,8 +21,6 @@ class Warmup:
 
     def into(self, curve: Schedule, peak: Any) -> Schedule:
         """The warm-up to a peak, and then the curve: its start, or what is left of it."""
-        if known(self.warmup_t) and self.warmup_t == 0:
-            return curve
         rise = linear_warmup(peak, self.warmup_t, self.warmup_lr_init)
         if not self.warmup_prefix:
             curve = shift(curve, -self.warmup_t)

@@ -102,7 +102,7 @@ def OneCycleLR(
 
 def _ends(steps: Any, pct_start: Any, three_phase: bool) -> list[Any]:
     """The last step of each phase, whole or not."""
-    up = pct_start * steps - 1
+    up = 1.0 * pct_start * steps - 1
     return [up, 2 * up, steps - 1] if three_phase else [up, steps - 1]
 
 
