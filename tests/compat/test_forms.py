@@ -42,6 +42,47 @@ def test_a_sequence_of_rates_gives_a_tuple_of_schedules(build):
     assert build([0.4])[0] == groups[0]
 
 
+MULTIPLY = {
+    "step": lambda lr: torch.StepLR(lr, 3),
+    "step by 0": lambda lr: torch.StepLR(lr, 9, gamma=0.0),
+    "multistep": lambda lr: torch.MultiStepLR(lr, [4, 8]),
+    "exponential": lambda lr: torch.ExponentialLR(lr, 0.9),
+    "constant": lambda lr: torch.ConstantLR(lr, 0.5, 4),
+    "polynomial": lambda lr: torch.PolynomialLR(lr, 20, 2.0),
+    "function": lambda lr: torch.MultiplicativeLR(lr, lambda t: 0.9),
+    "cosine": lambda lr: torch.CosineAnnealingLR(lr, 10),
+    "chain": lambda lr: torch.ChainedScheduler(lr, [torch.StepLR(lr, 3), torch.LinearLR(lr)]),
+}
+
+
+@pytest.mark.parametrize("rates", [0.4, [0.4, 0.1]])
+@pytest.mark.parametrize("name", MULTIPLY)
+def test_the_rate_of_a_chain_shows_in_its_schedulers(name, rates):
+    both = [torch.LinearLR(rates, 0.25, total_iters=6), MULTIPLY[name](rates)]
+    without = torch.ChainedScheduler(schedulers=both)
+    want = torch.ChainedScheduler(rates, both)
+    if rates == 0.4:
+        without, want = (without,), (want,)
+    for ours, given in zip(without, want, strict=True):
+        np.testing.assert_array_equal(values(ours), values(given))
+
+
+@pytest.mark.parametrize("rates", [0.4, [0.4, 0.1]])
+def test_a_sequence_needs_no_rate(rates):
+    both = [torch.LinearLR(rates, 0.1, total_iters=4), torch.StepLR(rates, 3)]
+    assert torch.SequentialLR(schedulers=both, milestones=[4]) == (
+        torch.SequentialLR(rates, both, [4])
+    )
+
+
+def test_a_rate_that_is_traced_may_be_left_out():
+    def value(lr, **given):
+        chain = [torch.ConstantLR(lr, 0.5, 4), torch.StepLR(lr, 3)]
+        return torch.ChainedScheduler(schedulers=chain, **given)(5)
+
+    np.testing.assert_allclose(jax.jit(value)(0.4), value(0.4, base_lr=0.4), rtol=1e-6)
+
+
 def test_a_value_for_each_group_must_be_as_many():
     with pytest.raises(ValueError, match="max_lr must have one value for each group"):
         torch.OneCycleLR(base_lr=[0.1, 0.2], max_lr=[1.0, 1.0, 1.0], total_steps=10)

@@ -25,6 +25,31 @@ REFUSED = [
     (lambda: torch.SequentialLR(0.1, [], []), "at least one"),
     (lambda: torch.SequentialLR(0.1, [torch.ReduceLROnPlateau(0.1)], []), "not one that a metric"),
     (lambda: torch.SequentialLR([0.1, 0.2], [constant(0.1)], []), "built with base_lr"),
+    (lambda: torch.SequentialLR(), "schedulers must be a sequence of at least one"),
+    (lambda: torch.SequentialLR(schedulers=[constant(0.1)] * 2), "boundaries"),
+    (lambda: torch.SequentialLR([constant(0.1)], [3]), r"by name, schedulers=\[\.\.\.\]; got"),
+    (
+        lambda: torch.SequentialLR(0.2, [constant(0.1), torch.StepLR(0.1, 3)], [3]),
+        r"schedulers\[1\] must have been built with the same base_lr as the others, 0\.2",
+    ),
+    (
+        lambda: torch.SequentialLR(schedulers=[torch.StepLR([0.1, 0.2], 3), constant(0.1)]),
+        r"schedulers\[1\] must have been built with 2 rates",
+    ),
+    (
+        lambda: torch.ChainedScheduler(0.2, [torch.ConstantLR(0.1), torch.ExponentialLR(0.1, 0.9)]),
+        "the same base_lr as the others, 0.2",
+    ),
+    (
+        lambda: torch.ChainedScheduler(
+            schedulers=[torch.StepLR(0.1, 3), torch.ExponentialLR(0.2, 0.9)]
+        ),
+        r"schedulers\[1\] must have been built with the same base_lr as the others, 0\.1",
+    ),
+    (
+        lambda: torch.ChainedScheduler(schedulers=[torch.LinearLR(0.1), torch.LinearLR(0.1)]),
+        "base_lr must be given where no scheduler shows",
+    ),
     (lambda: torch.ChainedScheduler(0.1, []), "at least one"),
     (
         lambda: torch.ChainedScheduler(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from odyssey_jax.compat._arguments import is_sequence, known, require_fresh, whole
+from odyssey_jax.compat.torch._carried import check_rate, rate_of
 from odyssey_jax.compat.torch._lambdas import cumulative, cumulative_from
 from odyssey_jax.compat.torch._renewed import renewed
 from odyssey_jax.compat.torch._swa import swa_from
@@ -28,7 +29,10 @@ _SET = ("cyclic", "restarts", "with_momentum")
 
 
 def SequentialLR(
-    base_lr: Any, schedulers: Sequence[Any], milestones: Sequence[Any], last_epoch: int = -1
+    base_lr: Any = None,
+    schedulers: Sequence[Any] = (),
+    milestones: Sequence[Any] = (),
+    last_epoch: int = -1,
 ) -> Any:
     """One scheduler after another, as `torch.optim.lr_scheduler.SequentialLR`.
 
@@ -38,8 +42,8 @@ def SequentialLR(
     written: PyTorch itself counts a step too many in them, or stops with an error.
 
     Args:
-        base_lr: The rate of the optimizer, or one for each group of parameters; the schedulers
-            were built with the same.
+        base_lr: The rate of the optimizer, or one for each group of parameters, with which the
+            schedulers were built; it may be left out, and they are then given by name.
         schedulers: What this module's functions gave, or other schedules; at least one.
         milestones: Steps at which the next one begins, one fewer than the schedulers; whole
             numbers, sorted.
@@ -49,12 +53,12 @@ def SequentialLR(
         A schedule, or a tuple of them.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or `base_lr` is not what the schedulers
+            were built with.
 
     Example:
         >>> from odyssey_jax.compat import torch
         >>> schedule = torch.SequentialLR(
-        ...     base_lr=0.8,
         ...     schedulers=[
         ...         torch.ConstantLR(base_lr=0.8, factor=0.25, total_iters=20),
         ...         torch.StepLR(base_lr=0.8, step_size=5, gamma=0.5),
@@ -69,7 +73,7 @@ def SequentialLR(
     return _of_each_group(base_lr, schedulers, lambda lr, pieces: _in_sequence(pieces, steps))
 
 
-def ChainedScheduler(base_lr: Any, schedulers: Sequence[Any]) -> Any:
+def ChainedScheduler(base_lr: Any = None, schedulers: Sequence[Any] = ()) -> Any:
     """Schedulers on top of one another, as `torch.optim.lr_scheduler.ChainedScheduler`.
 
     It is `product`, for the schedulers that multiply the rate they find: `StepLR`, `MultiStepLR`,
@@ -82,20 +86,21 @@ def ChainedScheduler(base_lr: Any, schedulers: Sequence[Any]) -> Any:
     end, the other factors begin anew there, as in PyTorch.
 
     Args:
-        base_lr: The rate of the optimizer, or one for each group of parameters; the schedulers
-            were built with the same.
+        base_lr: The rate of the optimizer, or one for each group of parameters, with which the
+            schedulers were built. It may be left out (they are then given by name) if it shows
+            in one of them; in a `LinearLR` it does not.
         schedulers: What this module's functions gave; at least one.
 
     Returns:
         A schedule, or a tuple of them.
 
     Raises:
-        ValueError: If there is no scheduler, or one that does not multiply.
+        ValueError: If there is no scheduler, or one that does not multiply; if `base_lr` is not
+            what they were built with, or is left out and does not show in any.
 
     Example:
         >>> from odyssey_jax.compat import torch
         >>> schedule = torch.ChainedScheduler(
-        ...     base_lr=0.8,
         ...     schedulers=[
         ...         torch.ConstantLR(base_lr=0.8, factor=0.5, total_iters=4),
         ...         torch.StepLR(base_lr=0.8, step_size=2, gamma=0.5),
@@ -113,25 +118,43 @@ def _of_each_group(base_lr: Any, schedulers: Any, build: Any) -> Any:
         raise ValueError(
             f"schedulers must be a sequence of at least one; got schedulers = {schedulers!r}."
         )
-    if not is_sequence(base_lr):
-        return build(base_lr, _checked(schedulers))
+    rates = _rates(base_lr, schedulers)
+    if not is_sequence(rates):
+        return build(rates, _checked(rates, schedulers))
     for index, scheduler in enumerate(schedulers):
-        if not is_sequence(scheduler) or len(scheduler) != len(base_lr):
+        if not is_sequence(scheduler) or len(scheduler) != len(rates):
+            groups = f"base_lr = {base_lr!r}" if base_lr is not None else f"{len(rates)} rates"
             raise ValueError(
-                f"schedulers[{index}] must have been built with base_lr = {base_lr!r}; got "
+                f"schedulers[{index}] must have been built with {groups}, as the others; got "
                 f"schedulers[{index}] = {scheduler!r}."
             )
     rows = zip(*schedulers, strict=True)
-    return tuple(build(lr, _checked(row)) for lr, row in zip(base_lr, rows, strict=True))
+    return tuple(build(lr, _checked(lr, row)) for lr, row in zip(rates, rows, strict=True))
 
 
-def _checked(pieces: Sequence[Any]) -> list[Schedule]:
+def _rates(base_lr: Any, schedulers: Sequence[Any]) -> Any:
+    """One rate, or one for each group; None stands for one that is left out."""
+    given = base_lr if is_sequence(base_lr) else [base_lr]
+    if any(isinstance(lr, Schedule) or is_sequence(lr) for lr in given):
+        raise ValueError(
+            "base_lr must be a rate, or one for each group of parameters; schedulers are given "
+            f"by name, schedulers=[...]; got base_lr = {base_lr!r}."
+        )
+    if base_lr is not None:
+        return base_lr
+    wide = next((scheduler for scheduler in schedulers if is_sequence(scheduler)), None)
+    return None if wide is None else [None] * len(wide)
+
+
+def _checked(lr: Any, pieces: Sequence[Any]) -> list[Schedule]:
     for index, piece in enumerate(pieces):
         if not isinstance(piece, Schedule):
             raise ValueError(
                 f"schedulers[{index}] must be a schedule, and not one that a metric drives; got "
                 f"schedulers[{index}] = {piece!r}."
             )
+    if lr is not None:
+        check_rate(lr, pieces)
     return list(pieces)
 
 
@@ -167,6 +190,9 @@ def _on_top(lr: Any, pieces: list[Schedule]) -> Schedule:
                 "it is no product (use odyssey_jax.product, join or shift to say what is meant); "
                 f"got schedulers[{index}] = {piece!r}."
             )
+    if lr is None:
+        lr = rate_of(pieces)
+        check_rate(lr, pieces)
     if known(lr) and lr == 0:
         return last
     if waves:
