@@ -11,8 +11,8 @@ Example:
 
     Momentum that falls while the rate rises:
 
-    >>> momentum = ody.warmup_cosine(0.85, 10, 100, init_value=0.95, end_value=0.95)
-    >>> sgd = optax.inject_hyperparams(optax.sgd)(rate, momentum=momentum)
+    >>> sgd = optax.inject_hyperparams(optax.sgd)(
+    ...     ody.one_cycle(0.1, 100), momentum=ody.one_cycle_momentum(100))
 
     AdamW's decay goes with the rate already, which is what it is multiplied by. One that is in
     proportion to the rate besides, and one that does not go with it at all:

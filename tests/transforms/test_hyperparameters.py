@@ -10,7 +10,7 @@ from tests import examples
 from tests.examples import assert_same
 
 RATE = ody.warmup_cosine(0.1, 5, 20)
-MOMENTUM = ody.warmup_cosine(0.85, 5, 20, init_value=0.95, end_value=0.95)
+MOMENTUM = ody.one_cycle_momentum(20)
 LABELS = {"w": "body", "b": "head"}
 
 
