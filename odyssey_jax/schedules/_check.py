@@ -190,6 +190,21 @@ def require_sum(name: str, x: Any, other_name: str, other: Any) -> None:
             )
 
 
+def require_progression(start_name: str, start: Any, end_name: str, end: Any) -> None:
+    """Two values above 0 from one of which factors that float32 can hold lead to the other."""
+    require_positive(start_name, start)
+    require_positive(end_name, end)
+    if not (is_known(start) and is_known(end)):
+        return
+    x, y = np.asarray(start, np.float64), np.asarray(end, np.float64)
+    for name, number in ((start_name, x), (end_name, y), (f"{end_name} / {start_name}", y / x)):
+        if np.any((number < 1e-36) | (number > 1e36)):
+            raise ValueError(
+                f"{name} must be in the range [1e-36, 1e36], as float32 holds no more; "
+                f"got {start_name} = {start!r}, {end_name} = {end!r}."
+            )
+
+
 def require_bounds(low_name: str, low: Any, high_name: str, high: Any) -> None:
     """Two values in order."""
     if is_known(low) and is_known(high) and np.any(np.asarray(low) > np.asarray(high)):

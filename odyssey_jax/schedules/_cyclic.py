@@ -27,6 +27,7 @@ from ._power import power
 
 CyclicMode = Literal["triangular", "triangular2", "exp_range"]
 AmplitudeOf = Literal["cycle", "step"]
+_HIGHEST = 2.0**64
 
 
 def _span(up: Any, down: Any) -> Any:
@@ -75,7 +76,8 @@ class Cyclic(Schedule):
         if self.mode == "triangular2":
             return power(pair(0.5), whole_pair(cycle))
         if self.mode == "exp_range":
-            return exponential(now, 1.0, 1, self.gamma)
+            # Under a higher peak, neither values nor derivatives would be finite.
+            return jnp.minimum(exponential(now, 1.0, 1, self.gamma), _HIGHEST)
         return None
 
 
@@ -98,7 +100,8 @@ def cyclic(
     \end{cases} \qquad u = t \bmod (n_1 + n_2)$$
 
     In cycle $c = \lfloor t / (n_1 + n_2) \rfloor$ the amplitude $a$ is 1 (`"triangular"`),
-    $2^{-c}$ (`"triangular2"`) or $\gamma^t$ (`"exp_range"`), or what `amplitude` says.
+    $2^{-c}$ (`"triangular2"`) or $\min(\gamma^t, 2^{64})$ (`"exp_range"`), or what `amplitude`
+    says.
 
     There is no end. A warm-up before it is joined to it, and its steps count from the end of
     that warm-up. The momentum that goes with the rate is another one, with its own two values

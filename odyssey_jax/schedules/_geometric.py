@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ._base import builds
-from ._check import require_length, require_positive
+from ._check import require_length, require_progression
 from ._moment import Interval, Moment
 from ._node import node
 from ._numbers import pair, real
@@ -71,10 +71,11 @@ def geometric_decay(
     at $t = T - 1$.
 
     Args:
-        init_value: The value $v_0$ at step 0; scalar, above 0.
+        init_value: The value $v_0$ at step 0; scalar, in [1e-36, 1e36].
         decay_steps: The length $T$ in steps; scalar, in [0, 2**31 - 1]. If 0, the end value is
             in force at once.
-        end_value: The value $v_1$ at the end; scalar, above 0: no factor leads to 0.
+        end_value: The value $v_1$ at the end; scalar, in [1e-36, 1e36], as their quotient is:
+            no factor leads to 0.
         past_end: After the end, `"hold"` the end value, drop to `"zero"` (from $T + 1$ on),
             `"repeat"` from the start (at $T$), `"mirror"`: climb back, and fall again, or
             `"stretch"`: from the start over the least multiple of $T$ that is not yet over.
@@ -95,9 +96,8 @@ def geometric_decay(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 1_000)]
         [0.4, 0.2, 0.1, 0.1]
     """
-    require_positive("init_value", init_value)
+    require_progression("init_value", init_value, "end_value", end_value)
     decay_steps = require_length("decay_steps", decay_steps)
-    require_positive("end_value", end_value)
     require_ending(past_end, end_on_last_step)
     return GeometricDecay(
         init_value=init_value,
@@ -118,10 +118,11 @@ def exponential_warmup(peak_value: Any, warmup_steps: Any, init_value: Any) -> E
     step after the warm-up.
 
     Args:
-        peak_value: The value $v$ at the end; scalar, above 0.
+        peak_value: The value $v$ at the end; scalar, in [1e-36, 1e36].
         warmup_steps: The length $W$ in steps; scalar, in [0, 2**31 - 1]. If 0, the peak is in
             force at once.
-        init_value: The value $v_0$ at step 0; scalar, above 0: from 0 no factor leads away.
+        init_value: The value $v_0$ at step 0; scalar, in [1e-36, 1e36], as their quotient is:
+            from 0 no factor leads away.
 
     Returns:
         A schedule: step to float32.
@@ -139,6 +140,5 @@ def exponential_warmup(peak_value: Any, warmup_steps: Any, init_value: Any) -> E
         0.1 0.2 0.4 0.4
     """
     warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    require_positive("peak_value", peak_value)
-    require_positive("init_value", init_value)
+    require_progression("init_value", init_value, "peak_value", peak_value)
     return ExponentialWarmup(peak_value, warmup_steps, init_value)

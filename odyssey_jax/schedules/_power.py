@@ -148,25 +148,27 @@ def power_and_rest(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = O
 
     Returns:
         The power, and what it lacks to 1, with the derivatives of the formula for every
-        argument.
+        argument. A power beyond float32 is its greatest number, and below its least normal
+        one it is 0; beyond e^64 and below e^-87 the derivatives are 0.
     """
     stop = jax.lax.stop_gradient
     top, bottom = _known(top, _TINY, _TINY), _known(bottom, _TINY, _TINY)
     log = _log2(stop(top), stop(bottom))
+    # Not of the quotient, which may be beyond float32 where its power is not.
+    natural = with_gradient_of(math.log(2) * sum(log), jnp.log(sum(top)) - jnp.log(sum(bottom)))
     if unit is not ONE:
         unit = _known(unit, _TINY, 1.0)
         log = _quotient(log, stop(unit))
     value, rest = _exp2(stop(exponent), log)
-    # The clip keeps the derivative finite where the power itself is not.
-    log = jnp.log(sum(top) / sum(bottom))
-    nominal = jnp.exp(jnp.clip(sum(exponent) / sum(unit) * log, -87.0, 87.0))
+    # The clip keeps the derivative finite: it is the power times an exponent of up to 2^31.
+    nominal = jnp.exp(jnp.clip(sum(exponent) / sum(unit) * natural, -87.0, 64.0))
     shape = jnp.broadcast_shapes(jnp.shape(value), jnp.shape(nominal))
     value, rest, nominal = (jnp.broadcast_to(x, shape) for x in (value, rest, nominal))
     return with_gradient_of(value, nominal), with_gradient_of(rest, -nominal)
 
 
 def power(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = ONE) -> jax.Array:
-    """The first of `power_and_rest`."""
+    """The first of `power_and_rest`, which saturates at float32's greatest number."""
     return power_and_rest(top, exponent, bottom, unit)[0]
 
 

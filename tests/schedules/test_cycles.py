@@ -195,7 +195,41 @@ def test_one_trace_for_every_value_of_an_argument(build, values):
     assert traces == 1
 
 
+EXTREMES = [
+    *(ody_s.cyclic(0.1, peak, 0, 5, "exp_range", g) for peak in (0.3, 50.0) for g in (1.01, 1.5)),
+    ody_s.geometric_decay(1e-18, 100, 1e18),
+    ody_s.geometric_decay(1e36, 100, 1.0),
+    ody_s.geometric_decay(1.0, 100, 1e-36),
+    ody_s.exponential_warmup(1e18, 100, 1e-18),
+    ody_s.exponential_decay(1.0, 1, 1.01),
+    ody_s.exponential_decay(1.0, 1, 1 + 1e-7),
+]
+
+
+@pytest.mark.parametrize("schedule", EXTREMES, ids=range(len(EXTREMES)))
+def test_values_and_gradients_are_finite_at_the_extremes(schedule):
+    real = jax.tree.map(jnp.float32, schedule)
+    both = jax.jit(jax.vmap(jax.value_and_grad(lambda s, t: s(t)), in_axes=(None, 0)))
+    steps = [*range(12), *range(45, 56), 99, 100, 101, *range(4000, 9000, 50), 10**6, 2**31 - 1]
+    for leaf in jax.tree.leaves(both(real, jnp.array(steps))):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_the_gradient_of_a_progression_is_right_however_far_it_goes():
+    decay = jax.tree.map(jnp.float32, ody_s.geometric_decay(1e-18, 100, 1e18))
+    slopes = jax.grad(lambda s: s(jnp.int32(60)))(decay)
+    value = 1e-18 * 1e36**0.6
+    want = (0.4 * value / 1e-18, value * np.log(1e36) * -0.6 / 100, 0.6 * value / 1e18)
+    np.testing.assert_allclose(jax.tree.leaves(slopes), want, rtol=1e-5)
+
+
 BAD = [
+    (
+        lambda: ody_s.geometric_decay(1e-38, 100, 1.0),
+        r"init_value must be in the range \[1e-36, 1e36\].*init_value = 1e-38, end_value = 1\.0",
+    ),
+    (lambda: ody_s.geometric_decay(1e-30, 100, 1e30), r"end_value / init_value must be in the"),
+    (lambda: ody_s.exponential_warmup(1e30, 9, 1e-30), r"peak_value / init_value must be in the"),
     (lambda: ody_s.with_noise(ody_s.constant(0.1), 0), r"limit must be .*greater than 0.* = 0"),
     (lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, -1), r"seed must be .*seed = -1"),
     (
