@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -37,8 +38,19 @@ class MetricSchedule:
         return state.scale if self.group is None else state.scale[self.group]
 
 
-def metric_schedules(base_lr: Any, rule: MetricRule) -> Any:
-    """One schedule, or one for each group of parameters."""
+def within(rate: Any, least: Any, most: Any = math.inf) -> Any:
+    """A rate in its bounds, where it and they are numbers: what a rule of ours may begin with."""
+    plain = all(isinstance(x, (int, float)) for x in (rate, least, most))
+    return min(max(rate, least), most) if plain and rate >= 0 else rate
+
+
+def metric_schedules(base_lr: Any, rule: Any) -> Any:
+    """One schedule, or one for each group of parameters.
+
+    The peers begin with the rate they are given, whatever its bounds, and so do these.
+    """
+    first = tuple(base_lr) if is_sequence(base_lr) else base_lr
+    rule = dataclasses.replace(rule, init_scale=first)
     if not is_sequence(base_lr):
         return MetricSchedule(rule)
     return tuple(MetricSchedule(rule, group) for group in range(len(base_lr)))

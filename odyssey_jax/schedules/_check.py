@@ -45,6 +45,12 @@ def _require(
         raise ValueError(f"{name} must be {accepted}; got {name} = {value!r}.")
 
 
+def require_real(name: str, value: Any) -> None:
+    """Any number, NaN and the infinities included."""
+    if is_known(value) and _as_float64(value) is None:
+        raise ValueError(f"{name} must be a number; got {name} = {value!r}.")
+
+
 def require_range(name: str, value: Any, low: float, high: float) -> None:
     """A number between two, or one of them."""
     _require(name, value, f"in the range [{low:g}, {high:g}]", low, high)
@@ -203,6 +209,14 @@ def require_progression(start_name: str, start: Any, end_name: str, end: Any) ->
                 f"{name} must be in the range [1e-36, 1e36], as float32 holds no more; "
                 f"got {start_name} = {start!r}, {end_name} = {end!r}."
             )
+
+
+def require_divisor(name: str, value: Any) -> None:
+    """What a schedule or a length can be divided by."""
+    if is_known(value) and not np.all(np.isfinite(value) & np.not_equal(value, 0)):
+        raise ValueError(
+            f"{name} can be divided by any finite number but 0; got {name} / {value!r}."
+        )
 
 
 def require_bounds(low_name: str, low: Any, high_name: str, high: Any) -> None:

@@ -15,6 +15,7 @@ from ._metric import (
     NanPolicy,
     RelativeTo,
     check_comparison,
+    check_first,
     choice,
     choose,
     first_scale,
@@ -232,8 +233,9 @@ def greedy(
         mode: Whether "min" or "max" is better.
         relative_to: Of what `rtol` is a share. The "magnitude" of the best value; or the "value"
             with its sign, as in transformers: there a margin is negative where the metric is.
-        init_scale: The first scale; at least 0. For a rate by itself, without a schedule, give it
-            here. A sequence is a scale for each of several groups that share the decisions.
+        init_scale: The first scale; in [min_scale, max_scale]. For a rate by itself, without a
+            schedule, give it here. A sequence is a scale for each of several groups that share
+            the decisions.
         eps: A change of the scale by no more than this is left out; at least 0, or a sequence of
             such.
         window: Values whose mean is judged, the last ones; an integer, at least 1. Values that are
@@ -270,6 +272,7 @@ def greedy(
     require_share("factor", factor, open_low=True)
     require_not_negative("init_scale", init_scale)
     require_not_negative("eps", eps)
+    check_first(init_scale, min_scale, max_scale)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window must be an integer of at least 1; got window = {window!r}.")
     if reset_start is not None:

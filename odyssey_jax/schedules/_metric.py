@@ -8,13 +8,14 @@ applies to an old state.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import require_choice, require_not_negative
+from ._check import require_bounds, require_choice, require_not_negative, require_real
 from ._moment import LAST_STEP
 from ._numbers import Wide, canonical, is_integer, pair, real
 
@@ -54,6 +55,16 @@ def check_comparison(mode: Any, rtol: Any, atol: Any, relative_to: Any, nan: Any
     require_choice("nan", nan, ("bad", "ignore"))
 
 
+def check_first(first: Any, least: Any, most: Any = None) -> None:
+    """Refuse a first scale outside its bounds, from which a rule would never move."""
+    bounds = {"min_scale": least, "init_scale": first, "max_scale": most}
+    given = [(name, x) for name, x in bounds.items() if x is not None]
+    if any(isinstance(x, (list, tuple)) or np.ndim(x) > 0 for _, x in given):
+        return
+    for (low_name, low), (high_name, high) in itertools.pairwise(given):
+        require_bounds(low_name, low, high_name, high)
+
+
 def observed(value: Any) -> Wide:
     """A metric's value with the digits that it has: a Python float has more than float32's."""
     if np.ndim(value) != 0:
@@ -61,6 +72,7 @@ def observed(value: Any) -> Wide:
             f"value must be a scalar; got shape {np.shape(value)}. A rule for each of several "
             "metrics is jax.vmap(rule.update)(states, values)."
         )
+    require_real("value", value)
     with np.errstate(over="ignore"):  # beyond float32 is infinity, which is a value like any other
         high, low = pair(canonical(value))
     return Wide(high, jnp.where(jnp.isfinite(high), low, jnp.zeros_like(high)))

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 
 from ._base import Schedule, builds
 from ._callable import as_schedule
-from ._check import require_choice, require_count, require_length, require_order, require_positive
+from ._check import (
+    is_known,
+    require_choice,
+    require_count,
+    require_length,
+    require_order,
+    require_positive,
+)
 from ._moment import Moment, length
 from ._node import node
 from ._numbers import real
@@ -93,8 +100,8 @@ def with_noise(
 
     Args:
         schedule: The schedule $f$, or a plain function of the step.
-        limit: The bound $c$ of the noise: a part of the value, or with `mode="additive"` a
-            value; scalar, above 0.
+        limit: The bound $c$ of the noise: a part of the value, in (0, 1], so that its sign
+            stays; or with `mode="additive"` a value; scalar, above 0.
         seed: What another noise is got by; integer scalar, in [0, 2**31 - 1].
         noise_begin: The first step $b$ with noise; scalar, in [0, 2**31 - 1].
         noise_end: The first step $e$ without it again; scalar, in [noise_begin, 2**31 - 1], or
@@ -127,6 +134,16 @@ def with_noise(
         noise_end = require_length("noise_end", noise_end)
         require_order("noise_begin", noise_begin, "noise_end", noise_end)
     require_choice("mode", mode, get_args(NoiseMode))
+    if mode == "multiplicative":
+        _require_sign_kept(limit)
     if std is not None:
         require_positive("std", std)
     return WithNoise(inner, limit, seed, noise_begin, noise_end, mode, std)
+
+
+def _require_sign_kept(limit: Any) -> None:
+    if is_known(limit) and jnp.any(jnp.asarray(limit) > 1):
+        raise ValueError(
+            "limit must be at most 1 in mode 'multiplicative', where more would make a rate "
+            f"negative; got limit = {limit!r}."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,12 @@ class Halves:
 def is_integer(x: Any) -> bool:
     """Whether a hyper-parameter, as `canonical` left it, is an integer."""
     return not isinstance(x, Wide) and jnp.issubdtype(jnp.result_type(x), jnp.integer)
+
+
+def is_number(x: Any) -> bool:
+    """Whether it is a real number, or an array; not a truth value."""
+    kinds = (numbers.Real, np.ndarray, np.generic, jax.Array)
+    return isinstance(x, kinds) and not isinstance(x, (bool, np.bool_))
 
 
 def canonical(x: Any) -> Any:

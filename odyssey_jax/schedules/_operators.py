@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
+
+from ._check import require_divisor
+from ._numbers import is_number
 
 if TYPE_CHECKING:
     from ._base import Schedule
@@ -64,7 +65,7 @@ class Operators:
         from ._product import product
         from ._scale import scale
 
-        if _is_number(other):
+        if is_number(other):
             return scale(self, other)
         return product([self, other]) if callable(other) else NotImplemented
 
@@ -74,7 +75,10 @@ class Operators:
 
     def __truediv__(self, other: Any) -> Schedule:
         """This one divided by a number."""
-        return self.__mul__(1 / other) if _is_number(other) else NotImplemented
+        if not is_number(other):
+            return NotImplemented
+        require_divisor("schedule", other)
+        return self.__mul__(1 / other)
 
     def __neg__(self) -> Schedule:
         """This one with the other sign."""
@@ -85,7 +89,7 @@ class Operators:
         from ._constant import constant
         from ._sum import sum
 
-        if _is_number(other):
+        if is_number(other):
             return sum([self, constant(other)])
         return sum([self, other]) if callable(other) else NotImplemented
 
@@ -97,15 +101,10 @@ class Operators:
         """The difference to a schedule, or to a number."""
         from ._scale import scale
 
-        if _is_number(other):
+        if is_number(other):
             return self.__add__(-other)
         return self.__add__(scale(other, -1)) if callable(other) else NotImplemented
 
     def __rsub__(self, other: Any) -> Schedule:
         """A number, or a plain function of the step, less this one."""
         return self.__neg__().__add__(other)
-
-
-def _is_number(x: Any) -> bool:
-    kinds = (numbers.Real, np.ndarray, np.generic, jax.Array)
-    return isinstance(x, kinds) and not isinstance(x, (bool, np.bool_))

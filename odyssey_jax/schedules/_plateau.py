@@ -20,6 +20,7 @@ from ._metric import (
     NanPolicy,
     RelativeTo,
     check_comparison,
+    check_first,
     choice,
     choose,
     first_scale,
@@ -226,7 +227,7 @@ def reduce_on_plateau(
         patience_rule: How bad values are counted; see above.
         init_scale: The first scale; at least 0. For a rate by itself, without a schedule, give it
             here. A sequence is a scale for each of several groups that share the decisions.
-        min_scale: The least scale, $s_\mathrm{min}$; at least 0, or a sequence of such.
+        min_scale: The least scale, $s_\mathrm{min}$; in [0, init_scale], or a sequence of such.
         eps: A cut that would change the scale by no more than this is left out; at least 0, or a
             sequence of such.
         smoothing: The share of the past in an exponential moving average of the metric, which is
@@ -269,6 +270,7 @@ def reduce_on_plateau(
     require_not_negative("init_scale", init_scale)
     require_not_negative("min_scale", min_scale)
     require_not_negative("eps", eps)
+    check_first(init_scale, min_scale)
     return ReduceOnPlateau(
         factor=factor,
         patience=patience,

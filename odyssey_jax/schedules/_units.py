@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import is_known, require_factor, require_range, require_unit
+from ._check import (
+    is_known,
+    require_divisor,
+    require_factor,
+    require_finite,
+    require_range,
+    require_unit,
+)
 from ._node import node
+from ._numbers import is_number
 
 
 class Measures(NamedTuple):
@@ -24,7 +32,7 @@ class Measures(NamedTuple):
     def steps(self, amount: Any, unit: str) -> Any:
         """An amount of a unit as the nearest whole number of steps; None if not known."""
         if unit == "steps":
-            return amount
+            return round(amount) if isinstance(amount, float) else amount
         if unit == "tokens":
             steps = None if self.tokens_per_step is None else amount / self.tokens_per_step
         else:
@@ -58,13 +66,17 @@ def measures(steps_per_epoch: Any, tokens_per_step: Any, total_steps: Any) -> Me
 class Length:
     """A sum of amounts, each in its unit: what `epochs`, `tokens` and `fraction` give.
 
-    Lengths, and whole numbers of steps, are added to and subtracted from each other. Each term
-    is rounded to whole steps by itself, so phases that were cut from one another fit together.
+    Lengths, and whole numbers of steps, are added to and subtracted from each other; a length is
+    multiplied and divided by numbers. Each term is rounded to whole steps by itself, so phases
+    that were cut from one another fit together.
 
     Attributes:
         amounts: The numbers, which are leaves.
         units: The unit of each.
     """
+
+    # NumPy's numbers leave `number * length` to the length.
+    __array_ufunc__ = None
 
     amounts: tuple[Any, ...]
     units: tuple[str, ...] = dataclasses.field(metadata={"static": True})
@@ -84,6 +96,28 @@ class Length:
 
     def __rsub__(self, other: Any) -> Length:
         return _as_length(other) + -self
+
+    def __mul__(self, factor: Any) -> Length:
+        if not is_number(factor):
+            return NotImplemented
+        require_finite("factor", factor)
+        return self._each(lambda amount: amount * factor)
+
+    def __rmul__(self, factor: Any) -> Length:
+        return self * factor
+
+    def __truediv__(self, divisor: Any) -> Length:
+        if not is_number(divisor):
+            return NotImplemented
+        require_divisor("length", divisor)
+        return self._each(lambda amount: amount / divisor)
+
+    def _each(self, change: Callable[[Any], Any]) -> Length:
+        amounts = tuple(map(change, self.amounts))
+        for amount, unit in zip(amounts, self.units, strict=True):
+            if unit == "fraction":
+                require_range("fraction", amount, -1, 1)
+        return Length(amounts, self.units)
 
     def __repr__(self) -> str:
         text = ""

@@ -132,6 +132,17 @@ def test_a_sweep_of_lengths_is_one_program(build, values):
     assert traces == 1
 
 
+def test_a_rate_outside_its_bounds_stays_where_it_is():
+    for scheduler in (
+        torch.ReduceLROnPlateau(base_lr=0.1, min_lr=0.5, patience=0),
+        keras.ReduceLROnPlateau(base_lr=0.1, min_lr=0.5, patience=1),
+    ):
+        state = scheduler.init()
+        for _ in range(5):
+            state = scheduler.update(state, 1.0)
+        assert scheduler.lr(state) == np.float32(0.1)
+
+
 def test_a_function_may_be_any_python():
     def factor(epoch):
         assert type(epoch) is int

@@ -204,6 +204,8 @@ def test_one_program_for_every_real_stretch_and_shift():
         (lambda a: ody_s.sum([a, 0.1]), r"schedules\[1\] must be a schedule.*constant\(number\)"),
         (lambda a: ody_s.scale(a, math.inf), r"factor must be finite; got factor = inf"),
         (lambda a: ody_s.scale(0.1, a), r"schedule must be a schedule.*got schedule = 0\.1"),
+        (lambda a: a / 0, r"schedule can be divided by any finite number but 0; got schedule / 0"),
+        (lambda a: a / np.float32(0), r"schedule can be divided by any finite number but 0"),
         (lambda a: a.shift(2**31), r"steps must be in the range \[-\(2\*\*31 - 1\), .*2147483648"),
         (lambda a: a.stretch(0), r"factor must be in the range \[1e-6, .*got factor = 0"),
         (lambda a: a.clip(), r"clip needs min_value, max_value or both"),

@@ -236,6 +236,10 @@ BAD = [
         lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, 0, 20, 10),
         r"noise_begin must be at most noise_end.*noise_begin = 20, noise_end = 10",
     ),
+    (
+        lambda: ody_s.with_noise(ody_s.constant(0.1), 2.0),
+        r"limit must be at most 1 in mode 'multiplicative'.*got limit = 2\.0",
+    ),
     (lambda: ody_s.with_noise(ody_s.constant(0.1), 0.5, std=-1.0), r"std must be .*std = -1\.0"),
     (
         lambda: ody_s.cooldown(ody_s.constant(0.1), 5, 5, shape="power"),

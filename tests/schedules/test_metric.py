@@ -191,13 +191,18 @@ def rule_of(curve):
     margin = {"rel": "rtol", "abs": "atol"}[kwargs.pop("threshold_mode")]
     other = {"rtol": "atol", "atol": "rtol"}[margin]
     ours = {margin: kwargs.pop("threshold"), other: 0.0, "relative_to": "value"}
-    ours |= {"init_scale": curve["base_lr"], "min_scale": kwargs.pop("min_lr")}
+    least = kwargs.pop("min_lr")
+    ours |= {"init_scale": least, "min_scale": least}
     if curve["peer"].endswith("GreedyLR"):
         size = kwargs.pop("window_size")
         window = size if kwargs.pop("smooth") else 1
         ours |= {"max_scale": kwargs.pop("max_lr"), "window": window}
-        return greedy(**ours, **kwargs)
-    return reduce_on_plateau(**ours, **kwargs)
+        rule = greedy(**ours, **kwargs)
+    else:
+        rule = reduce_on_plateau(**ours, **kwargs)
+    # A peer begins with any rate; ours would refuse one below the least.
+    first = curve["base_lr"]
+    return dataclasses.replace(rule, init_scale=tuple(first) if isinstance(first, list) else first)
 
 
 @pytest.mark.parametrize("curve", CURVES, ids=lambda curve: curve["id"])
@@ -352,6 +357,18 @@ BAD = [
     (lambda: reduce_on_plateau(smoothing=1.0), r"smoothing must be in the range \[0, 1\)"),
     (lambda: reduce_on_plateau(accumulation_size=0), r"accumulation_size must be .* \[1, "),
     (lambda: reduce_on_plateau(min_scale=[0.1, -1]), r"min_scale must be .*\[0\.1, -1\]"),
+    (
+        lambda: reduce_on_plateau(min_scale=2.0),
+        r"min_scale must be at most init_scale; got min_scale = 2\.0, init_scale = 1\.0",
+    ),
+    (
+        lambda: greedy(0.1, 0.5),
+        r"init_scale must be at most max_scale; got init_scale = 1\.0, max_scale = 0\.5",
+    ),
+    (lambda: greedy(1.5, 2.0), r"min_scale must be at most init_scale"),
+    (lambda: RULES[0].update(RULES[0].init(), None), r"value must be a number; got value = None"),
+    (lambda: RULES[0].update(RULES[0].init(), "low"), r"value must be a number; got .*'low'"),
+    (lambda: RULES[0].update(RULES[0].init(), True), r"value must be a number; got .*True"),
     (lambda: reduce_on_plateau(nan="stop"), r"nan must be one of 'bad', 'ignore'"),  # pyright: ignore
     (lambda: reduce_on_plateau().update(RULES[0].init(), jnp.ones(2)), r"scalar; got shape \(2,\)"),
     (lambda: greedy(0.1, 1.0, 0.0), r"factor must be in the range \(0, 1\); got factor = 0\.0"),

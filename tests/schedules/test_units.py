@@ -126,6 +126,17 @@ def test_rounding_is_to_the_nearest_and_to_the_even_one_of_two():
     assert got.warmup_steps == round(37.5)
 
 
+def test_multiples_of_a_length():
+    five = epochs(5)
+    for ten in (five * 2, 2 * five, np.int64(2) * five, five / 0.5, jnp.int32(2) * five):
+        schedule = linear_warmup(0.1, ten)
+        assert schedule.resolve(**RUN) == linear_warmup(0.1, 500)
+    third = linear_warmup(0.1, fraction(1) / 3).resolve(**RUN)
+    assert third == linear_warmup(0.1, 667)
+    both = linear_warmup(0.1, (epochs(1) + 3) * 0.5).resolve(**RUN)
+    assert both == linear_warmup(0.1, 27)
+
+
 def test_how_a_length_reads():
     assert repr(fraction(1) - epochs(5)) == "fraction(1) - epochs(5)"
     assert repr(-epochs(0.5) + 100) == "-epochs(0.5) + 100"
@@ -160,6 +171,15 @@ def test_every_public_schedule_takes_units():
     [
         (lambda: epochs(-1), r"epochs must be in the range \[0, .*got epochs = -1"),
         (lambda: epochs("5"), r"epochs must be a number"),
+        (
+            lambda: epochs(5) / 0,
+            r"length can be divided by any finite number but 0; got length / 0",
+        ),
+        (lambda: epochs(5) * float("nan"), r"factor must be finite; got factor = nan"),
+        (
+            lambda: fraction(0.6) * 2,
+            r"fraction must be in the range \[-1, 1\]; got fraction = 1\.2",
+        ),
         (lambda: fraction(10), r"fraction must be in the range \[0, 1\]; got fraction = 10"),
         (lambda: tokens(float("nan")), r"tokens must be in the range \[0, 1e\+18\]"),
         (lambda: cosine_decay(float("nan"), epochs(5)), r"init_value must be finite"),

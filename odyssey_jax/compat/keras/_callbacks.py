@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from odyssey_jax.compat._arguments import per_group, require
-from odyssey_jax.compat._metric import metric_schedules
+from odyssey_jax.compat._metric import metric_schedules, within
 from odyssey_jax.schedules import Schedule, from_python, reduce_on_plateau
 
 
@@ -65,7 +65,7 @@ def ReduceLROnPlateau(
         cooldown=cooldown,
         mode=mode,  # pyright: ignore[reportArgumentType]
         patience_rule="keras",
-        init_scale=base_lr,
+        init_scale=within(base_lr, min_lr),
         min_scale=min_lr,
     )
     return metric_schedules(base_lr, rule)

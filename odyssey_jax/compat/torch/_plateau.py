@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from odyssey_jax.compat._arguments import group_values, is_sequence, require
-from odyssey_jax.compat._metric import metric_schedules
+from odyssey_jax.compat._metric import metric_schedules, within
 from odyssey_jax.schedules import reduce_on_plateau
 
 
@@ -66,7 +66,7 @@ def ReduceLROnPlateau(
         mode=mode,  # pyright: ignore[reportArgumentType]
         relative_to="value",
         patience_rule="torch",
-        init_scale=base_lr,
+        init_scale=within(base_lr, min_lr),
         min_scale=min_lr,
         eps=eps,
     )

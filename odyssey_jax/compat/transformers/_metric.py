@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from odyssey_jax.compat._arguments import group_values, is_sequence, require
-from odyssey_jax.compat._metric import metric_schedules
+from odyssey_jax.compat._metric import metric_schedules, within
 from odyssey_jax.compat.torch import ReduceLROnPlateau
 from odyssey_jax.schedules import greedy
 
@@ -98,7 +98,7 @@ def GreedyLR(
         warmup=warmup,
         mode=mode,  # pyright: ignore[reportArgumentType]
         relative_to="value",
-        init_scale=base_lr,
+        init_scale=within(base_lr, min_lr, max_lr),
         eps=eps,
         window=window_size if smooth else 1,
         reset_start=max(reset_start, 1),
