@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 # The suite is bound by compiling, so it gains from a process for each core.
 WORKERS ?= auto
 
-.PHONY: train test lint types tests core clean
+.PHONY: train test lint types tests slow core clean
 
 train: $(VENV)/ready-all  ## the main job: learns to read digits, in runs/digits
 	$(BIN)/odyssey-jax train $(ARGS)
 
-test: lint types tests  ## everything
+test: lint types tests slow  ## everything
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -22,8 +22,11 @@ types: $(VENV)/ready-dev
 tests: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --durations 10
 
+slow: $(VENV)/ready-dev  ## what takes minutes: runs killed at random instants, the notebook
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
 core: $(VENV)/ready-dev  ## what another Python must pass too
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests
+	$(BIN)/python -m pytest -n $(WORKERS) tests
 
 $(VENV)/ready-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
