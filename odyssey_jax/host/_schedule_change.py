@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +53,19 @@ def schedule_form(schedule: ScheduleFn | None) -> Any:
     """The schedule as a checkpoint's metadata has it: its JSON form, or a foreign one's name."""
     if isinstance(schedule, Schedule):
         return json.loads(schedule.to_json())
-    return None if schedule is None else _without_address(repr(schedule))
+    return None if schedule is None else _name(schedule)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """A foreign function as every process and every version of JAX names it."""
+    if isinstance(function, functools.partial):  # as jax.tree_util.Partial is
+        more = [repr(x) for x in function.args]
+        more += [f"{key}={x!r}" for key, x in function.keywords.items()]
+        return f"partial({', '.join([_name(function.func), *more])})"
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        return _without_address(repr(function))
+    return f"{getattr(function, '__module__', '?')}.{name}"
 
 
 def schedule_record(schedule: ScheduleFn | None, updates: int) -> dict[str, Any]:
