@@ -12,7 +12,6 @@ def show(*arguments):
 
 
 def test_it_shows_words_a_chart_and_saves_a_picture(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "lr.png"
     arguments = ("--steps", "10_000", "--width", "60", "--save", str(path))
     assert show("warmup_cosine(0.1, 1000, 10_000)", *arguments) == 0

@@ -7,8 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib")
-
 from odyssey_jax.host import _pictures
 from odyssey_jax.host._pictures import save_confusion, save_curves
 

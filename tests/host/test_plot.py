@@ -6,8 +6,6 @@ import pytest
 import odyssey_jax as ody
 from odyssey_jax.host._plot import step_label
 
-pytest.importorskip("matplotlib")
-
 RECIPE = ody.warmup_cosine(0.1, 1_000, 10_000, end_value=0.01)
 
 
