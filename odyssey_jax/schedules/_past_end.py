@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ._base import Schedule
 from ._check import require_choice, require_flag
-from ._moment import Interval, Moment, Phase, fold, interval, length, select
+from ._moment import Interval, Moment, fold, interval, length, select
 
 PastEnd = Literal["hold", "zero", "repeat", "mirror", "stretch"]
 PAST_END: tuple[str, ...] = get_args(PastEnd)
@@ -58,11 +58,6 @@ def interval_until(now: Moment, steps: Any, past_end: str, *, end_on_last_step: 
     if end_on_last_step:
         total = total.minus(Moment(jnp.ones((), jnp.int32)))
     return interval(now, total)
-
-
-def phase_until(now: Moment, steps: Any, past_end: str, *, end_on_last_step: bool) -> Phase:
-    """The same, as fractions."""
-    return interval_until(now, steps, past_end, end_on_last_step=end_on_last_step).phase()
 
 
 def zero_past_end(value: jax.Array, now: Moment, steps: Any, past_end: str) -> jax.Array:
