@@ -175,7 +175,8 @@ def fit(
             **schedule_record(schedule, updates),
             "config": dict(config or {}),
         }
-        session = Session(loop, inputs, epochs, store, about)
+        seconds = saved.get("seconds", 0.0) if saved else 0.0
+        session = Session(loop, inputs, epochs, store, about, seconds)
         if writers is None:
             writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
         info = RunInfo(Path(directory) if directory else None, epochs, rows(history_of(carry)))

@@ -53,16 +53,14 @@ class FitResult:
 def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -> FitResult:
     """Lets the callbacks finish, and reads off the carry what a user wants to know."""
     state = finish_compiled(loop, carry).state
-    stop = _reason(int(carry.signal.stop))
-    epochs = int(carry.clock.epoch)
-    detail = epochs if stop is StopReason.COMPLETED else int(carry.signal.detail)
+    stop, reason = why(carry, over=True)
     best = _first_best(carry)
     return FitResult(
         model=task.rebuild(state.params, state.model_state),
         state=state,
         stop_reason=stop,
-        reason=stop.sentence(detail),
-        epochs=epochs,
+        reason=reason,
+        epochs=int(carry.clock.epoch),
         steps=int(carry.clock.step),
         best=best,
         best_epoch=None if best is None else int(best.epoch),
@@ -73,11 +71,15 @@ def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -
     )
 
 
-def _reason(code: int) -> StopReason:
-    """The reason of a code; a callback of the user's own may give one that we don't know."""
-    if code not in set(StopReason):
-        return StopReason.REQUESTED
-    return StopReason(code) or StopReason.COMPLETED
+def why(carry: Carry, *, over: bool) -> tuple[StopReason, str]:
+    """Why a run ended, and the same as a sentence; where it is not over, that it runs."""
+    code = int(carry.signal.stop)
+    # A callback of the user's own may give one that we don't know.
+    stop = StopReason(code) if code in set(StopReason) else StopReason.REQUESTED
+    if over and stop is StopReason.NONE:
+        stop = StopReason.COMPLETED
+    detail = carry.clock.epoch if stop is StopReason.COMPLETED else carry.signal.detail
+    return stop, stop.sentence(int(detail))
 
 
 def history_of(carry: Carry) -> History:

@@ -10,7 +10,7 @@ import jax
 
 from odyssey_jax._types import StopReason
 from odyssey_jax.host._pace import Pace
-from odyssey_jax.host._result import history_of, rows
+from odyssey_jax.host._result import history_of, rows, why
 from odyssey_jax.host._resume import describe
 from odyssey_jax.host._writers import Writer
 from odyssey_jax.loop import Carry, Inputs, Loop, plan_blocks, run_compiled
@@ -26,6 +26,7 @@ class Session:
         epochs: the epochs after which the run is complete.
         store: where to save, or None.
         about: what the checkpoints' metadata says of the run.
+        seconds: what the run took before, until the checkpoint that it goes on from.
     """
 
     def __init__(
@@ -35,13 +36,14 @@ class Session:
         epochs: int,
         store: Store | None,
         about: Mapping[str, Any],
+        seconds: float = 0.0,
     ):
         self._loop, self._inputs, self._store, self._about = loop, inputs, store, about
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
         self._written = 0
         self._saved_step: int | None = None
-        self._steps, self._seconds = 0, 0.0
+        self._steps, self._seconds, self._seconds_before = 0, 0.0, seconds
 
     @property
     def steps_per_second(self) -> float:
@@ -101,9 +103,13 @@ class Session:
         if self._store is None:
             return
         scalars = {name: x for name, x in carry.latest.items() if x.ndim == 0}
+        stop, reason = why(carry, over=self._is_over(carry))
         metadata = {
             "epoch": int(carry.clock.epoch),
             "metrics": {name: float(x) for name, x in jax.device_get(scalars).items()},
+            "stop_reason": stop.name,
+            "reason": reason,
+            "seconds": self._seconds_before + self._seconds,
             "capacity": self._loop.capacity,
             "callbacks": describe(self._loop.callbacks),
             **self._about,

@@ -115,6 +115,21 @@ def test_what_a_checkpoint_says_of_itself(finished):
     assert metadata["run"]["batch_size"] == 8
     assert {"jax", "optax", "flax", "odyssey_jax"} <= set(metadata["versions"])
     assert metadata["timestamp"] > 1.7e9
+    assert (metadata["stop_reason"], metadata["reason"]) == ("COMPLETED", "completed all 8 epochs")
+
+
+def test_a_checkpoint_says_why_the_run_ended_and_what_it_took(tmp_path):
+    said = []
+    for epochs in (4, 6):
+        run(examples.linear_task(), tmp_path, epochs=epochs)
+        with ody.Store(tmp_path / "checkpoints", keep_last=None) as store:
+            said.append([store.metadata(step) for step in store.steps()][-2:])
+    (third, fourth), (_, sixth) = said
+    assert [x["epoch"] for x in (third, fourth, sixth)] == [3, 4, 6]
+    assert [x["stop_reason"] for x in (third, fourth, sixth)] == ["NONE", "COMPLETED", "COMPLETED"]
+    assert third["reason"] == "still running"
+    assert sixth["reason"] == "completed all 6 epochs"
+    assert 0 < third["seconds"] < fourth["seconds"] < sixth["seconds"]
 
 
 def test_lines_of_json_are_the_history(finished):
