@@ -7,6 +7,7 @@ from odyssey_jax.store._errors import CheckpointNotFoundError as CheckpointNotFo
 from odyssey_jax.store._errors import CheckpointVersionError as CheckpointVersionError
 from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
+from odyssey_jax.store._reader import Reader as Reader
+from odyssey_jax.store._reader import Restored as Restored
 from odyssey_jax.store._retain import retain as retain
-from odyssey_jax.store._store import Restored as Restored
 from odyssey_jax.store._store import Store as Store

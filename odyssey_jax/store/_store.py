@@ -1,53 +1,33 @@
-"""The store: saves in the background, restores, and keeps what is to be kept."""
+"""The store: a reader that also saves, in the background, and keeps what is to be kept."""
 
 from __future__ import annotations
 
-import json
-import math
-import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import jax
 import numpy as np
 
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background
-from odyssey_jax.store._compare import compare, mismatch
 from odyssey_jax.store._encode import decode, dumps
 from odyssey_jax.store._errors import (
-    CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
     CheckpointWriteError,
 )
-from odyssey_jax.store._format import check_version, header
-from odyssey_jax.store._layout import Layout, from_json, plan, to_json
+from odyssey_jax.store._format import header
+from odyssey_jax.store._layout import Layout, plan, to_json
 from odyssey_jax.store._leaves import flatten
-from odyssey_jax.store._place import loose_shardings, place_all
-from odyssey_jax.store._retain import Mode, ranked, retain
+from odyssey_jax.store._reader import Reader, as_number, check_step
+from odyssey_jax.store._retain import Mode, retain
 from odyssey_jax.store._snapshot import Snapshot, sources, take
 
 
-class Restored(NamedTuple):
-    """What `Store.restore` returns.
-
-    Attributes:
-        step: The step that was restored.
-        tree: A pytree with the target's structure.
-        metadata: What was saved with it, and what the store added.
-    """
-
-    step: int
-    tree: Any
-    metadata: dict[str, Any]
-
-
-class Store:
+class Store(Reader):
     """A directory of checkpoints, written in the background through Orbax.
 
     A step is committed by one rename, when all of it is on the disk, so whatever happens
@@ -89,19 +69,16 @@ class Store:
         mode: Mode = "min",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check_policy(keep_last, keep_best, monitor, mode)
+        _check_policy(keep_last, keep_best, monitor)
+        super().__init__(directory, monitor=monitor, mode=mode)
         if jax.process_count() > 1:
             raise CheckpointError(
                 f"the store cannot save from several processes yet, and this program runs on "
                 f"{jax.process_count()}"
             )
-        self.directory = Path(os.path.abspath(directory))
         self.keep_last = keep_last
         self.keep_best = keep_best
-        self.monitor = monitor
-        self.mode: Mode = mode
         self._clock = clock
-        self._values: dict[int, float | None] = {}
         self._staging: dict[str, np.ndarray] = {}
         self._background = Background(f"odyssey_jax store {self.directory}")
         self._closed = False
@@ -111,10 +88,6 @@ class Store:
         from odyssey_jax.store import _orbax
 
         self._writer = _orbax.Writer(self.directory)
-        self._read = _orbax.read
-
-    def __repr__(self) -> str:
-        return f"Store({str(self.directory)!r}, steps={self.steps()})"
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +136,7 @@ class Store:
         self.wait()
         if self._closed:
             raise CheckpointError(f"the store of {str(self.directory)!r} is closed")
-        step = _check_step(step)
+        step = check_step(step)
         if step in self.steps():
             raise CheckpointError(
                 f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
@@ -190,7 +163,7 @@ class Store:
                 f"the monitored metric {self.monitor!r} is not among the metrics of step "
                 f"{head['step']}: {sorted(metrics)}"
             )
-        return _number(metrics[self.monitor])
+        return as_number(metrics[self.monitor])
 
     def _commit(
         self,
@@ -261,195 +234,9 @@ class Store:
                 self._closed = True
                 self._writer.close()
 
-    def steps(self) -> tuple[int, ...]:
-        """Lists the committed steps.
-
-        Returns:
-            Their numbers, ascending. The one being saved is not among them.
-
-        Example:
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.steps()
-            ()
-        """
-        return _files.committed_steps(self.directory)
-
-    def latest(self) -> int | None:
-        """Finds the newest committed step.
-
-        Returns:
-            Its number, or None if there is none.
-
-        Example:
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     print(store.latest())
-            None
-        """
-        return max(self.steps(), default=None)
-
-    def best(self) -> int | None:
-        """Finds the best committed step by the monitored metric.
-
-        NaN is never best; ties go to the earlier step.
-
-        Returns:
-            Its number, or None if no step has a value.
-
-        Raises:
-            CheckpointError: The store has no ``monitor``.
-
-        Example:
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     with Store(folder, keep_last=None, monitor="loss") as store:
-            ...         for step, loss in enumerate([0.5, 0.2, float("nan")]):
-            ...             store.save(step, {"w": np.zeros(3)}, {"metrics": {"loss": loss}})
-            ...         store.wait()
-            ...         store.best()
-            1
-        """
-        if self.monitor is None:
-            raise CheckpointError("best needs a monitor; give Store(..., monitor='valid/loss')")
-        values = {step: self._value(step) for step in self.steps() if self._readable(step)}
-        return next(iter(ranked(values, self.mode)), None)
-
-    def _readable(self, step: int) -> bool:
-        try:
-            self._value(step)
-        except CheckpointError:
-            return False
-        return True
-
-    def _value(self, step: int) -> float | None:
-        if step not in self._values:
-            metrics = self.metadata(step).get("metrics", {})
-            self._values[step] = _number(metrics.get(self.monitor))
-        return self._values[step]
-
-    def metadata(self, step: int) -> dict[str, Any]:
-        """Reads what was saved with a step.
-
-        Args:
-            step: A committed step.
-
-        Returns:
-            The caller's metadata, and ``step``, ``timestamp``, ``format_version`` and
-            ``versions``.
-
-        Raises:
-            CheckpointNotFoundError: The step is not committed.
-            CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: It cannot be read.
-
-        Example:
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     with Store(folder, clock=lambda: 12.5) as store:
-            ...         store.save(3, {"w": np.zeros(3)}, {"epoch": 2})
-            ...         store.wait()
-            ...         found = store.metadata(3)
-            >>> found["epoch"], found["timestamp"]
-            (2, 12.5)
-        """
-        data = self._json(step, "metadata")
-        check_version(data, self._name(step))
-        return decode(data)
-
-    def _json(self, step: int, item: str) -> dict[str, Any]:
-        if step not in self.steps():
-            raise CheckpointNotFoundError(
-                f"no step {step} in {str(self.directory)!r}; committed are {list(self.steps())}"
-            )
-        file = self.directory / str(step) / item / "metadata"
-        try:
-            data = json.loads(file.read_text())
-            if not isinstance(data, dict):
-                raise ValueError(f"expected an object, found {type(data).__name__}")
-        except (OSError, ValueError) as error:
-            raise CheckpointCorruptError(
-                f"{self._name(step)} cannot be read: {file}: {_files.reason(error)}"
-            ) from error
-        return data
-
-    def _name(self, step: int) -> str:
-        return f"checkpoint of step {step} in {str(self.directory)!r}"
-
-    def restore(self, target: Any, step: int | Literal["latest", "best"] = "latest") -> Restored:
-        """Restores a pytree.
-
-        Strict: every leaf of the target must be in the checkpoint at the same path, with
-        the same shape and dtype, and the other way round.
-
-        Args:
-            target: A pytree like the one that was saved, of arrays or
-                `jax.ShapeDtypeStruct`; its arrays are not changed.
-            step: A committed step, or ``"latest"``, or ``"best"`` by the monitored metric.
-
-        Returns:
-            The step, a tree with the target's structure and each leaf with the sharding of
-            the target's, if it has one, and the metadata. The arrays may be donated.
-
-        Raises:
-            CheckpointNotFoundError: There is no such step.
-            CheckpointMismatchError: The target differs; the message lists the leaves.
-            CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: It cannot be read.
-
-        Example:
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.save(1, {"w": np.arange(3.0)}, {})
-            ...     store.wait()
-            ...     store.restore({"w": np.zeros(3)}).tree["w"]
-            array([0., 1., 2.])
-        """
-        self._background.wait()
-        step = self._find(step)
-        metadata = self.metadata(step)
-        layout = self._layout(step)
-        leaves, targets, structure = flatten(target)
-        report = compare((place.leaf for place in layout.places), leaves)
-        if not report.exact:
-            raise mismatch(report, self._name(step))
-        by_path = {place.path: place for place in layout.places}
-        places = [by_path[leaf.path] for leaf in leaves]
-        try:
-            packed, loose = self._read(
-                self.directory / str(step), list(layout.packs), loose_shardings(places, targets)
-            )
-        except Exception as error:
-            raise CheckpointCorruptError(
-                f"{self._name(step)} cannot be read: {_files.reason(error)}"
-            ) from error
-        results = place_all(layout, places, targets, packed, loose)
-        return Restored(step, jax.tree_util.tree_unflatten(structure, results), metadata)
-
-    def _layout(self, step: int) -> Layout:
-        data = self._json(step, "layout")
-        try:
-            return from_json(data)
-        except (KeyError, TypeError) as error:
-            raise CheckpointCorruptError(
-                f"{self._name(step)} has a layout that makes no sense: {_files.reason(error)}"
-            ) from error
-
     def _find(self, step: int | Literal["latest", "best"]) -> int:
-        if step not in ("latest", "best"):
-            return _check_step(step)
-        found = self.latest() if step == "latest" else self.best()
-        if found is None and self.latest() is None:
-            raise CheckpointNotFoundError(
-                f"there is no checkpoint in {str(self.directory)!r}; save one first, or check "
-                "the directory"
-            )
-        if found is None:
-            raise CheckpointNotFoundError(
-                f"no checkpoint in {str(self.directory)!r} has a value of {self.monitor!r}; "
-                f"committed are {list(self.steps())}"
-            )
-        return found
+        self._background.wait()
+        return super()._find(step)
 
     def forget(self, steps: Iterable[int]) -> None:
         """Deletes steps.
@@ -471,7 +258,7 @@ class Store:
             ()
         """
         self._background.join()
-        doomed = {_check_step(step) for step in steps}
+        doomed = {check_step(step) for step in steps}
         if unknown := sorted(doomed - set(self.steps())):
             raise CheckpointNotFoundError(
                 f"no steps {unknown} in {str(self.directory)!r}; committed are {list(self.steps())}"
@@ -488,7 +275,7 @@ class Store:
         _files.sweep(self.directory)
 
 
-def _check_policy(keep_last: int | None, keep_best: int, monitor: str | None, mode: str) -> None:
+def _check_policy(keep_last: int | None, keep_best: int, monitor: str | None) -> None:
     if keep_last is not None and keep_last < 1:
         raise CheckpointError(f"keep_last must be at least 1, or None for all, got {keep_last}")
     if keep_best < 0:
@@ -497,19 +284,3 @@ def _check_policy(keep_last: int | None, keep_best: int, monitor: str | None, mo
         raise CheckpointError(
             f"keep_best = {keep_best} needs a monitor, the name of a metric such as 'valid/loss'"
         )
-    if mode not in ("min", "max"):
-        raise CheckpointError(f"mode must be 'min' or 'max', got {mode!r}")
-
-
-def _check_step(step: Any) -> int:
-    try:
-        number = operator.index(step)
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(step, bool):
-        raise CheckpointError(f"a step is an integer of at least 0, got {step!r}")
-    return number
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not math.isnan(value) else None
