@@ -25,7 +25,7 @@ _PACKAGES = {
     "optax": "optax",
     "orbax": "orbax-checkpoint",
 }
-_RESERVED = ("format_version", "step", "timestamp", "versions")
+_RESERVED = ("format_version", "retention", "step", "timestamp", "versions")
 
 
 @cache
@@ -51,13 +51,19 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def header(step: int, timestamp: float, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def header(
+    step: int,
+    timestamp: float,
+    metadata: Mapping[str, Any],
+    retention: Mapping[str, Any],
+) -> dict[str, Any]:
     """Puts the store's own metadata before the caller's.
 
     Args:
         step: The step.
         timestamp: Seconds since the epoch.
         metadata: The caller's.
+        retention: The store's; it tells a reader which step is best.
 
     Returns:
         Both, encoded for JSON.
@@ -67,7 +73,7 @@ def header(step: int, timestamp: float, metadata: Mapping[str, Any]) -> dict[str
             are not a mapping, or it holds what JSON cannot.
 
     Example:
-        >>> header(3, 0.0, {"metrics": {"loss": 0.5}})["metrics"]
+        >>> header(3, 0.0, {"metrics": {"loss": 0.5}}, {"keep_last": 1})["metrics"]
         {'loss': 0.5}
     """
     if taken := [name for name in _RESERVED if name in metadata]:
@@ -80,6 +86,7 @@ def header(step: int, timestamp: float, metadata: Mapping[str, Any]) -> dict[str
         "format_version": FORMAT_VERSION,
         "step": step,
         "timestamp": float(timestamp),
+        "retention": dict(retention),
         "versions": versions(),
     }
     return own | {str(k): encode(v, f"metadata[{k!r}]") for k, v in metadata.items()}

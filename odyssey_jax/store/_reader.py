@@ -163,8 +163,9 @@ class Reader:
             step: A committed step.
 
         Returns:
-            The caller's metadata, and ``step``, ``timestamp``, ``format_version`` and
-            ``versions``.
+            The caller's metadata, and ``step``, ``timestamp``, ``format_version``,
+            ``versions`` and ``retention``: what the store that wrote it kept, and by which
+            metric.
 
         Raises:
             CheckpointNotFoundError: The step is not committed.

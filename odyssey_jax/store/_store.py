@@ -118,7 +118,8 @@ class Store(Reader):
                 or not, any size) and Python numbers and strings.
             metadata: What to keep with it, in values that JSON has, or numpy and jax
                 scalars. ``metadata["metrics"]`` maps names to numbers. The store adds
-                ``step``, ``timestamp`` (seconds), ``format_version`` and ``versions``.
+                ``step``, ``timestamp`` (seconds), ``format_version``, ``versions`` and its
+                own ``retention``.
 
         Raises:
             CheckpointWriteError: The save before failed; this one is not begun.
@@ -142,7 +143,7 @@ class Store(Reader):
                 f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
                 "replace it"
             )
-        head = header(step, self._clock(), metadata)
+        head = header(step, self._clock(), metadata, self._retention())
         dumps(head)
         value = self._monitored(head)
         leaves, values, _ = flatten(tree)
@@ -153,6 +154,10 @@ class Store(Reader):
             lambda: self._commit(step, head, value, layout, snapshot),
             afterwards=lambda: _files.sweep(self.directory),
         )
+
+    def _retention(self) -> dict[str, Any]:
+        keep = {"keep_last": self.keep_last, "keep_best": self.keep_best}
+        return keep | {"monitor": self.monitor, "mode": self.mode}
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))

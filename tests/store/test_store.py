@@ -92,6 +92,7 @@ def test_metadata(tmp_path):
         "format_version": 1,
         "step": 7,
         "timestamp": 12.5,
+        "retention": {"keep_last": 1, "keep_best": 0, "monitor": None, "mode": "min"},
         "epoch": 2,
         "metrics": {"loss": 0.5},
         "schedule": {"name": "cosine", "boundaries": [1, 2]},
