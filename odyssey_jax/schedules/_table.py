@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._moment import Moment, length
-from ._numbers import Wide, canonical
+from ._numbers import Wide, canonical, exact
 
 
 def stack(*rows: Any) -> Any:
@@ -31,7 +31,7 @@ def table_of_starts(boundaries: Any) -> Any:
     """The steps at which the pieces start: 0, and the boundaries; as it is if it is a table."""
     if not isinstance(boundaries, tuple) or isinstance(boundaries, Wide):
         return boundaries
-    starts = [canonical(b) for b in (0, *boundaries)]
+    starts = [_whole(canonical(b)) for b in (0, *boundaries)]
     kinds = {jax.tree.structure(b) for b in starts[1:]} | {
         leaf.dtype for b in starts[1:] for leaf in jax.tree.leaves(b)
     }
@@ -67,6 +67,14 @@ def piece_at(now: Moment, starts: Any) -> jax.Array:
 def start_of(piece: jax.Array, starts: Any) -> Moment:
     """The step at which a piece starts."""
     return length(jax.tree.map(lambda leaf: row(leaf, piece), starts))
+
+
+def _whole(x: Any) -> Any:
+    """As int32 if it is known, and whole: to look for a step among whole numbers is cheaper."""
+    if not isinstance(x, Wide) or any(isinstance(leaf, jax.Array) for leaf in x):
+        return x
+    value = exact(x)
+    return value.astype(np.int32) if np.all(value == np.floor(value)) else x
 
 
 def _wide(x: Any) -> tuple[Any, Any]:

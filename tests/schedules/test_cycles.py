@@ -309,3 +309,11 @@ BAD = [
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_whole_ends_that_are_known_are_looked_for_among_integers():
+    """A look-up among fractions costs one-cycle twice the time."""
+    known = ody_s.one_cycle(0.1, 100).prepared()
+    assert [leaf.dtype for leaf in jax.tree.leaves(known.boundaries)] == [np.int32]
+    broken = ody_s.one_cycle(0.1, 101).prepared()  # 0.3 * 101 steps up
+    assert {leaf.dtype for leaf in jax.tree.leaves(broken.boundaries)} == {np.dtype(np.float32)}
