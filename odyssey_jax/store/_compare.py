@@ -21,6 +21,14 @@ class Report:
         extra: Leaves that the checkpoint has and the target has not.
         shape: Path -> (saved, target's), where the shapes differ.
         dtype: Path -> (saved, target's), where the dtypes differ.
+        renamed: Saved path -> the name that a transfer gives it.
+        initialized: Leaves of the target that keep its values.
+        ignored: Leaves of the checkpoint that are not restored, because the transfer
+            ignores them or initializes those that they would go to.
+
+    Example:
+        >>> print(compare([Leaf("['w']", (3,), "float32")], [Leaf("['w']", (3,), "float32")]))
+        1 leaf agrees, 0 differ
     """
 
     matched: tuple[str, ...]
@@ -28,11 +36,17 @@ class Report:
     extra: tuple[Leaf, ...] = ()
     shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     dtype: dict[str, tuple[str, str]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    initialized: tuple[Leaf, ...] = ()
+    ignored: tuple[Leaf, ...] = ()
 
     @property
     def exact(self) -> bool:
         """Whether nothing differs."""
         return not (self.missing or self.extra or self.shape or self.dtype)
+
+    def __str__(self) -> str:
+        return "\n".join([_counts(self), *_differences(self), *_transferred(self)])
 
 
 def compare(saved: Iterable[Leaf], target: Iterable[Leaf]) -> Report:
@@ -78,25 +92,49 @@ def mismatch(report: Report, name: str) -> CheckpointMismatchError:
         >>> print(str(mismatch(report, "checkpoint 3")).splitlines()[1].strip())
         missing from the checkpoint: ['w'] float32[4]
     """
-    lines = [
-        *_listed("missing from the checkpoint", map(str, report.missing)),
-        *_listed("extra in the checkpoint", map(str, report.extra)),
-        *_listed("shape", (f"{p} saved {a}, target {b}" for p, (a, b) in report.shape.items())),
-        *_listed("dtype", (f"{p} saved {a}, target {b}" for p, (a, b) in report.dtype.items())),
-    ]
-    differing = len({*report.shape, *report.dtype}) + len(report.missing) + len(report.extra)
     head = (
-        f"{name} does not match the target: {len(report.matched)} leaves agree, "
-        f"{differing} differ. Build the model and the optimizer as they were when it was "
-        "saved, or start over in another directory."
+        f"{name} does not match the target: {_counts(report)}. Build the model and the "
+        "optimizer as they were when it was saved, start over in another directory, or "
+        "restore a part of it with Store.restore(transfer=...)."
     )
     return CheckpointMismatchError(
-        "\n".join([head, *lines]),
+        "\n".join([head, *_differences(report)]),
         missing=[leaf.path for leaf in report.missing],
         extra=[leaf.path for leaf in report.extra],
         shape=report.shape,
         dtype=report.dtype,
     )
+
+
+def _counts(report: Report) -> str:
+    matched = len(report.matched)
+    differing = len({*report.shape, *report.dtype}) + len(report.missing) + len(report.extra)
+    text = f"{matched} {'leaf agrees' if matched == 1 else 'leaves agree'}, {differing} differ"
+    for kind in ("initialized", "ignored"):
+        if leaves := getattr(report, kind):
+            text += f", {len(leaves)} {kind}"
+    return text
+
+
+def _differences(report: Report) -> list[str]:
+    extra = (
+        f"{leaf}, renamed to {report.renamed[leaf.path]}" if leaf.path in report.renamed else leaf
+        for leaf in report.extra
+    )
+    return [
+        *_listed("missing from the checkpoint", map(str, report.missing)),
+        *_listed("extra in the checkpoint", map(str, extra)),
+        *_listed("shape", (f"{p} saved {a}, target {b}" for p, (a, b) in report.shape.items())),
+        *_listed("dtype", (f"{p} saved {a}, target {b}" for p, (a, b) in report.dtype.items())),
+    ]
+
+
+def _transferred(report: Report) -> list[str]:
+    return [
+        *_listed("renamed", (f"{old} to {new}" for old, new in report.renamed.items())),
+        *_listed("initialized", map(str, report.initialized)),
+        *_listed("ignored", map(str, report.ignored)),
+    ]
 
 
 def _listed(kind: str, items: Iterable[str]) -> list[str]:

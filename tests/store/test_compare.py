@@ -30,8 +30,9 @@ def test_every_kind_of_difference_is_reported_once():
     assert error.shape == {"['a']": ((3,), (4,))}
     assert error.dtype == {"['a']": ("float32", "bfloat16")}
     assert str(error) == (
-        "checkpoint 3 does not match the target: 1 leaves agree, 3 differ. Build the model and "
-        "the optimizer as they were when it was saved, or start over in another directory.\n"
+        "checkpoint 3 does not match the target: 1 leaf agrees, 3 differ. Build the model and "
+        "the optimizer as they were when it was saved, start over in another directory, or "
+        "restore a part of it with Store.restore(transfer=...).\n"
         "  missing from the checkpoint: ['d'] bool[]\n"
         "  extra in the checkpoint: ['c'] bool[2]\n"
         "  shape: ['a'] saved (3,), target (4,)\n"
