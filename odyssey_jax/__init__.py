@@ -110,6 +110,7 @@ from odyssey_jax.store import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store import Reader as Reader
 from odyssey_jax.store import Restored as Restored
 from odyssey_jax.store import Store as Store
+from odyssey_jax.store import Transfer as Transfer
 from odyssey_jax.transforms import hyperparams_in_force as hyperparams_in_force
 from odyssey_jax.transforms import layer_labels as layer_labels
 from odyssey_jax.transforms import scale_by_callback as scale_by_callback

@@ -1,5 +1,6 @@
 """Checkpoints: saved in the background through Orbax, restored strictly, kept by a rule."""
 
+from odyssey_jax.store._compare import Report as Report
 from odyssey_jax.store._errors import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store._errors import CheckpointError as CheckpointError
 from odyssey_jax.store._errors import CheckpointMismatchError as CheckpointMismatchError
@@ -11,3 +12,4 @@ from odyssey_jax.store._reader import Reader as Reader
 from odyssey_jax.store._reader import Restored as Restored
 from odyssey_jax.store._retain import retain as retain
 from odyssey_jax.store._store import Store as Store
+from odyssey_jax.store._transfer import Transfer as Transfer

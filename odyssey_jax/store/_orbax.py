@@ -161,6 +161,7 @@ def read(
     item = jax.tree.map(lambda _: 0, how)
     with quiet():
         reader = ocp.Checkpointer(_state_handler())
-        tree = reader.restore(path / "state", args=ocp.args.PyTreeRestore(item, restore_args=how))
+        args = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
+        tree = reader.restore(path / "state", args=args)
         reader.close()
     return tree.get("packed", {}), tree.get("loose", {})

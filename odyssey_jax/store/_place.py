@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from odyssey_jax.store._encode import decode
 from odyssey_jax.store._errors import CheckpointError
 from odyssey_jax.store._layout import Layout, Place
-from odyssey_jax.store._leaves import is_key, is_scalar
+from odyssey_jax.store._leaves import Leaf, is_key, is_scalar
 from odyssey_jax.store._snapshot import unpack
 
 
@@ -104,6 +105,29 @@ def place_all(
         elif getattr(target, "weak_type", False):
             results[i] = _weaken(results[i])
     return results
+
+
+def keep(leaf: Leaf, target: Any) -> Any:
+    """The target's own value, for a leaf that is not restored.
+
+    Args:
+        leaf: The leaf.
+        target: Its value.
+
+    Returns:
+        A copy, which may be donated or changed.
+
+    Raises:
+        CheckpointError: The target describes an array and has none.
+    """
+    if isinstance(target, jax.Array):
+        return target.copy()
+    if is_scalar(target) or isinstance(target, np.ndarray | np.generic):
+        return copy.copy(target)
+    raise CheckpointError(
+        f"leaf {leaf.path} is to keep the target's value, and the target is a "
+        f"{type(target).__name__}, which has none; give an array"
+    )
 
 
 def _weaken(array: jax.Array) -> jax.Array:

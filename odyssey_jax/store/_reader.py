@@ -6,13 +6,14 @@ import json
 import math
 import operator
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 
 from odyssey_jax.store import _files
-from odyssey_jax.store._compare import compare, mismatch
+from odyssey_jax.store._compare import Report, mismatch
 from odyssey_jax.store._encode import decode
 from odyssey_jax.store._errors import (
     CheckpointCorruptError,
@@ -20,10 +21,12 @@ from odyssey_jax.store._errors import (
     CheckpointNotFoundError,
 )
 from odyssey_jax.store._format import check_version
-from odyssey_jax.store._layout import Layout, from_json
+from odyssey_jax.store._layout import Layout, Place, from_json
 from odyssey_jax.store._leaves import flatten
-from odyssey_jax.store._place import loose_shardings, place_all
+from odyssey_jax.store._paths import below
+from odyssey_jax.store._place import keep, loose_shardings, place_all
 from odyssey_jax.store._retain import Mode, ranked
+from odyssey_jax.store._transfer import Transfer, assign
 
 
 class Restored(NamedTuple):
@@ -33,11 +36,13 @@ class Restored(NamedTuple):
         step: The step that was restored.
         tree: A pytree with the target's structure.
         metadata: What was saved with it, and what the store added.
+        report: What was restored, and what a transfer renamed, initialized and ignored.
     """
 
     step: int
     tree: Any
     metadata: dict[str, Any]
+    report: Report
 
 
 class Reader:
@@ -207,59 +212,87 @@ class Reader:
     def _name(self, step: int) -> str:
         return f"checkpoint of step {step} in {str(self.directory)!r}"
 
-    def restore(self, target: Any, step: int | Literal["latest", "best"] = "latest") -> Restored:
+    def restore(
+        self,
+        target: Any,
+        step: int | Literal["latest", "best"] = "latest",
+        *,
+        transfer: Transfer | None = None,
+        subtree: str = "",
+    ) -> Restored:
         """Restores a pytree.
 
         Strict: every leaf of the target must be in the checkpoint at the same path, with
-        the same shape and dtype, and the other way round.
+        the same shape and dtype, and the other way round. A transfer says where not.
 
         Args:
             target: A pytree like the one that was saved, of arrays or
                 `jax.ShapeDtypeStruct`; its arrays are not changed.
             step: A committed step, or ``"latest"``, or ``"best"`` by the monitored metric.
+            transfer: What is renamed, initialized and ignored, for a target that differs on
+                purpose.
+            subtree: The node of the saved tree that the target is like: its keys with ``/``
+                between them, such as ``"state/params"``. Empty for the whole tree.
 
         Returns:
             The step, a tree with the target's structure and each leaf with the sharding of
-            the target's, if it has one, and the metadata. The arrays may be donated.
+            the target's, if it has one, the metadata, and a report. The arrays may be
+            donated.
 
         Raises:
             CheckpointNotFoundError: There is no such step.
             CheckpointMismatchError: The target differs; the message lists the leaves.
             CheckpointVersionError: Its format is newer than this library reads.
             CheckpointCorruptError: It cannot be read.
+            CheckpointError: There is no such subtree, or the transfer names what is not there.
 
         Example:
             >>> import tempfile
             >>> import numpy as np
             >>> from odyssey_jax.store import Store
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.save(1, {"w": np.arange(3.0)}, {})
+            ...     store.save(1, {"params": {"w": np.arange(3.0)}, "count": 5}, {})
             ...     store.wait()
-            ...     store.restore({"w": np.zeros(3)}).tree["w"]
-            array([0., 1., 2.])
+            ...     params = {"w": np.zeros(3)}
+            ...     restored = store.restore(params, subtree="params")
+            >>> restored.tree["w"], restored.report.matched
+            (array([0., 1., 2.]), ("['w']",))
         """
         step = self._find(step)
         metadata = self.metadata(step)
         layout = self._layout(step)
+        by_path = {place.path: place for place in layout.places}
+        found = below(by_path, subtree)
+        saved = [by_path[path].leaf._replace(path=short) for short, path in found.items()]
         leaves, targets, structure = flatten(target)
-        report = compare((place.leaf for place in layout.places), leaves)
+        sources, report = assign(saved, leaves, transfer)
         if not report.exact:
             raise mismatch(report, self._name(step))
-        by_path = {place.path: place for place in layout.places}
-        places = [by_path[leaf.path] for leaf in leaves]
+        own = {i: keep(leaves[i], targets[i]) for i, path in enumerate(sources) if path is None}
+        places = {i: by_path[found[path]] for i, path in enumerate(sources) if path is not None}
+        read = self._read(step, layout, list(places.values()), [targets[i] for i in places])
+        results = own | dict(zip(places, read, strict=True))
+        tree = jax.tree_util.tree_unflatten(structure, [results[i] for i in range(len(leaves))])
+        return Restored(step, tree, metadata, report)
+
+    def _read(
+        self, step: int, layout: Layout, places: Sequence[Place], targets: Sequence[Any]
+    ) -> list[Any]:
+        """Reads leaves like the targets: the one way to a checkpoint's arrays."""
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
+        used = {place.array for place in places}
+        packs = [name for name in layout.packs if name in used]
         try:
             packed, loose = _orbax.read(
-                self.directory / str(step), list(layout.packs), loose_shardings(places, targets)
+                self.directory / str(step), packs, loose_shardings(places, targets)
             )
         except Exception as error:
             raise CheckpointCorruptError(
                 f"{self._name(step)} cannot be read: {_files.reason(error)}"
             ) from error
-        results = place_all(layout, places, targets, packed, loose)
-        return Restored(step, jax.tree_util.tree_unflatten(structure, results), metadata)
+        return place_all(layout, places, targets, packed, loose)
 
     def _layout(self, step: int) -> Layout:
         data = self._json(step, "layout")
