@@ -68,6 +68,8 @@ class StopReason(enum.IntEnum):
     NOT_FINITE = 3
     FIRST_LOSS_NOT_FINITE = 4
     REQUESTED = 5
+    INTERRUPTED = 6
+    TIME_BUDGET = 7
 
     def sentence(self, detail: int = 0) -> str:
         """Says the reason in words.
@@ -88,6 +90,8 @@ _SENTENCES = {
     StopReason.NOT_FINITE: "the loss is not finite",
     StopReason.FIRST_LOSS_NOT_FINITE: "the loss of the first train step is not finite",
     StopReason.REQUESTED: "a callback asked to stop",
+    StopReason.INTERRUPTED: "interrupted by a signal",
+    StopReason.TIME_BUDGET: "the time budget is spent",
 }
 
 

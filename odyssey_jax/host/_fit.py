@@ -20,6 +20,7 @@ from odyssey_jax.host._arguments import (
     replicate,
     with_all_digits,
 )
+from odyssey_jax.host._interrupt import Interrupt, MaxTime
 from odyssey_jax.host._progress import ProgressLine
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
 from odyssey_jax.host._resume import (
@@ -64,6 +65,7 @@ def fit(
     schedule_change: ScheduleChange = "refuse",
     writers: Sequence[Writer] | None = None,
     config: Mapping[str, Any] | None = None,
+    max_time: MaxTime | None = None,
 ) -> FitResult:
     """Trains a model: one compiled program, with validation, callbacks and checkpoints.
 
@@ -71,6 +73,20 @@ def fit(
     directory, the run is saved there as the `checkpoint` callback says and at its end, and the
     same call again goes on where it was: the finished run is, to the bit, the one that was
     never interrupted.
+
+    Ctrl-C (SIGINT) and SIGTERM end the training, and so does `max_time`, as soon as the loop
+    comes up: within about a second once it is compiled, or after ten steps where those take
+    longer. The run is saved, the save is waited for, and then:
+
+    - after Ctrl-C or `max_time`, `fit` returns what there is, with `StopReason.INTERRUPTED` or
+      `StopReason.TIME_BUDGET`. A script that shall end there too says
+      `if result.exit_code: sys.exit(result.exit_code)`;
+    - after SIGTERM it raises `SystemExit(143)`, which runs `finally` blocks and ends the program;
+    - a handler of your own for the signal is called then, and if it returns, `fit` returns.
+
+    A second signal does at once what it does without `fit`; what was committed stays. Without
+    a directory nothing can be saved, and SIGTERM loses the run. The handlers are set while
+    there is something to train, in the main thread only, and those before are set again.
 
     Args:
         task: what is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.
@@ -105,6 +121,9 @@ def fit(
         writers: where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
         config: what else to record in the checkpoints' metadata; JSON.
+        max_time: the longest that this call may train, from its beginning and compilation
+            included: seconds greater than 0, or a `datetime.timedelta`; the last save comes
+            on top. None for as long as it takes.
 
     Returns:
         The model, why and when the run ended, its history, and its carry.
@@ -115,6 +134,7 @@ def fit(
             says where it first differs and by how much); or the first loss is not finite.
         CheckpointError: the directory can't be written to, or holds a run of another model,
             optimizer or set of callbacks.
+        SystemExit: after SIGTERM, as said above.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -127,6 +147,7 @@ def fit(
     """
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}.")
+    interrupt = Interrupt(max_time)
     schedule = as_schedule(optimizer, learning_rate)
     check_sharding(batch_sharding, train)
     run_identity = identity(train, seed, steps_per_epoch, accumulate_steps)
@@ -176,7 +197,7 @@ def fit(
             "config": dict(config or {}),
         }
         seconds = saved.get("seconds", 0.0) if saved else 0.0
-        session = Session(loop, inputs, epochs, store, about, seconds)
+        session = Session(loop, inputs, epochs, store, about, seconds, interrupt)
         if writers is None:
             writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
         info = RunInfo(Path(directory) if directory else None, epochs, rows(history_of(carry)))
@@ -184,7 +205,8 @@ def fit(
             stack.callback(writer.close)
             writer.open(info)
         carry = session.train(carry, writers)
-    return make_result(task, loop, carry, session.steps_per_second)
+    interrupt.pass_on()
+    return make_result(task, loop, carry, session.steps_per_second, interrupt)
 
 
 def _with_log_and_checkpoint(

@@ -11,6 +11,7 @@ import numpy as np
 
 from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, History
+from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._writers import Row
 from odyssey_jax.loop import Carry, Loop, finish_compiled
 
@@ -34,6 +35,9 @@ class FitResult:
         carry: the run as it was saved last, to go on from.
         steps_per_second: train steps a second, without compilation and saving; NaN for a run
             that was complete already.
+        exit_code: what a program that only trains should end with, by `sys.exit`: 0 for a run
+            that is over; 130 after Ctrl-C and 143 after SIGTERM, as a shell has them; 124 where
+            `max_time` is spent, as timeout(1) has it.
     """
 
     model: Any = dataclasses.field(repr=False)
@@ -48,12 +52,15 @@ class FitResult:
     history: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     carry: Carry = dataclasses.field(repr=False)
     steps_per_second: float
+    exit_code: int
 
 
-def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -> FitResult:
+def make_result(
+    task: Task, loop: Loop, carry: Carry, steps_per_second: float, interrupt: Interrupt
+) -> FitResult:
     """Lets the callbacks finish, and reads off the carry what a user wants to know."""
     state = finish_compiled(loop, carry).state
-    stop, reason = why(carry, over=True)
+    stop, reason = why(carry, interrupt.reason, over=True)
     best = _first_best(carry)
     return FitResult(
         model=task.rebuild(state.params, state.model_state),
@@ -68,11 +75,14 @@ def make_result(task: Task, loop: Loop, carry: Carry, steps_per_second: float) -
         history=table(history_of(carry)),
         carry=carry,
         steps_per_second=steps_per_second,
+        exit_code=interrupt.exit_code,
     )
 
 
-def why(carry: Carry, *, over: bool) -> tuple[StopReason, str]:
+def why(carry: Carry, interrupted: StopReason, *, over: bool) -> tuple[StopReason, str]:
     """Why a run ended, and the same as a sentence; where it is not over, that it runs."""
+    if interrupted:
+        return interrupted, interrupted.sentence()
     code = int(carry.signal.stop)
     # A callback of the user's own may give one that we don't know.
     stop = StopReason(code) if code in set(StopReason) else StopReason.REQUESTED

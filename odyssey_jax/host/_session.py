@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from odyssey_jax._types import StopReason
+from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
 from odyssey_jax.host._result import history_of, rows, why
 from odyssey_jax.host._resume import describe
@@ -27,6 +28,7 @@ class Session:
         store: where to save, or None.
         about: what the checkpoints' metadata says of the run.
         seconds: what the run took before, until the checkpoint that it goes on from.
+        interrupt: what may end it before it is over.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class Session:
         epochs: int,
         store: Store | None,
         about: Mapping[str, Any],
-        seconds: float = 0.0,
+        seconds: float,
+        interrupt: Interrupt,
     ):
         self._loop, self._inputs, self._store, self._about = loop, inputs, store, about
+        self._interrupt = interrupt
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
         self._written = 0
@@ -51,17 +55,30 @@ class Session:
         return self._steps / self._seconds if self._seconds else float("nan")
 
     def train(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
-        """Runs to the end, and saves it there."""
+        """Runs to the end, or until it is interrupted, and saves it there."""
         self._written = len(rows(history_of(carry)))
-        step = self._saved_step = int(carry.clock.step)
+        self._saved_step = int(carry.clock.step)
         if self._is_over(carry):
             return carry
+        with self._interrupt:
+            carry = self._run(carry, writers)
+            if self._saved_step != int(carry.clock.step):
+                self._save(carry)
+            if self._store is not None:
+                self._store.wait()
+        return carry
+
+    def _run(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
+        step = int(carry.clock.step)
         pace = Pace(first=self._blocks.block)
         carry = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
         self._give_up_later(step)
         while not self._is_over(carry):
+            steps = self._interrupt.agree(pace.steps)
+            if self._interrupt.reason:
+                break
             begun = time.perf_counter()
-            carry = self._call(carry, min(step + pace.steps, self._last))
+            carry = self._call(carry, min(step + steps, self._last))
             seconds = time.perf_counter() - begun
             done, step = int(carry.clock.step) - step, int(carry.clock.step)
             pace.took(done, seconds)
@@ -70,8 +87,6 @@ class Session:
             self._write(carry, writers)
             if bool(carry.signal.save) and self._saved_step != step:
                 self._save(carry)
-        if self._saved_step != step:
-            self._save(carry)
         return carry
 
     def _give_up_later(self, step: int) -> None:
@@ -103,7 +118,7 @@ class Session:
         if self._store is None:
             return
         scalars = {name: x for name, x in carry.latest.items() if x.ndim == 0}
-        stop, reason = why(carry, over=self._is_over(carry))
+        stop, reason = why(carry, self._interrupt.reason, over=self._is_over(carry))
         metadata = {
             "epoch": int(carry.clock.epoch),
             "metrics": {name: float(x) for name, x in jax.device_get(scalars).items()},
