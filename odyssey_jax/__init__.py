@@ -25,10 +25,13 @@ from odyssey_jax.flax import nnx_task as nnx_task
 from odyssey_jax.host import FitResult as FitResult
 from odyssey_jax.host import JsonLines as JsonLines
 from odyssey_jax.host import ProgressLine as ProgressLine
+from odyssey_jax.host import Run as Run
 from odyssey_jax.host import RunInfo as RunInfo
 from odyssey_jax.host import Writer as Writer
+from odyssey_jax.host import find_runs as find_runs
 from odyssey_jax.host import fit as fit
 from odyssey_jax.host import plot as plot
+from odyssey_jax.host import plot_runs as plot_runs
 from odyssey_jax.host import plot_text as plot_text
 from odyssey_jax.loop import Carry as Carry
 from odyssey_jax.loop import Inputs as Inputs

@@ -1,3 +1,3 @@
-"""The command line: `odyssey-jax train` and `odyssey-jax schedule`."""
+"""The command line: `odyssey-jax train`, `schedule` and `runs`."""
 
 from odyssey_jax.cli._main import main as main

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from odyssey_jax.cli import _schedule, _train
+from odyssey_jax.cli import _runs, _schedule, _train
 from odyssey_jax.store import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, or 1 after an error of one line.
 
-    What is no command or option at all ends the program with status 2.
+    What is no command or option at all ends the program with status 2. A command may return a
+    status of its own.
     """
     parser = argparse.ArgumentParser(
         prog="odyssey-jax", description="Training infrastructure for JAX."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (_train, _schedule):
+    for command in (_train, _schedule, _runs):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:
-        parsed.run(parsed)
+        status = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `odyssey-jax runs . | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CheckpointError, OSError, ValueError) as error:
         return _failed(_one_line(error))
     except ImportError as error:
@@ -31,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _failed(str(interrupt) or "interrupted")
         return 130
-    return 0
+    return status or 0
 
 
 def _failed(message: str) -> int:

@@ -4,9 +4,13 @@ from odyssey_jax.host._fit import fit as fit
 from odyssey_jax.host._pictures import save_confusion as save_confusion
 from odyssey_jax.host._pictures import save_curves as save_curves
 from odyssey_jax.host._plot import plot as plot
+from odyssey_jax.host._plot_runs import plot_runs as plot_runs
 from odyssey_jax.host._plot_text import plot_text as plot_text
 from odyssey_jax.host._progress import ProgressLine as ProgressLine
 from odyssey_jax.host._result import FitResult as FitResult
+from odyssey_jax.host._runs import Run as Run
+from odyssey_jax.host._runs import find_runs as find_runs
+from odyssey_jax.host._runs import known_mode as known_mode
 from odyssey_jax.host._writers import JsonLines as JsonLines
 from odyssey_jax.host._writers import RunInfo as RunInfo
 from odyssey_jax.host._writers import Writer as Writer

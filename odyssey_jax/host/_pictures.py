@@ -163,10 +163,10 @@ def _draw_panel(
         dot = "o" if len(epochs) == 1 else None
         ax.plot(epochs, series[name], label=name.split("/")[0], linewidth=1.8, marker=dot, **style)
     label = quantity.replace("_", " ")
-    span = _span([series[name] for name in curves])
-    if quantity == "loss" and span > 20:
+    wide = span([series[name] for name in curves])
+    if quantity == "loss" and wide > 20:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1000 else (1,)))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide < 1000 else (1,)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("")
         label += " (log scale)"
@@ -189,7 +189,7 @@ def _draw_panel(
         ax.legend(frameon=False)
 
 
-def _span(curves: Sequence[np.ndarray]) -> float:
+def span(curves: Sequence[np.ndarray]) -> float:
     """Return the ratio of the largest to the least value, or 1 if not all are positive."""
     every = np.concatenate(curves)
     every = every[np.isfinite(every)]

@@ -25,8 +25,8 @@ Schedules = (
 
 # Told apart with any colour vision (M. Okabe and K. Ito, Color Universal Design, 2008), and by
 # their lines as well.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", "--", "-.", ":")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":")
 _JOINT = "#888888"
 
 # With more joints than this, lines would hide the curve. Letters of a name from side to side.
@@ -84,7 +84,7 @@ def plot(
     seen = surveys(schedules, steps)
     figure = new_figure(8, 4.2)
     ax = figure.add_subplot()
-    styles = itertools.cycle(itertools.product(_LINES, _COLORS))
+    styles = itertools.cycle(itertools.product(LINES, COLORS))
     for (name, each), (line, color) in zip(seen.items(), styles, strict=False):
         x, y = _points(each)
         if log:

@@ -229,16 +229,16 @@ def _change(then: Any, now: Any) -> str:
     """What differs in the records, the first few places of it."""
     if None in (then, now):
         own = "an optimizer that was made already keeps its own to itself"
-        return f"{own}, {_named(now if then is None else then)} is given as learning_rate"
+        return f"{own}, {named_schedule(now if then is None else then)} is given as learning_rate"
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         places = differences(then.get("schedule"), now.get("schedule"), "learning_rate")
     else:
-        places = [f"learning_rate was {_named(then)}, here it is {_named(now)}"]
+        places = [f"learning_rate was {named_schedule(then)}, here it is {named_schedule(now)}"]
     more = f"; and {len(places) - 3} more" if len(places) > 3 else ""
     return "; ".join(places[:3]) + more
 
 
-def _named(form: Any) -> str:
+def named_schedule(form: Any) -> str:
     """A schedule as it prints, a plain function by its name."""
     if not isinstance(form, Mapping):
         return str(form)

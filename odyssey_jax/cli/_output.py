@@ -1,0 +1,112 @@
+"""What the commands print: tables, JSON, and amounts as people write them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Columns of what is not a terminal: a file or a pipe takes a line of any length.
+_ENDLESS = 100_000
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table: columns that are numbers, as their names ending in "#" say, to the right.
+
+    A column that is empty in every row is left out.
+
+    Args:
+        columns: their names.
+        rows: a cell for each column.
+    """
+    rows = list(rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    for i in used:
+        right = columns[i].endswith("#")
+        table.add_column(
+            columns[i].rstrip("#"), justify="right" if right else "left", overflow="fold"
+        )
+    for row in rows:
+        # As `Text`, in which "[0]" is no markup.
+        table.add_row(*(Text(row[i]) for i in used))
+    console().print(table)
+
+
+def console() -> Console:
+    """The standard output: a terminal with its width, or lines of any length."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_ENDLESS)
+
+
+def print_json(value: Any) -> None:
+    """Prints strict JSON: NaN is null, infinities are the strings "Infinity" and "-Infinity"."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return str(value) if isinstance(value, Path) else value
+
+
+def size(count: float) -> str:
+    """Bytes as people write them.
+
+    Example:
+        >>> size(999), size(1_500), size(120_000_000)
+        ('999 B', '1.5 kB', '120 MB')
+    """
+    unit = 0
+    while count >= 999.5 and unit < 5:
+        count, unit = count / 1_000, unit + 1
+    digits = f"{count:.3g}" if unit else f"{count:.0f}"
+    return f"{digits} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people write it.
+
+    Example:
+        >>> duration(0.25), duration(75), duration(7_260), duration(200_000)
+        ('0.25 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    for most, unit, small, part in ((3600, 60, 1, "min s"), (86400, 3600, 60, "h min")):
+        if whole < most:
+            names = part.split()
+            return f"{whole // unit} {names[0]} {whole % unit // small} {names[1]}"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def when(timestamp: float, now: float | None = None) -> str:
+    """A moment on the clock of this place, and how long ago it was.
+
+    Args:
+        timestamp: seconds since the epoch.
+        now: the same of the present; None asks the clock.
+
+    Returns:
+        Such as "2026-01-02 03:04:05, 2 h 5 min ago".
+
+    Example:
+        >>> when(1_000.0, now=1_075.4).split(", ")[1], when(1_000.0, now=0.0).split(", ")[1]
+        ('1 min 15 s ago', 'in the future')
+    """
+    ago = (time.time() if now is None else now) - timestamp
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    # Two machines' clocks differ by a little.
+    return f"{text}, {duration(max(round(ago), 0))} ago" if ago > -60 else f"{text}, in the future"

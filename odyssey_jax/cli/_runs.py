@@ -1,0 +1,98 @@
+"""`odyssey-jax runs`: the runs under a directory, in a table and in one picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from odyssey_jax.cli._output import duration, print_json, print_table, when
+from odyssey_jax.host import Run, find_runs, known_mode, plot_runs
+
+_EXAMPLES = """examples:
+  odyssey-jax runs runs
+  odyssey-jax runs runs --metric valid/accuracy --mode max --plot compared.png
+"""
+
+_COLUMNS = ("run", "epochs#", "best", "ended", "time#", "saved", "learning rate")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command."""
+    command = commands.add_parser(
+        "runs",
+        help="list the runs under a directory, and compare them",
+        description="Lists the runs in a directory and below: how far each came, its best epoch, "
+        "why it ended, and its learning rate. A run is what has checkpoints or a metrics.jsonl. "
+        "Nothing is changed.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("directory", type=Path, help="of one run, or of many")
+    command.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="what says which epoch is best (default: what the checkpoints were kept by, or the "
+        "validation loss)",
+    )
+    command.add_argument("--mode", choices=("min", "max"), help="whether less or more is better")
+    command.add_argument("--plot", metavar="FILE", help="draw them into a .png, .svg or .pdf")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Lists the runs."""
+    runs = {_name(run, parsed.directory): run for run in find_runs(parsed.directory)}
+    if not runs:
+        raise ValueError(
+            f"there is no run in {str(parsed.directory)!r}: nothing there or below has "
+            "checkpoints or a metrics.jsonl."
+        )
+    if parsed.metric is not None and parsed.mode is None:
+        parsed.mode = known_mode(runs.values(), parsed.metric)
+    if parsed.json:
+        print_json([_record(name, run, parsed) for name, run in runs.items()])
+    else:
+        print_table(_COLUMNS, [_cells(name, run, parsed) for name, run in runs.items()])
+        for trouble in (trouble for run in runs.values() for trouble in run.troubles):
+            print(f"? {trouble}")
+    if parsed.plot is not None:
+        plot_runs(runs, parsed.metric, mode=parsed.mode, path=parsed.plot)
+        if not parsed.json:
+            print(f"in {parsed.plot}: the picture")
+
+
+def _name(run: Run, root: Path) -> str:
+    return str(run.directory.relative_to(root))
+
+
+def _cells(name: str, run: Run, parsed: argparse.Namespace) -> tuple[str, ...]:
+    best = run.best(parsed.metric, parsed.mode)
+    return (
+        name,
+        f"{run.epochs}" if run.last_epochs is None else f"{run.epochs} of {run.last_epochs}",
+        "" if best is None else f"{best.metric} {best.value:.4g} at epoch {best.epoch}",
+        run.reason or "",
+        "" if run.seconds is None else duration(run.seconds),
+        "" if run.timestamp is None else when(run.timestamp),
+        run.schedule or "",
+    )
+
+
+def _record(name: str, run: Run, parsed: argparse.Namespace) -> dict[str, Any]:
+    best = run.best(parsed.metric, parsed.mode)
+    return {
+        "run": name,
+        "directory": run.directory,
+        "epochs": run.epochs,
+        "last_epochs": run.last_epochs,
+        "best": None if best is None else best._asdict(),
+        "stop_reason": run.metadata.get("stop_reason"),
+        "reason": run.reason,
+        "seconds": run.seconds,
+        "timestamp": run.timestamp,
+        "schedule": run.metadata.get("schedule"),
+        "config": run.metadata.get("config"),
+        "troubles": run.troubles,
+    }
