@@ -110,6 +110,7 @@ from odyssey_jax.store import CheckpointMismatchError as CheckpointMismatchError
 from odyssey_jax.store import CheckpointNotFoundError as CheckpointNotFoundError
 from odyssey_jax.store import CheckpointVersionError as CheckpointVersionError
 from odyssey_jax.store import CheckpointWriteError as CheckpointWriteError
+from odyssey_jax.store import CheckpointWriteWarning as CheckpointWriteWarning
 from odyssey_jax.store import Reader as Reader
 from odyssey_jax.store import Restored as Restored
 from odyssey_jax.store import Store as Store

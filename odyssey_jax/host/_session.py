@@ -85,6 +85,8 @@ class Session:
             self._steps, self._seconds = self._steps + done, self._seconds + seconds
             self._check_first_loss(carry)
             self._write(carry, writers)
+            if self._store is not None:
+                self._store.check_for_errors()
             if bool(carry.signal.save) and self._saved_step != step:
                 self._save(carry)
         return carry

@@ -7,6 +7,7 @@ from odyssey_jax.store._errors import CheckpointMismatchError as CheckpointMisma
 from odyssey_jax.store._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from odyssey_jax.store._errors import CheckpointVersionError as CheckpointVersionError
 from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteError
+from odyssey_jax.store._errors import CheckpointWriteWarning as CheckpointWriteWarning
 from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
 from odyssey_jax.store._reader import Reader as Reader
 from odyssey_jax.store._reader import Restored as Restored

@@ -53,6 +53,15 @@ class CheckpointWriteError(CheckpointError, OSError):
     """
 
 
+class CheckpointWriteWarning(UserWarning):
+    """A checkpoint could not be written, and the store was asked to go on without it.
+
+    Example:
+        >>> issubclass(CheckpointWriteWarning, UserWarning)
+        True
+    """
+
+
 class CheckpointMismatchError(CheckpointError):
     """The target differs from what was saved; the message lists the leaves.
 

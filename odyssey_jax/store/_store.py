@@ -18,7 +18,9 @@ from odyssey_jax.store._errors import (
     CheckpointError,
     CheckpointNotFoundError,
     CheckpointWriteError,
+    CheckpointWriteWarning,
 )
+from odyssey_jax.store._failures import Failures, OnFailedSave
 from odyssey_jax.store._format import header
 from odyssey_jax.store._layout import Layout, plan, to_json
 from odyssey_jax.store._leaves import flatten
@@ -41,6 +43,8 @@ class Store(Reader):
         keep_best: How many of the best steps by ``monitor`` to keep beside those.
         monitor: The metric that says what is best.
         mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
+        on_failed_save: ``"raise"`` a save that failed, or ``"warn"`` of it with a count, and
+            again when the store is closed; later saves are tried all the same.
         clock: Returns the time in seconds since the epoch, for the metadata.
 
     Raises:
@@ -67,8 +71,10 @@ class Store(Reader):
         keep_best: int = 0,
         monitor: str | None = None,
         mode: Mode = "min",
+        on_failed_save: OnFailedSave = "raise",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._failures = Failures(on_failed_save)
         _check_policy(keep_last, keep_best, monitor)
         super().__init__(directory, monitor=monitor, mode=mode)
         if jax.process_count() > 1:
@@ -103,7 +109,8 @@ class Store(Reader):
             return
         try:
             self.close()
-        except CheckpointError as failure:  # must not hide what went wrong first
+        except (CheckpointError, CheckpointWriteWarning) as failure:
+            # It must not hide what went wrong first.
             error.add_note(f"and while closing the store: {failure}")
 
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
@@ -122,7 +129,8 @@ class Store(Reader):
                 own ``retention``.
 
         Raises:
-            CheckpointWriteError: The save before failed; this one is not begun.
+            CheckpointWriteError: The save before failed; this one is not begun. (A warning,
+                if the store was asked for one; this one is begun then.)
             CheckpointError: The step is committed already, the tree or the metadata hold
                 what cannot be stored, or the metrics lack the monitored one.
 
@@ -138,11 +146,7 @@ class Store(Reader):
         if self._closed:
             raise CheckpointError(f"the store of {str(self.directory)!r} is closed")
         step = check_step(step)
-        if step in self.steps():
-            raise CheckpointError(
-                f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
-                "replace it"
-            )
+        self._check_new(step)
         head = header(step, self._clock(), metadata, self._retention())
         dumps(head)
         value = self._monitored(head)
@@ -154,6 +158,17 @@ class Store(Reader):
             lambda: self._commit(step, head, value, layout, snapshot),
             afterwards=lambda: _files.sweep(self.directory),
         )
+
+    def _check_new(self, step: int) -> None:
+        try:
+            committed = self.steps()
+        except CheckpointError:
+            return  # what is wrong with the directory, the save will find
+        if step in committed:
+            raise CheckpointError(
+                f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
+                "replace it"
+            )
 
     def _retention(self) -> dict[str, Any]:
         keep = {"keep_last": self.keep_last, "keep_best": self.keep_best}
@@ -208,7 +223,8 @@ class Store(Reader):
 
         Raises:
             CheckpointWriteError: It failed. It is raised once, by whichever of `save`,
-                `wait` and `close` is called first; the store can be used afterwards.
+                `wait`, `check_for_errors` and `close` is called first; the store can be used
+                afterwards. A `CheckpointWriteWarning`, if the store was asked for one.
 
         Example:
             >>> import tempfile
@@ -216,8 +232,22 @@ class Store(Reader):
             ...     store.wait()
         """
         self._background.wait()
+        self.check_for_errors()
+
+    def check_for_errors(self) -> None:
+        """Tells of a save that failed, without waiting for the one that is going on.
+
+        Raises:
+            CheckpointWriteError: It failed, as for `wait`; a warning, if the store was asked
+                for one.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.check_for_errors()
+        """
         if (failure := self._background.take_failure()) is not None:
-            raise failure
+            self._failures.tell(failure)
 
     def close(self) -> None:
         """Waits, and frees the store's memory; nothing can be saved afterwards.
@@ -230,14 +260,16 @@ class Store(Reader):
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     Store(folder).close()
         """
+        if self._closed:
+            return
         try:
             self.wait()
         finally:
             self._background.join()
             self._staging.clear()
-            if not self._closed:
-                self._closed = True
-                self._writer.close()
+            self._closed = True
+            self._writer.close()
+        self._failures.sum_up(self.directory)
 
     def _find(self, step: int | Literal["latest", "best"]) -> int:
         self._background.wait()

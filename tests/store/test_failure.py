@@ -5,11 +5,12 @@ import errno
 import resource
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
-from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store
+from odyssey_jax.store import CheckpointError, CheckpointWriteError, CheckpointWriteWarning, Store
 
 TREE = {"w": np.arange(100_000.0)}
 
@@ -31,7 +32,7 @@ def save_and_fail(store, step):
         store._background.join()
 
 
-@pytest.mark.parametrize("call", ["save", "wait", "close"])
+@pytest.mark.parametrize("call", ["save", "wait", "check_for_errors", "close"])
 def test_a_failed_save_is_raised_once_at_the_next_call(tmp_path, capfd, call):
     store = Store(tmp_path, monitor="loss")
     store.save(1, TREE, {"metrics": {"loss": 1.0}})
@@ -57,6 +58,46 @@ def test_a_failed_save_is_raised_once_at_the_next_call(tmp_path, capfd, call):
         assert store.steps() == (4,)
 
 
+def test_failures_are_warned_of_on_request_and_counted(tmp_path):
+    store = Store(tmp_path, on_failed_save="warn")
+    for step, so_far in ((1, "1 failed save so far"), (2, "2 failed saves so far")):
+        save_and_fail(store, step)
+        message = rf"step {step} was not written to '.*': File too large \({so_far}\)"
+        with pytest.warns(CheckpointWriteWarning, match=message) as caught:
+            store.check_for_errors()
+        assert caught[0].filename == __file__
+        store.check_for_errors()
+    store.save(3, TREE, {})
+    store.wait()
+    assert store.steps() == (3,)
+    save_and_fail(store, 4)
+    with pytest.warns(CheckpointWriteWarning) as caught:
+        store.save(5, TREE, {})  # the one before failed, this one is begun
+    assert "step 4" in str(caught[0].message)
+    store.wait()
+    save_and_fail(store, 6)
+    with pytest.warns(CheckpointWriteWarning) as caught:
+        store.close()
+    assert [str(w.message).rpartition("failed saves")[2] for w in caught] == [
+        " so far)", f" in all, in {str(tmp_path)!r}"
+    ]  # fmt: skip
+    assert store.steps() == (5,)
+    store.close()
+
+
+def test_while_a_save_goes_on_nothing_is_waited_for(tmp_path):
+    going_on = threading.Event()
+    with Store(tmp_path) as store:
+        store._background.start(going_on.wait, lambda: None)
+        store.check_for_errors()
+        going_on.set()
+
+
+def test_no_other_policy(tmp_path):
+    with pytest.raises(CheckpointError, match="on_failed_save must be 'raise' or 'warn', got 'no'"):
+        Store(tmp_path, on_failed_save="no")
+
+
 def test_the_first_failure_is_not_hidden_by_the_closing(tmp_path):
     def program():
         with Store(tmp_path) as store:
@@ -72,8 +113,11 @@ def test_the_directory_is_gone(tmp_path):
     with Store(tmp_path / "a") as store:
         (tmp_path / "a").rmdir()
         (tmp_path / "a").write_text("")
+        store.save(1, TREE, {})
+        with pytest.raises(CheckpointWriteError, match="step 1 was not .*a': Not a directory"):
+            store.wait()
         with pytest.raises(CheckpointError, match=r"'.*a' cannot be listed: Not a directory"):
-            store.save(1, TREE, {})
+            store.steps()
 
 
 def test_a_step_that_cannot_be_deleted(tmp_path, monkeypatch):
