@@ -1,0 +1,214 @@
+"""What the processes of one program agree on, by the key-value service of jax.distributed.
+
+No device takes part: a thread may meet the others' while the program computes.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import jax
+from jax._src import distributed  # the service has no public name; Orbax takes it from here too
+
+_PATIENCE = 30 * 60.0  # seconds; a process that died is noticed sooner, by JAX
+_SLICE = 1000  # milliseconds; Python's signal handlers run between two waits only
+
+_numbers: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
+
+
+class ProcessFailedError(RuntimeError):
+    """Another process of the program failed, so that this one can't go on.
+
+    Args:
+        process: its index.
+        reason: what it said.
+        errno: the number of the system's error, where it was one.
+    """
+
+    def __init__(self, process: int, reason: str, errno: int | None = None) -> None:
+        super().__init__(f"process {process}: {reason}")
+        self.process, self.reason, self.errno = process, reason, errno
+
+
+class Meeting:
+    """A sequence of decisions that all processes take together, each in the same order.
+
+    Where there is one process, it costs nothing.
+
+    Args:
+        name: the same in all processes. Several of one name are told apart by their order.
+
+    Example:
+        >>> Meeting("example").decide(3, max)
+        3
+    """
+
+    def __init__(self, name: str) -> None:
+        self._place = f"odyssey_jax/{name}/{next(_numbers[name])}"
+        self._round = 0
+
+    def decide(self, value: Any, choose: Callable[[list[Any]], Any]) -> Any:
+        """Chooses one value for all; returns when every process has come.
+
+        Args:
+            value: this process's; JSON.
+            choose: from the values, in the order of the processes, to the one for all; JSON.
+                Called in process 0 only.
+
+        Returns:
+            What was chosen; the same in every process.
+
+        Raises:
+            ProcessFailedError: another process failed instead of coming.
+            TimeoutError: another process did not come.
+        """
+        if jax.process_count() == 1:
+            return choose([value])
+        here = self._next()
+        if jax.process_index() == 0:
+            answer = self._conclude(here, value, choose)
+        else:
+            _say(f"{here}/{jax.process_index()}", {"value": value})
+            answer = _hear(f"{here}/answer")
+        return _value(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Fails the next decision for all, in place of taking part in it; does not wait."""
+        if jax.process_count() == 1 or isinstance(error, ProcessFailedError):
+            return
+        me = jax.process_index()
+        _say(f"{self._next()}/{me or 'answer'}", _failure(me, error))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Lets the others know of an exception: they are, or will be, waiting at a decision."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+            raise
+
+    def _next(self) -> str:
+        self._round += 1
+        return f"{self._place}/{self._round}"
+
+    def _conclude(self, here: str, value: Any, choose: Callable[[list[Any]], Any]) -> dict:
+        said = [{"value": value}, *_hear_all(here)]
+        # Everyone is here, and so has read the answer before.
+        _client().key_value_delete(f"{self._place}/{self._round - 1}")
+        answer = next((s for s in said if "failed" in s), None)
+        if answer is None:
+            try:
+                answer = {"value": choose([s["value"] for s in said])}
+            except Exception as error:
+                _say(f"{here}/answer", _failure(0, error))
+                raise
+        _say(f"{here}/answer", answer)
+        return answer
+
+
+_main = Meeting("main")
+
+
+def agree(value: int) -> int:
+    """The largest of all processes' values; to be called by all, from the main thread.
+
+    Args:
+        value: this process's, such as a flag.
+
+    Returns:
+        The largest; the same in every process.
+
+    Example:
+        >>> agree(3)
+        3
+    """
+    return _main.decide(int(value), max)
+
+
+def from_first(value: Any) -> Any:
+    """Process 0's value; to be called by all, from the main thread.
+
+    Args:
+        value: JSON; the other processes' is ignored.
+
+    Returns:
+        Process 0's; the same in every process.
+
+    Example:
+        >>> from_first("here")
+        'here'
+    """
+    return _main.decide(value, lambda values: values[0])
+
+
+def together() -> contextlib.AbstractContextManager[None]:
+    """Lets the others know of an exception: it is raised where they next `agree`."""
+    return _main.together()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes for all."""
+    return jax.process_index() == 0
+
+
+def _failure(process: int, error: Exception) -> dict[str, Any]:
+    text = " ".join(str(error).split()) or type(error).__name__
+    number = getattr(error, "errno", None)
+    return {"failed": [process, text, number if isinstance(number, int) else None]}
+
+
+def _value(answer: dict[str, Any]) -> Any:
+    if "failed" in answer:
+        raise ProcessFailedError(*answer["failed"])
+    return answer["value"]
+
+
+def _client() -> Any:
+    client = distributed.global_state.client
+    if client is None:
+        raise RuntimeError(
+            f"this program runs on {jax.process_count()} processes, which can't agree on anything "
+            "without jax.distributed: call jax.distributed.initialize() first."
+        )
+    return client
+
+
+def _say(key: str, what: dict[str, Any]) -> None:
+    _client().key_value_set(key, json.dumps(what))
+
+
+def _hear(key: str) -> dict[str, Any]:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return json.loads(_client().blocking_key_value_get(key, _SLICE))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                _give_up(key, error)
+
+
+def _hear_all(here: str) -> Sequence[dict[str, Any]]:
+    """What each process but this one, the first, said: mostly in two calls, however many."""
+    keys = [f"{here}/{process}" for process in range(1, jax.process_count())]
+    while True:
+        said = dict(_client().key_value_dir_get(f"{here}/"))
+        missing = next((key for key in keys if key not in said), None)
+        if missing is None:
+            return [json.loads(said[key]) for key in keys]
+        _hear(missing)
+
+
+def _give_up(key: str, error: Exception) -> NoReturn:
+    raise TimeoutError(
+        f"the other processes did not come to {key!r} within {_PATIENCE / 60:.0f} minutes: all "
+        "must call the same functions of odyssey_jax in the same order."
+    ) from error

@@ -1,0 +1,64 @@
+"""A program on several processes of this machine, each with a few simulated devices."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+BEGIN = """
+import sys
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(
+    sys.argv[1], int(sys.argv[2]), int(sys.argv[3]),
+    shutdown_timeout_seconds=20,  # where one failed, the others don't come to the end
+)
+sys.argv[1:] = sys.argv[4:]
+"""
+
+
+def start(program, *arguments, processes=2, devices=2):
+    """Starts them, connected with each other; `arguments` are their `sys.argv[1:]`."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # They share the machine's few cores, so they gain nothing from threads of their own.
+        "OMP_NUM_THREADS": "1",
+    }
+    whole = [sys.executable, "-c", BEGIN + program, address, str(processes)]
+    return [
+        subprocess.Popen(
+            [*whole, str(process), *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+
+
+def finish(running, code=0):
+    """Waits for them, and gives back what each printed (Gloo's own lines left out)."""
+    try:
+        ended = [process.communicate(timeout=120) for process in running]
+    except subprocess.TimeoutExpired:
+        for process in running:
+            process.kill()
+        pytest.fail("\n".join(process.communicate()[1] for process in running))
+    errors = "\n".join(err for _, err in ended)
+    assert [process.returncode for process in running] == [code] * len(running), errors
+    return ["\n".join(x for x in out.splitlines() if "[Gloo]" not in x) for out, _ in ended]
+
+
+def run(program, *arguments, **kwargs):
+    """`start` and `finish`."""
+    return finish(start(program, *arguments, **kwargs))
