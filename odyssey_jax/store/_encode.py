@@ -82,12 +82,13 @@ def decode(value: Any) -> Any:
     if value.keys() == {_FLOAT}:
         return float(value[_FLOAT])
     if value.keys() == {_ITEMS}:
-        return {_hashable(decode(k)): decode(v) for k, v in value[_ITEMS]}
+        return {hashable(decode(k)): decode(v) for k, v in value[_ITEMS]}
     return {key: decode(item) for key, item in value.items()}
 
 
-def _hashable(key: Any) -> Any:
-    return tuple(_hashable(item) for item in key) if isinstance(key, list) else key
+def hashable(key: Any) -> Any:
+    """A decoded key as it was, with tuples for lists."""
+    return tuple(hashable(item) for item in key) if isinstance(key, list) else key
 
 
 def dumps(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from odyssey_jax.store._leaves import Leaf
+from odyssey_jax.store._structure import infer, numbers_in
 
 ALIGNMENT = 64  # bytes; what XLA needs to use a slice where it lies
 CHUNK_BYTES = 32 * 2**20  # one file each: fewer fsyncs, and still read side by side
@@ -135,17 +136,20 @@ class Layout:
     Attributes:
         places: One for each leaf, in the tree's order.
         packs: The packed arrays by name.
+        tree: Of what nodes the tree is made, as `structure_of` says it.
     """
 
     places: tuple[Place, ...]
     packs: Mapping[str, Pack]
+    tree: Any = None
 
 
-def plan(sources: Sequence[Source]) -> Layout:
+def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
     """Decides where each leaf lies.
 
     Args:
         sources: The leaves and their data, in the tree's order.
+        tree: Of what nodes the tree is made, as `structure_of` says it.
 
     Returns:
         The layout. Leaves of one dtype and home share a packed array, each beginning at a
@@ -178,7 +182,7 @@ def plan(sources: Sequence[Source]) -> Layout:
             ends[array], dtypes[array] = offset + size, source.dtype
         data = (source.shape, source.dtype, array, offset, source.value, source.impl)
         places.append(Place(*source.leaf, lies, *data))
-    return Layout(tuple(places), {name: _pack(dtypes[name], ends[name]) for name in ends})
+    return Layout(tuple(places), {name: _pack(dtypes[name], ends[name]) for name in ends}, tree)
 
 
 def round_up(elements: int, dtype: str) -> int:
@@ -208,7 +212,7 @@ def to_json(layout: Layout) -> dict[str, Any]:
     """Writes a layout as plain values; what is empty is left out.
 
     Example:
-        >>> layout = plan([Source(Leaf("['n']", (), "int"), value=3)])
+        >>> layout = plan([Source(Leaf("['n']", (), "int"), value=3)], {"dict": {"n": 0}})
         >>> to_json(layout)["leaves"]
         [{'path': "['n']", 'shape': [], 'dtype': 'int', 'lies': 'inline', 'value': 3}]
         >>> from_json(to_json(layout)) == layout
@@ -226,13 +230,18 @@ def to_json(layout: Layout) -> dict[str, Any]:
     return {
         "packs": {name: asdict(pack) for name, pack in layout.packs.items()},
         "leaves": leaves,
+        "tree": layout.tree,
     }
 
 
 def from_json(data: Mapping[str, Any]) -> Layout:
     """Undoes `to_json`."""
-    places = [_place(leaf) for leaf in data["leaves"]]
-    return Layout(tuple(places), {name: Pack(**pack) for name, pack in data["packs"].items()})
+    places = tuple(_place(leaf) for leaf in data["leaves"])
+    packs = {name: Pack(**pack) for name, pack in data["packs"].items()}
+    tree = data["tree"] if "tree" in data else infer([place.path for place in places])
+    if numbers_in(tree) != list(range(len(places))):
+        raise ValueError("its tree does not hold each leaf once")
+    return Layout(places, packs, tree)
 
 
 def _place(leaf: Mapping[str, Any]) -> Place:

@@ -164,4 +164,7 @@ def read(
         args = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
         tree = reader.restore(path / "state", args=args)
         reader.close()
+    for kind, wanted in how.items():
+        if lost := wanted.keys() - tree.get(kind, {}).keys():  # Orbax leaves them out
+            raise FileNotFoundError(f"{kind} arrays {sorted(lost)} are not in {path / 'state'}")
     return tree.get("packed", {}), tree.get("loose", {})

@@ -76,46 +76,29 @@ def name_of(path: str) -> str:
     return "/".join(str(part.key) for part in split(path))
 
 
-def below(paths: Iterable[str], subtree: str) -> dict[str, str]:
-    """Finds what is below a node.
+def tail(path: str, depth: int) -> str:
+    """A path as seen from a node above it.
 
     Args:
-        paths: The paths of a tree.
-        subtree: The node's name, such as ``"state/params"``; empty for the whole tree.
+        path: What `jax.tree_util.keystr` wrote.
+        depth: How many steps down the node is.
 
     Returns:
-        Path as seen from the node -> path in the tree.
+        What is left.
 
     Raises:
-        CheckpointError: There is no such node, or several of that name.
+        CheckpointError: The path cannot be taken apart.
 
     Example:
-        >>> below([".state.params['w']", ".clock.step"], "state/params")
-        {"['w']": ".state.params['w']"}
+        >>> tail(".state.params['w']", 2)
+        "['w']"
     """
-    paths = list(paths)
-    if not subtree:
-        return {path: path for path in paths}
-    cuts = {path: _cut(path, subtree) for path in paths}
-    nodes = {path[:cut] for path, cut in cuts.items() if cut is not None}
-    if not nodes:
-        tops = sorted({"/".join(str(part.key) for part in split(path)[:2]) for path in paths})
-        raise CheckpointError(f"there is no subtree {subtree!r}; there are {listed(tops)}")
-    if len(nodes) > 1:
-        raise CheckpointError(f"the subtree {subtree!r} may be any of {listed(sorted(nodes))}")
-    return {path[cut:]: path for path, cut in cuts.items() if cut is not None}
-
-
-def _cut(path: str, subtree: str) -> int | None:
-    """Where the node's part of a path ends."""
-    name, end = "", 0
-    for part in split(path):
-        name, end = f"{name}/{part.key}" if end else str(part.key), end + len(part.text)
-        if name == subtree:
-            return end
-        if not subtree.startswith(f"{name}/"):
-            return None
-    return None
+    parts = split(path)
+    if len(parts) < depth:
+        raise CheckpointError(
+            f"leaf {path} cannot be restored with a subtree: its keys have no plain reprs"
+        )
+    return "".join(part.text for part in parts[depth:])
 
 
 def listed(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from odyssey_jax.store._encode import decode
 from odyssey_jax.store._errors import CheckpointError
 from odyssey_jax.store._layout import Layout, Place
-from odyssey_jax.store._leaves import Leaf, is_key, is_scalar
+from odyssey_jax.store._leaves import SCALARS, Leaf, is_key, is_scalar
 from odyssey_jax.store._snapshot import unpack
 
 
@@ -105,6 +105,27 @@ def place_all(
         elif getattr(target, "weak_type", False):
             results[i] = _weaken(results[i])
     return results
+
+
+def blank(place: Place) -> Any:
+    """A target for a leaf of which nothing is known but its place.
+
+    Args:
+        place: Where it lies.
+
+    Returns:
+        A numpy array of its shape and dtype, that takes no memory; of a typed key a
+        description; of a Python value one of its type.
+    """
+    if place.lies == "inline":
+        return SCALARS[place.dtype]()
+    if place.impl is not None:
+        return jax.eval_shape(
+            lambda: jax.random.wrap_key_data(
+                jnp.zeros(place.data_shape, jnp.uint32), impl=place.impl
+            )
+        )
+    return np.broadcast_to(np.zeros((), place.dtype), place.shape)
 
 
 def keep(leaf: Leaf, target: Any) -> Any:

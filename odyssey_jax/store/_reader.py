@@ -23,9 +23,10 @@ from odyssey_jax.store._errors import (
 from odyssey_jax.store._format import check_version
 from odyssey_jax.store._layout import Layout, Place, from_json
 from odyssey_jax.store._leaves import flatten
-from odyssey_jax.store._paths import below
-from odyssey_jax.store._place import keep, loose_shardings, place_all
+from odyssey_jax.store._paths import tail
+from odyssey_jax.store._place import blank, keep, loose_shardings, place_all
 from odyssey_jax.store._retain import Mode, ranked
+from odyssey_jax.store._structure import build, find, numbers_in
 from odyssey_jax.store._transfer import Transfer, assign
 
 
@@ -261,18 +262,63 @@ class Reader:
         step = self._find(step)
         metadata = self.metadata(step)
         layout = self._layout(step)
-        by_path = {place.path: place for place in layout.places}
-        found = below(by_path, subtree)
-        saved = [by_path[path].leaf._replace(path=short) for short, path in found.items()]
+        depth, node = find(layout.tree, subtree)
+        below = [layout.places[number] for number in numbers_in(node)]
+        by_path = {tail(place.path, depth): place for place in below}
+        saved = [place.leaf._replace(path=path) for path, place in by_path.items()]
         leaves, targets, structure = flatten(target)
         sources, report = assign(saved, leaves, transfer)
         if not report.exact:
             raise mismatch(report, self._name(step))
         own = {i: keep(leaves[i], targets[i]) for i, path in enumerate(sources) if path is None}
-        places = {i: by_path[found[path]] for i, path in enumerate(sources) if path is not None}
+        places = {i: by_path[path] for i, path in enumerate(sources) if path is not None}
         read = self._read(step, layout, list(places.values()), [targets[i] for i in places])
         results = own | dict(zip(places, read, strict=True))
         tree = jax.tree_util.tree_unflatten(structure, [results[i] for i in range(len(leaves))])
+        return Restored(step, tree, metadata, report)
+
+    def load(
+        self, step: int | Literal["latest", "best"] = "latest", *, subtree: str = ""
+    ) -> Restored:
+        """Reads a pytree without a target: neither the model's code nor an optimizer is needed.
+
+        Args:
+            step: A committed step, or ``"latest"``, or ``"best"`` by the monitored metric.
+            subtree: The node to read: its keys with ``/`` between them, such as
+                ``"state/params"``. Empty for the whole tree.
+
+        Returns:
+            The step, the tree, the metadata, and a report of what was read. Dictionaries,
+            lists, tuples and None are as they were; a NamedTuple, a dataclass or another
+            node is a dictionary of its fields. Arrays are numpy's, of the dtype that was
+            saved; typed keys are jax's.
+
+        Raises:
+            CheckpointNotFoundError: There is no such step.
+            CheckpointVersionError: Its format is newer than this library reads.
+            CheckpointCorruptError: It cannot be read.
+            CheckpointError: There is no such subtree.
+
+        Example:
+            >>> import tempfile
+            >>> import jax.numpy as jnp, optax
+            >>> from odyssey_jax.store import Store
+            >>> state = optax.sgd(0.1, momentum=0.9).init({"w": jnp.zeros(2)})
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"opt": state, "shape": (2, None)}, {})
+            ...     store.wait()
+            ...     store.load().tree
+            {'opt': ({'trace': {'w': array([0., 0.], dtype=float32)}}, {}), 'shape': (2, None)}
+        """
+        step = self._find(step)
+        metadata = self.metadata(step)
+        layout = self._layout(step)
+        depth, node = find(layout.tree, subtree)
+        numbers = numbers_in(node)
+        places = [layout.places[number] for number in numbers]
+        leaves = self._read(step, layout, places, [blank(place) for place in places])
+        tree = build(node, dict(zip(numbers, leaves, strict=True)))
+        report = Report(matched=tuple(tail(place.path, depth) for place in places))
         return Restored(step, tree, metadata, report)
 
     def _read(
@@ -298,7 +344,7 @@ class Reader:
         data = self._json(step, "layout")
         try:
             return from_json(data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointCorruptError(
                 f"{self._name(step)} has a layout that makes no sense: {_files.reason(error)}"
             ) from error

@@ -27,6 +27,7 @@ from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._reader import Reader, as_number, check_step
 from odyssey_jax.store._retain import Mode, retain
 from odyssey_jax.store._snapshot import Snapshot, sources, take
+from odyssey_jax.store._structure import structure_of
 
 
 class Store(Reader):
@@ -152,7 +153,7 @@ class Store(Reader):
         value = self._monitored(head)
         leaves, values, _ = flatten(tree)
         described, data = sources(leaves, values)
-        layout = plan(described)
+        layout = plan(described, structure_of(tree))
         snapshot = take(layout, data, self._staging)
         self._background.start(
             lambda: self._commit(step, head, value, layout, snapshot),

@@ -48,7 +48,7 @@ def test_leaves_lie_apart_aligned_and_inside(tree):
 @settings(max_examples=60, deadline=None)
 @given(trees)
 def test_json_and_back(tree):
-    layout = plan(sources(tree))
+    layout = plan(sources(tree), {"list": list(range(len(tree)))})
     assert from_json(json.loads(json.dumps(to_json(layout)))) == layout
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from odyssey_jax.store import CheckpointError, CheckpointMismatchError, Store, Transfer
 from odyssey_jax.store._leaves import Leaf, flatten
-from odyssey_jax.store._paths import below, name_of, split
+from odyssey_jax.store._paths import name_of, split
 from odyssey_jax.store._transfer import assign
 
 
@@ -148,17 +148,6 @@ def test_names_are_those_of_jax():
             assert name_of(text) == jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def test_below_a_node():
-    paths = ["['a']['b']", "['a']['bc']", ".a['x']", "['a/b']", "['a']['b'][0]"]
-    assert below(paths, "") == {path: path for path in paths}
-    assert below(paths, "a/bc") == {"": "['a']['bc']"}
-    assert below(paths[:2], "a") == {"['b']": "['a']['b']", "['bc']": "['a']['bc']"}
-    with pytest.raises(CheckpointError, match="'a/b' may be any of"):
-        below(paths, "a/b")
-    with pytest.raises(CheckpointError, match="no subtree 'c'; there are 'a/b', 'a/bc', 'a/x'"):
-        below(paths, "c")
-
-
 def test_a_transfer_reads_what_it_says(tmp_path):
     saved = {
         "enc": {"w": jnp.arange(3.0), "k": jax.random.key(1)},
@@ -197,5 +186,7 @@ def test_a_transfer_reads_what_it_says(tmp_path):
             store.restore({"w": jnp.zeros(3), "k": np.zeros(3)}, subtree="enc")
         assert error.value.dtype == {"['k']": ("key<fry>", "float64")}
         assert store.restore(0, subtree="n").tree == 3
-        with pytest.raises(CheckpointError, match="no subtree 'state/params'; there are 'enc/k'"):
+        with pytest.raises(
+            CheckpointError, match="no subtree 'state/params'; there are 'enc', 'ha"
+        ):
             store.restore(0, subtree="state/params")
