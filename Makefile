@@ -7,7 +7,7 @@ WORKERS ?= auto
 
 .PHONY: train test lint types tests slow core clean
 
-train: $(VENV)/ready-all  ## the main job: learns to read digits, in runs/digits
+train: $(VENV)/ready-digits  ## the main job: learns to read digits, in runs/digits
 	$(BIN)/odyssey-jax train $(ARGS)
 
 test: lint types tests slow  ## everything

@@ -22,11 +22,16 @@ from odyssey_jax.callbacks import track_best as track_best
 from odyssey_jax.data import ArrayDataset as ArrayDataset
 from odyssey_jax.flax import linen_task as linen_task
 from odyssey_jax.flax import nnx_task as nnx_task
+from odyssey_jax.host import CsvFile as CsvFile
 from odyssey_jax.host import FitResult as FitResult
 from odyssey_jax.host import JsonLines as JsonLines
+from odyssey_jax.host import Live as Live
+from odyssey_jax.host import MLflow as MLflow
 from odyssey_jax.host import ProgressLine as ProgressLine
 from odyssey_jax.host import Run as Run
 from odyssey_jax.host import RunInfo as RunInfo
+from odyssey_jax.host import TensorBoard as TensorBoard
+from odyssey_jax.host import WeightsAndBiases as WeightsAndBiases
 from odyssey_jax.host import Writer as Writer
 from odyssey_jax.host import find_runs as find_runs
 from odyssey_jax.host import fit as fit

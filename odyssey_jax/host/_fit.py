@@ -21,7 +21,6 @@ from odyssey_jax.host._arguments import (
     with_all_digits,
 )
 from odyssey_jax.host._interrupt import Interrupt, MaxTime
-from odyssey_jax.host._progress import ProgressLine
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
 from odyssey_jax.host._resume import (
     Resume,
@@ -39,7 +38,7 @@ from odyssey_jax.host._schedule_change import (
     schedule_record,
 )
 from odyssey_jax.host._session import Session
-from odyssey_jax.host._writers import JsonLines, RunInfo, Writer
+from odyssey_jax.host.writers import JsonLines, ProgressLine, RunInfo, Writer
 from odyssey_jax.loop import Inputs, make_loop
 from odyssey_jax.store import Store
 
@@ -200,7 +199,13 @@ def fit(
         session = Session(loop, inputs, epochs, store, about, seconds, interrupt)
         if writers is None:
             writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
-        info = RunInfo(Path(directory) if directory else None, epochs, rows(history_of(carry)))
+        info = RunInfo(
+            directory=Path(directory) if directory else None,
+            epochs=epochs,
+            rows=rows(history_of(carry)),
+            step=int(carry.clock.step),
+            config=about["config"],
+        )
         for writer in writers:
             stack.callback(writer.close)
             writer.open(info)

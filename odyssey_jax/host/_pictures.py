@@ -10,6 +10,7 @@ from odyssey_jax.host._figure import new_figure, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Told apart with any colour vision (M. Okabe and K. Ito, Color Universal Design, 2008), and by
 # their lines as well.
@@ -92,6 +93,29 @@ def save_confusion(
     ...     print(os.listdir(directory))
     ['confusion.svg']
     """
+    save_picture(_confusion_figure(counts, class_names), path)
+
+
+def confusion_pixels(counts: np.ndarray) -> np.ndarray:
+    """Draw a confusion matrix as `save_confusion` does.
+
+    Args:
+        counts: integers [classes, classes], true class by row, predicted by column.
+
+    Returns:
+        The picture, uint8 [height, width, 3].
+
+    >>> confusion_pixels(np.array([[5, 1], [0, 6]])).shape[2]
+    3
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(_confusion_figure(counts))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def _confusion_figure(counts: np.ndarray, class_names: Sequence[str] | None = None) -> "Figure":
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.size == 0:
         raise ValueError(f"counts must be a square matrix, got shape {list(counts.shape)}.")
@@ -119,7 +143,7 @@ def save_confusion(
     bar.set_label("share of the true class")
     bar.ax.yaxis.set_major_formatter("{x:.0%}")
     bar.outline.set_visible(False)
-    save_picture(figure, path)
+    return figure
 
 
 _PANELS = ("loss", "accuracy", "learning_rate")

@@ -12,7 +12,7 @@ import numpy as np
 from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, History
 from odyssey_jax.host._interrupt import Interrupt
-from odyssey_jax.host._writers import Row
+from odyssey_jax.host.writers import Row
 from odyssey_jax.loop import Carry, Loop, finish_compiled
 
 

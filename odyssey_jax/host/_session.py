@@ -13,7 +13,7 @@ from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
 from odyssey_jax.host._result import history_of, rows, why
 from odyssey_jax.host._resume import describe
-from odyssey_jax.host._writers import Writer
+from odyssey_jax.host.writers import Live, Writer
 from odyssey_jax.loop import Carry, Inputs, Loop, plan_blocks, run_compiled
 from odyssey_jax.store import Store
 
@@ -112,9 +112,20 @@ class Session:
     def _write(self, carry: Carry, writers: Sequence[Writer]) -> None:
         new = rows(history_of(carry), self._written)
         if new:
+            live = self._live(carry)
             for writer in writers:
-                writer.write(new, self.steps_per_second)
+                writer.write(new, live)
             self._written += len(new)
+
+    def _live(self, carry: Carry) -> Live:
+        arrays = {name: x for name, x in carry.latest.items() if x.ndim > 0}
+        return Live(
+            step=int(carry.clock.step),
+            steps_per_second=self.steps_per_second,
+            examples_per_second=self.steps_per_second * self._inputs.train.batch_size,
+            arrays=jax.device_get(arrays),
+            state=carry.state,
+        )
 
     def _save(self, carry: Carry) -> None:
         if self._store is None:

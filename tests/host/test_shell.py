@@ -10,7 +10,7 @@ from rich.console import Console
 
 import odyssey_jax as ody
 from odyssey_jax.host._pace import Pace
-from odyssey_jax.host._progress import summary
+from odyssey_jax.host.writers._progress import summary
 
 ROW = {"epoch": 3, "step": 20, "learning_rate": 1e-3, "valid/loss": 0.25}
 
@@ -33,7 +33,7 @@ def test_pace_tends_to_its_seconds(costs, first):
 def test_json_lines_are_strict_json(tmp_path):
     writer = ody.JsonLines("x.jsonl")
     writer.open(ody.RunInfo(tmp_path, 9, [ROW]))
-    writer.write([{"a": float("nan"), "b": float("inf"), "c": -float("inf")}], 1.0)
+    writer.write([{"a": float("nan"), "b": float("inf"), "c": -float("inf")}], ody.Live(0, 1.0))
     writer.close()
     first, second = (tmp_path / "x.jsonl").read_text().splitlines()
     assert json.loads(first) == ROW
@@ -53,7 +53,7 @@ def test_the_progress_line():
         out = io.StringIO()
         line = ody.ProgressLine(Console(file=out, force_terminal=terminal, width=200))
         line.open(ody.RunInfo(None, 100, [ROW] if terminal else []))
-        line.write([ROW, {**ROW, "epoch": 4}], 10.0)
+        line.write([ROW, {**ROW, "epoch": 4}], ody.Live(0, 10.0))
         line.close()
         assert "epoch  4/99" in out.getvalue()
         assert "10 steps/s" in out.getvalue()

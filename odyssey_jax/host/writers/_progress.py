@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from odyssey_jax.host._writers import Row, RunInfo
+from odyssey_jax.host.writers._writer import Live, Row, RunInfo
 
 
 class ProgressLine:
-    """Shows the latest epoch: a live line on a terminal, a line now and then elsewhere.
+    """Shows the latest epoch: a live line on a terminal or in a notebook, else one now and then.
 
     Args:
         console: where to; None is the standard error.
@@ -22,10 +22,16 @@ class ProgressLine:
         self._console = console or Console(stderr=True)
         self._epochs = 0
         self._live: tuple[Progress, TaskID] | None = None
+        self._cell: Any = None
 
     def open(self, run: RunInfo) -> None:
         """Shows the bar, on a terminal."""
         self._epochs = run.epochs
+        if self._console.is_jupyter:
+            from IPython.display import display
+
+            self._cell = display(_plain("compiling"), display_id=True)
+            return
         if not self._console.is_terminal:
             return
         progress = Progress(
@@ -39,9 +45,14 @@ class ProgressLine:
         progress.start()
         self._live = (progress, task)
 
-    def write(self, rows: Sequence[Row], steps_per_second: float) -> None:
+    def write(self, rows: Sequence[Row], live: Live) -> None:
         """Shows the last of the rows."""
-        text = summary(rows[-1], self._epochs, steps_per_second)
+        if not rows:
+            return
+        text = summary(rows[-1], self._epochs, live.steps_per_second)
+        if self._cell is not None:
+            self._cell.update(_plain(text))
+            return
         if self._live is None:
             self._console.print(text, highlight=False, soft_wrap=True)
             return
@@ -52,6 +63,13 @@ class ProgressLine:
         """Leaves the last line standing."""
         if self._live is not None:
             self._live[0].stop()
+
+
+def _plain(text: str) -> Any:
+    """A line as a notebook shows it, without quotation marks."""
+    from IPython.display import Pretty
+
+    return Pretty(text)
 
 
 def summary(row: Row, epochs: int, steps_per_second: float | None = None) -> str:
