@@ -13,6 +13,8 @@ from odyssey_jax.callbacks import Best as Best
 from odyssey_jax.callbacks import History as History
 from odyssey_jax.callbacks import Retention as Retention
 from odyssey_jax.callbacks import adapt_rate as adapt_rate
+from odyssey_jax.callbacks import all_of as all_of
+from odyssey_jax.callbacks import any_of as any_of
 from odyssey_jax.callbacks import callback as callback
 from odyssey_jax.callbacks import chain as chain
 from odyssey_jax.callbacks import checkpoint as checkpoint

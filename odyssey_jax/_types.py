@@ -70,6 +70,9 @@ class StopReason(enum.IntEnum):
     REQUESTED = 5
     INTERRUPTED = 6
     TIME_BUDGET = 7
+    THRESHOLD = 8
+    DIVERGED = 9
+    MAX_STEPS = 10
 
     def sentence(self, detail: int = 0) -> str:
         """Says the reason in words.
@@ -87,11 +90,14 @@ _SENTENCES = {
     StopReason.NONE: "still running",
     StopReason.COMPLETED: "completed all {} epoch{}",
     StopReason.NO_IMPROVEMENT: "no improvement for {} epoch{}",
-    StopReason.NOT_FINITE: "the loss is not finite",
+    StopReason.NOT_FINITE: "a metric or a parameter is not finite at step {}",
     StopReason.FIRST_LOSS_NOT_FINITE: "the loss of the first train step is not finite",
     StopReason.REQUESTED: "a callback asked to stop",
     StopReason.INTERRUPTED: "interrupted by a signal",
     StopReason.TIME_BUDGET: "the time budget is spent",
+    StopReason.THRESHOLD: "reached the stopping threshold after {} epoch{}",
+    StopReason.DIVERGED: "diverged at step {}",
+    StopReason.MAX_STEPS: "completed all {} step{}",
 }
 
 
@@ -121,6 +127,25 @@ class Signal(NamedTuple):
         return cls(
             jnp.asarray(StopReason.NONE, jnp.int32),
             jnp.zeros((), jnp.int32),
+            jnp.zeros((), bool),
+        )
+
+    @classmethod
+    def stop_if(cls, condition: Any, reason: Any = StopReason.REQUESTED, detail: Any = 0) -> Signal:
+        """Asks to stop where a condition holds.
+
+        Args:
+            condition: bool scalar.
+            reason: int32 scalar, a `StopReason`.
+            detail: int32 scalar, the number in the reason's sentence.
+
+        Returns:
+            The signal, which otherwise asks for nothing.
+        """
+        stop, detail = jnp.asarray(reason, jnp.int32), jnp.asarray(detail, jnp.int32)
+        return cls(
+            jnp.where(condition, stop, jnp.int32(StopReason.NONE)),
+            jnp.where(condition, detail, jnp.int32(0)),
             jnp.zeros((), bool),
         )
 

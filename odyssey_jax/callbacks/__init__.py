@@ -2,6 +2,9 @@
 
 from odyssey_jax.callbacks._adapt_rate import AdaptRate as AdaptRate
 from odyssey_jax.callbacks._adapt_rate import adapt_rate as adapt_rate
+from odyssey_jax.callbacks._any_all import AllOf as AllOf
+from odyssey_jax.callbacks._any_all import all_of as all_of
+from odyssey_jax.callbacks._any_all import any_of as any_of
 from odyssey_jax.callbacks._chain import Chain as Chain
 from odyssey_jax.callbacks._chain import chain as chain
 from odyssey_jax.callbacks._checkpoint import Checkpoint as Checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,19 +27,35 @@ class Chain:
 
     def init(self, event: Event) -> tuple[PyTree, ...]:
         """Makes each callback's state."""
-        return tuple(_named(c, event, c.init, event) for c in self.callbacks)
+        return init_each(self.callbacks, event)
 
     def update(self, state: tuple[PyTree, ...], event: Event) -> tuple[tuple[PyTree, ...], Signal]:
         """Updates in order those that act at this point, and merges what they ask for."""
-        signal, states = Signal.none(), []
-        for callback, own in zip(self.callbacks, state, strict=True):
-            if event.point in callback.points:
-                own, asked = _named(callback, event, _update, callback, own, event)
-                signal = signal.merge(asked)
-                if asked.state is not None:
-                    event = dataclasses.replace(event, state=asked.state)
-            states.append(own)
-        return tuple(states), signal
+        states, signals = update_each(self.callbacks, state, event)
+        return states, functools.reduce(Signal.merge, signals, Signal.none())
+
+
+def init_each(callbacks: tuple[Callback, ...], event: Event) -> tuple[PyTree, ...]:
+    """Makes each callback's state."""
+    return tuple(_named(c, event, c.init, event) for c in callbacks)
+
+
+def update_each(
+    callbacks: tuple[Callback, ...], states: tuple[PyTree, ...], event: Event
+) -> tuple[tuple[PyTree, ...], list[Signal]]:
+    """Updates in order those that act at this point; also what each of them asks for.
+
+    Each sees the train state as those before it left it.
+    """
+    signals, new = [], []
+    for callback, state in zip(callbacks, states, strict=True):
+        if event.point in callback.points:
+            state, signal = _named(callback, event, _update, callback, state, event)
+            signals.append(signal)
+            if signal.state is not None:
+                event = dataclasses.replace(event, state=signal.state)
+        new.append(state)
+    return tuple(new), signals
 
 
 def _update(callback: Callback, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
@@ -94,6 +111,13 @@ def chain(*callbacks: Callback) -> Chain:
         2
     """
     flat: list[Callback] = []
+    for callback in check_callbacks(callbacks):
+        flat += callback.callbacks if isinstance(callback, Chain) else [callback]
+    return Chain(tuple(flat))
+
+
+def check_callbacks(callbacks: tuple[Any, ...]) -> tuple[Callback, ...]:
+    """Refuses what is no callback."""
     for callback in callbacks:
         if isinstance(callback, type) or not isinstance(callback, Callback):
             raise TypeError(
@@ -101,5 +125,4 @@ def chain(*callbacks: Callback) -> Chain:
                 "update(state, event); `ody.callback(init, update)` makes one of two functions, "
                 "`ody.chain(*callbacks)` one of several callbacks."
             )
-        flat += callback.callbacks if isinstance(callback, Chain) else [callback]
-    return Chain(tuple(flat))
+    return callbacks

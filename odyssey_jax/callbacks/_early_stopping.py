@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Event, Point, Signal, StopReason
-from odyssey_jax.callbacks._monitor import Best, Mode, check_monitor, init_best, update_best
+from odyssey_jax._types import Event, Point, PyTree, Signal, StopReason
+from odyssey_jax.callbacks._check import (
+    check_count,
+    check_factor_of_growth,
+    check_finite,
+    check_flag,
+    check_margin,
+    check_share,
+    check_words,
+)
+from odyssey_jax.callbacks._monitor import (
+    Best,
+    Mode,
+    beats,
+    check_monitor,
+    diverges,
+    init_best,
+    is_better,
+    keep_best,
+)
+from odyssey_jax.callbacks._repr import ShortRepr
+from odyssey_jax.schedules import observed, smoothed
+from odyssey_jax.transforms import has_scale, scale_of
+
+NanPolicy = Literal["stop", "bad", "ignore"]
+
+
+class Cooldown(NamedTuple):
+    """What a cooldown needs to know.
+
+    Args:
+        scale: float32 scalar, the learning rate's scale when it was looked at last.
+        left: int32 scalar, the epochs that are still free.
+    """
+
+    scale: jax.Array
+    left: jax.Array
 
 
 class EarlyStoppingState(NamedTuple):
@@ -18,21 +53,36 @@ class EarlyStoppingState(NamedTuple):
     Args:
         best: the best epoch so far.
         wait: int32 scalar, the number of epochs since without improvement.
+        average: float32 scalar, the smoothed metric, infinity before there is one; None without
+            smoothing.
+        cooldown: None without one.
     """
 
     best: Best
     wait: jax.Array
+    average: jax.Array | None = None
+    cooldown: Cooldown | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class EarlyStopping:
+@dataclasses.dataclass(frozen=True, repr=False)
+class EarlyStopping(ShortRepr):
     """The callback that `early_stopping` makes."""
 
     monitor: str
     patience: int
-    min_delta: float
-    mode: Mode
-    restore_best: bool
+    min_delta: float = 0.0
+    rtol: float = 0.0
+    mode: Mode = "min"
+    baseline: float | None = None
+    stopping_threshold: float | None = None
+    divergence_threshold: float | None = None
+    divergence_factor: float | None = None
+    nan: NanPolicy = "bad"
+    smoothing: float = 0.0
+    cooldown: int = 0
+    start_from_epoch: int = 0
+    min_epochs: int = 0
+    restore_best: bool = False
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -41,22 +91,88 @@ class EarlyStopping:
 
     def init(self, event: Event) -> EarlyStoppingState:
         """Makes the state of a run that has seen no epoch."""
-        best = init_best(event, self.monitor, snapshot=self.restore_best)
-        return EarlyStoppingState(best, jnp.zeros((), jnp.int32))
+        if self.cooldown and not has_scale(event.state.opt_state):
+            raise ValueError(
+                f"cooldown={self.cooldown} counts from a cut of the learning rate by a callback, "
+                "and there is none in the optimizer's state: put scale_by_callback() behind the "
+                "learning rate (see adapt_rate), or leave cooldown out."
+            )
+        return EarlyStoppingState(
+            best=init_best(event, self.monitor, snapshot=self.restore_best),
+            wait=jnp.zeros((), jnp.int32),
+            average=jnp.full((), jnp.inf, jnp.float32) if self.smoothing else None,
+            cooldown=Cooldown(jnp.ones((), jnp.float32), jnp.zeros((), jnp.int32))
+            if self.cooldown
+            else None,
+        )
 
     def update(self, state: EarlyStoppingState, event: Event) -> tuple[EarlyStoppingState, Signal]:
         """Counts an epoch; at the end of the training hands back the best parameters."""
         if event.point is Point.TRAIN_END:
             return state, Signal.none()._replace(state=restored(state.best, event))
-        best, improved = update_best(state.best, event, self.monitor, self.mode, self.min_delta)
-        wait = jnp.where(improved, 0, state.wait + 1)
-        stop = wait >= max(self.patience, 1)  # patience 0: at the first bad epoch
-        signal = Signal(
-            stop=jnp.where(stop, StopReason.NO_IMPROVEMENT, StopReason.NONE).astype(jnp.int32),
-            detail=jnp.where(stop, wait, 0),
-            save=jnp.zeros((), bool),
+        metric = event.metric(self.monitor)
+        counts = self._counts(metric, event)
+        average, value = self._smooth(state.average, metric)
+        cooldown, free = self._cool(state.cooldown, event)
+        better = counts & is_better(
+            value, state.best, self.mode, rtol=self.rtol, atol=self.min_delta
         )
-        return EarlyStoppingState(best, wait), signal
+        wait = jnp.where(free | (better & self._beats_baseline(value)), 0, state.wait + 1)
+        new = EarlyStoppingState(
+            best=keep_best(state.best, event, value, better),
+            wait=jnp.where(counts, wait, state.wait),
+            average=_choose(counts, average, state.average),
+            cooldown=_choose(counts, cooldown, state.cooldown),
+        )
+        stop = self._verdict(value, state.best, wait, event)
+        may_stop = counts & self._has_trained(self.min_epochs, event)
+        return new, Signal.stop_if(may_stop, stop.stop, stop.detail)
+
+    # What is not asked for is a constant below, and so no part of the compiled program.
+
+    def _counts(self, metric: jax.Array, event: Event) -> jax.Array:
+        """Whether the epoch is looked at, at all."""
+        counts = self._has_trained(self.start_from_epoch + 1, event)
+        return counts & ~jnp.isnan(metric) if self.nan == "ignore" else counts
+
+    def _has_trained(self, epochs: int, event: Event) -> jax.Array:
+        return _epochs_done(event) >= epochs if epochs > 1 else jnp.ones((), bool)
+
+    def _smooth(self, average: Any, metric: jax.Array) -> tuple[Any, jax.Array]:
+        """The new average, and the value to judge."""
+        if average is None:
+            return None, metric
+        average, value = smoothed(average, observed(metric), self.smoothing)
+        return average, value.high
+
+    def _cool(self, cooldown: Cooldown | None, event: Event) -> tuple[Cooldown | None, Any]:
+        """Whether the epoch is free; a cut makes the next few so."""
+        if cooldown is None:
+            return None, jnp.zeros((), bool)
+        scale = scale_of(event.state.opt_state)
+        left = jnp.where(scale < cooldown.scale, self.cooldown, cooldown.left)
+        return Cooldown(scale, jnp.maximum(left - 1, 0)), left > 0
+
+    def _beats_baseline(self, value: jax.Array) -> jax.Array:
+        if self.baseline is None:
+            return jnp.ones((), bool)
+        return beats(value, self.baseline, self.mode, rtol=self.rtol, atol=self.min_delta)
+
+    def _verdict(self, value: jax.Array, best: Best, wait: jax.Array, event: Event) -> Signal:
+        """The first of the reasons to stop."""
+        signal, step = Signal.none(), event.clock.step
+        if self.nan == "stop":
+            signal = signal.merge(Signal.stop_if(~jnp.isfinite(value), StopReason.NOT_FINITE, step))
+        if self.stopping_threshold is not None:
+            reached = beats(value, self.stopping_threshold, self.mode)
+            done = _epochs_done(event)
+            signal = signal.merge(Signal.stop_if(reached, StopReason.THRESHOLD, done))
+        bounds = (self.divergence_threshold, self.divergence_factor)
+        if bounds != (None, None):
+            diverged = diverges(value, best, self.mode, *bounds)
+            signal = signal.merge(Signal.stop_if(diverged, StopReason.DIVERGED, step))
+        tired = wait >= max(self.patience, 1)  # patience 0: at the first bad epoch
+        return signal.merge(Signal.stop_if(tired, StopReason.NO_IMPROVEMENT, wait))
 
 
 def restored(best: Best, event: Event):
@@ -66,29 +182,73 @@ def restored(best: Best, event: Event):
     return event.state._replace(params=params, model_state=model_state)
 
 
+def _epochs_done(event: Event) -> jax.Array:
+    return jnp.asarray(event.clock.epoch, jnp.int32) + 1
+
+
+def _choose(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
 def early_stopping(
     monitor: str,
     patience: int,
     *,
     min_delta: float = 0.0,
+    rtol: float = 0.0,
     mode: Mode = "min",
+    baseline: float | None = None,
+    stopping_threshold: float | None = None,
+    divergence_threshold: float | None = None,
+    divergence_factor: float | None = None,
+    nan: NanPolicy = "bad",
+    smoothing: float = 0.0,
+    cooldown: int = 0,
+    start_from_epoch: int = 0,
+    min_epochs: int = 0,
     restore_best: bool = False,
 ) -> EarlyStopping:
     r"""Stops when a metric has not improved for `patience` epochs.
 
-    With $m_t$ the metric of epoch $t$ and $b$ the best so far, epoch $t$ improves if
-    $m_t < b - \delta$ (mode "min") or $m_t > b + \delta$ (mode "max"), where $\delta$ is
-    `min_delta`: strictly, so that a flat metric does not. The first value always improves;
-    NaN never does. The run stops once `patience` epochs in a row have not improved (with a
-    patience of 0 or 1, at the first).
+    With $m_t$ the metric of epoch $t$ and $b$ the best so far, epoch $t$ improves if (mode "min")
+
+    $$m_t < b - (r \, |b| + \delta)$$
+
+    and in mode "max" if $m_t > b + (r |b| + \delta)$: strictly, so that a flat metric does not.
+    The first value always improves; NaN never does; infinities are values like any other. The
+    run stops once `patience` epochs in a row have not improved (with a patience of 0 or 1, at the
+    first). Several criteria are joined by `chain`, `any_of` and `all_of`.
 
     The hyper-parameters are no part of the state: another patience applies from the resume on.
+    Only `smoothing`, `cooldown` and `restore_best` keep something there, so a run goes on with
+    those that it was begun with, or without them.
 
     Args:
         monitor: the metric's name, such as "valid/loss".
         patience: epochs without improvement after which to stop, at least 0.
-        min_delta: the least absolute change that counts, at least 0.
+        min_delta: the least change that counts, $\delta$, at least 0.
+        rtol: the least change that counts as a share of the best value's magnitude, $r$, at least
+            0; the two are added.
         mode: whether "min" or "max" is better.
+        baseline: a value to be beaten: until it is, no epoch counts as an improvement, but the
+            best one is kept. None is none.
+        stopping_threshold: a value that is good enough: a better one stops the run at once.
+        divergence_threshold: a value that is too bad: a worse one stops the run at once.
+        divergence_factor: the same relative to the best so far, greater than 1: stops at a value
+            that is worse than $b$ by more than $(k - 1) |b|$; for a loss above 0, at one above
+            $k b$.
+        nan: whether NaN is a "bad" value, or one to "ignore", as if the epoch had not been; or
+            to "stop" at, together with the infinities.
+        smoothing: the share of the past in an exponential moving average of the metric, which is
+            what is then judged and kept as the best value; in [0, 1). Values that are not finite
+            enter no average, and are judged as they are.
+        cooldown: epochs, after a callback has cut the learning rate (`adapt_rate`, `roll_back`),
+            in which none is bad; the count then begins anew. They are those trained at the lower
+            rate where this callback comes before the other; else the one before them is the
+            first. At least 0.
+        start_from_epoch: the index of the first epoch to look at, at least 0: those before it
+            neither count nor can they be the best.
+        min_epochs: epochs that are done whatever the metric, at least 0. They count as any others.
         restore_best: whether the result holds the parameters (and the model state) of the best
             epoch. Keeps one copy of them in the carry. Checkpoints hold the latest ones beside
             it, so a run that is continued continues from where it was.
@@ -98,10 +258,11 @@ def early_stopping(
 
     Raises:
         ValueError: an argument is out of its range; or, when the loop is traced, there is no
-            such metric.
+            such metric, or with a cooldown no `scale_by_callback` in the optimizer.
 
     Source:
-        Prechelt, "Early Stopping - But When?" (1998), criterion UP; semantics as Lightning's.
+        Prechelt, "Early Stopping - But When?" (1998), criterion UP; semantics as Lightning's, the
+        baseline's and `start_from_epoch`'s as Keras'.
 
     Example:
         In a loop of one's own:
@@ -117,7 +278,46 @@ def early_stopping(
         >>> epoch, ody.StopReason(int(signal.stop)).sentence(int(signal.detail))
         (3, 'no improvement for 2 epochs')
     """
-    check_monitor(monitor, mode, min_delta)
-    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
-        raise ValueError(f"patience must be an integer of at least 0, got {patience!r}.")
-    return EarlyStopping(monitor, patience, float(min_delta), mode, restore_best)
+    check_monitor(monitor, mode)
+    counts = {"patience": patience, "cooldown": cooldown}
+    counts |= {"start_from_epoch": start_from_epoch, "min_epochs": min_epochs}
+    for name, value in counts.items():
+        check_count(name, value)
+    check_margin("min_delta", min_delta)
+    check_margin("rtol", rtol)
+    check_finite("baseline", baseline)
+    check_finite("stopping_threshold", stopping_threshold)
+    check_finite("divergence_threshold", divergence_threshold)
+    check_factor_of_growth("divergence_factor", divergence_factor)
+    _check_apart(stopping_threshold, divergence_threshold, mode)
+    check_words("nan", nan, ("stop", "bad", "ignore"))
+    check_share("smoothing", smoothing)
+    check_flag("restore_best", restore_best)
+    return EarlyStopping(
+        monitor=monitor,
+        patience=patience,
+        min_delta=float(min_delta),
+        rtol=float(rtol),
+        mode=mode,
+        baseline=baseline,
+        stopping_threshold=stopping_threshold,
+        divergence_threshold=divergence_threshold,
+        divergence_factor=divergence_factor,
+        nan=nan,
+        smoothing=float(smoothing),
+        cooldown=cooldown,
+        start_from_epoch=start_from_epoch,
+        min_epochs=min_epochs,
+        restore_best=restore_best,
+    )
+
+
+def _check_apart(good: float | None, bad: float | None, mode: Mode) -> None:
+    """Between the two thresholds there must be values to train at."""
+    if good is None or bad is None or (good < bad if mode == "min" else good > bad):
+        return
+    order = "less" if mode == "min" else "greater"
+    raise ValueError(
+        f"stopping_threshold must be {order} than divergence_threshold in mode {mode!r}, or every "
+        f"value stops; got stopping_threshold={good!r}, divergence_threshold={bad!r}."
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from odyssey_jax._types import Event, PyTree
+from odyssey_jax.schedules import improves, observed
 
 Mode = Literal["min", "max"]
 
@@ -33,14 +33,21 @@ class Best(NamedTuple):
     snapshot: PyTree = None
 
 
-def check_monitor(monitor: str, mode: str, min_delta: float = 0.0) -> None:
+def check_monitor(monitor: str, mode: str) -> None:
     """Refuses arguments that no monitoring callback can work with."""
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"monitor must be a metric's name such as 'valid/loss', got {monitor!r}.")
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
-    if not (math.isfinite(min_delta) and min_delta >= 0):
-        raise ValueError(f"min_delta must be finite and at least 0, got {min_delta!r}.")
+
+
+def beats(value: Any, other: Any, mode: Mode, *, rtol: Any = 0.0, atol: Any = 0.0) -> jax.Array:
+    """Whether a value is better than another: strictly, and by more than the margin.
+
+    The margin is `rtol * abs(other) + atol`. NaN neither beats nor is beaten.
+    """
+    margin = {"rtol": rtol, "atol": atol, "relative_to": "magnitude"}
+    return improves(observed(value), observed(other), mode=mode, **margin)
 
 
 def init_best(event: Event, monitor: str, snapshot: bool) -> Best:
@@ -56,17 +63,19 @@ def init_best(event: Event, monitor: str, snapshot: bool) -> Best:
     )
 
 
-def update_best(
-    best: Best, event: Event, monitor: str, mode: str, min_delta: float = 0.0
-) -> tuple[Best, jax.Array]:
-    """Takes the record past an epoch; also says whether that epoch improved on it.
+def is_better(
+    value: jax.Array, best: Best, mode: Mode, *, rtol: float = 0.0, atol: float = 0.0
+) -> jax.Array:
+    """Whether a value improves on the best so far.
 
-    Improvement is strict, so a flat metric is none. The first value that is not NaN always is
-    one, and NaN never is.
+    A flat metric does not. The first value that is not NaN always does, and NaN never does.
     """
-    value = event.metric(monitor)
-    better = value < best.value - min_delta if mode == "min" else value > best.value + min_delta
-    improved = ~jnp.isnan(value) & (~best.seen | better)
+    improved = beats(value, best.value, mode, rtol=rtol, atol=atol)
+    return jnp.where(best.seen, improved, ~jnp.isnan(value))
+
+
+def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> Best:
+    """Takes the record past an epoch, which is the best one where it is better."""
     new = Best(
         value=value,
         epoch=jnp.asarray(event.clock.epoch, jnp.int32),
@@ -79,8 +88,22 @@ def update_best(
         # A conditional, not a select: most epochs of a long run don't improve, and the copy of
         # the parameters is the only part of a callback that costs anything.
         now = (event.state.params, event.state.model_state)
-        kept = lax.cond(improved, lambda: now, lambda: best.snapshot)
-    scalars = jax.tree.map(
-        lambda a, b: jnp.where(improved, a, b), new, best._replace(snapshot=None)
-    )
-    return scalars._replace(snapshot=kept), improved
+        kept = lax.cond(better, lambda: now, lambda: best.snapshot)
+    scalars = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best._replace(snapshot=None))
+    return scalars._replace(snapshot=kept)
+
+
+def diverges(
+    value: jax.Array, best: Best, mode: Mode, threshold: float | None, factor: float | None
+) -> jax.Array:
+    """Whether a value is worse than the threshold, or than the best so far by the factor.
+
+    NaN is neither: that is for whoever looks for values that are not finite.
+    """
+    worse: Mode = "max" if mode == "min" else "min"
+    diverged = jnp.zeros((), bool)
+    if threshold is not None:
+        diverged |= beats(value, threshold, worse)
+    if factor is not None:
+        diverged |= best.seen & beats(value, best.value, worse, rtol=factor - 1)
+    return diverged

@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from odyssey_jax._types import Event, Point, Signal
-from odyssey_jax.callbacks._monitor import Best, Mode, check_monitor, init_best, update_best
+from odyssey_jax.callbacks._monitor import (
+    Best,
+    Mode,
+    check_monitor,
+    init_best,
+    is_better,
+    keep_best,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +33,9 @@ class TrackBest:
 
     def update(self, state: Best, event: Event) -> tuple[Best, Signal]:
         """Takes a snapshot if the epoch is the best so far."""
-        best, _ = update_best(state, event, self.monitor, self.mode)
-        return best, Signal.none()
+        value = event.metric(self.monitor)
+        better = is_better(value, state, self.mode)
+        return keep_best(state, event, value, better), Signal.none()
 
 
 def track_best(monitor: str, *, mode: Mode = "min") -> TrackBest:

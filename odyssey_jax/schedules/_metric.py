@@ -100,6 +100,22 @@ def improves(
     return gain > margin + 4 * jnp.finfo(jnp.float32).eps * jnp.abs(margin)
 
 
+def smoothed(average: jax.Array, value: Wide, smoothing: Any) -> tuple[jax.Array, Wide]:
+    """The new moving average, and what is to be judged.
+
+    Infinity is an average of nothing. A value that is not finite enters none, and is judged as it
+    is.
+    """
+    keep = real(smoothing)
+    fresh = jnp.isinf(average) | (keep == 0)
+    old = jnp.where(fresh, 0.0, average)
+    finite = jnp.isfinite(value.high)
+    mixed = jnp.where(fresh, value.high, old + (1 - keep) * (value.high - old))
+    as_it_is = fresh | ~finite
+    judged = Wide(jnp.where(as_it_is, value.high, mixed), jnp.where(as_it_is, value.low, 0.0))
+    return jnp.where(finite, mixed, average), judged
+
+
 def lowered(scale: jax.Array, factor: Any, least: Any, eps: Any) -> jax.Array:
     """`scale * factor`, but no less than the least; as it is where that is no more than `eps`."""
     high, low = pair(factor)

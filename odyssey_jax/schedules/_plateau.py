@@ -29,11 +29,12 @@ from ._metric import (
     observed,
     one_more,
     sequence,
+    smoothed,
     whole,
     worst,
 )
 from ._node import node
-from ._numbers import Wide, canonical, real
+from ._numbers import Wide, canonical
 
 PatienceRule = Literal["torch", "optax", "keras", "odyssey"]
 
@@ -129,7 +130,7 @@ class ReduceOnPlateau:
         return _update(jax.tree.map(canonical, self), state, observed(value))
 
     def _advance(self, state: PlateauState, value: Wide) -> PlateauState:
-        average, value = _smooth(state.average, value, self.smoothing)
+        average, value = smoothed(state.average, value, self.smoothing)
         # The mean of one value is that value, with all its digits.
         total, pending = state.total + value.high, one_more(state.pending)
         mean = Wide(total / pending.astype(jnp.float32), jnp.where(pending == 1, value.low, 0.0))
@@ -154,18 +155,6 @@ class ReduceOnPlateau:
             total=jnp.zeros_like(state.total),
             pending=jnp.zeros_like(state.pending),
         )
-
-
-def _smooth(average: jax.Array, value: Wide, smoothing: Any) -> tuple[jax.Array, Wide]:
-    """The new average, and what is to be judged: a value that is not finite enters no average."""
-    keep = real(smoothing)
-    fresh = jnp.isinf(average) | (keep == 0)
-    old = jnp.where(fresh, 0.0, average)
-    finite = jnp.isfinite(value.high)
-    mixed = jnp.where(fresh, value.high, old + (1 - keep) * (value.high - old))
-    as_it_is = fresh | ~finite
-    judged = Wide(jnp.where(as_it_is, value.high, mixed), jnp.where(as_it_is, value.low, 0.0))
-    return jnp.where(finite, mixed, average), judged
 
 
 @jax.jit

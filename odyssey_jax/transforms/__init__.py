@@ -55,4 +55,5 @@ from odyssey_jax.transforms._scales import check_rule as check_rule
 from odyssey_jax.transforms._scales import has_scale as has_scale
 from odyssey_jax.transforms._scales import scale_by_callback as scale_by_callback
 from odyssey_jax.transforms._scales import scale_by_metric as scale_by_metric
+from odyssey_jax.transforms._scales import scale_of as scale_of
 from odyssey_jax.transforms._scales import with_scale as with_scale

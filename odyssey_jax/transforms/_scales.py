@@ -136,6 +136,12 @@ def has_scale(opt_state: PyTree) -> bool:
     return any(map(_is_set, jax.tree.leaves(opt_state, is_leaf=_is_set)))
 
 
+def scale_of(opt_state: PyTree) -> jax.Array:
+    """The scale in force in the first `scale_by_callback`; a callback sets all of them alike."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_set)
+    return next(node.scale for node in nodes if _is_set(node))
+
+
 def with_scale(opt_state: PyTree, scale: jax.Array) -> PyTree:
     """An optimizer's state with another scale in each `scale_by_callback`."""
     new = ScaleByCallbackState(scale)

@@ -21,6 +21,7 @@ ALL = [
     ody.track_best("loss"),
     ody.checkpoint(every_epochs=2, keep_best=1, monitor="loss"),
     ody.log(),
+    ody.all_of(ody.early_stopping("loss", 2, smoothing=0.5), ody.early_stopping("loss", 1)),
     ody.chain(),
     ody.chain(ody.early_stopping("loss", 2), ody.chain(ody.track_best("loss"), ody.log(4))),
 ]
@@ -140,6 +141,60 @@ def test_two_stoppers_in_either_order():
             if signal.stop:
                 break
         assert (epoch, int(signal.detail)) == (2, 2)
+
+
+# Two metrics, and at which epoch and by whose patience each of them stops.
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (ody.any_of(ody.early_stopping("a", 2), ody.early_stopping("b", 3)), (2, 2)),
+        (ody.all_of(ody.early_stopping("a", 2), ody.early_stopping("b", 3)), (7, 4)),
+        (ody.all_of(ody.early_stopping("b", 3), ody.early_stopping("a", 2)), (7, 3)),
+        (ody.all_of(ody.early_stopping("a", 2)), (2, 2)),
+        (
+            ody.all_of(
+                ody.any_of(ody.early_stopping("a", 9), ody.early_stopping("a", 4)),
+                ody.early_stopping("b", 1),
+            ),
+            (7, 4),
+        ),
+        (
+            ody.any_of(
+                ody.all_of(ody.early_stopping("a", 2), ody.early_stopping("b", 9)),
+                ody.early_stopping("b", 2),
+            ),
+            (6, 2),
+        ),
+    ],
+)
+def test_any_of_and_all_of(rule, expected):
+    a, b = [5, 5, 5, 4, 4, 4, 4, 4, 4], [9, 8, 7, 6, 5, 5, 5, 5, 5]
+    at = lambda epoch: ody.Event({"a": a[epoch], "b": b[epoch]}, ody.Clock(epoch, epoch))
+    state = rule.init(at(0))
+    for epoch in range(len(a)):
+        state, signal = rule.update(state, at(epoch))
+        if signal.stop:
+            break
+    assert (epoch, int(signal.detail)) == expected
+
+
+def test_all_of_does_whatever_else_its_members_ask_for():
+    reached = ody.StopReason.REQUESTED
+    both = ody.all_of(stop_with(reached, save=True), stop_with(ody.StopReason.NONE))
+    _, signal = both.update(both.init(event()), event())
+    assert (int(signal.stop), bool(signal.save)) == (ody.StopReason.NONE, True)
+
+
+def test_a_rule_that_can_never_stop_is_refused():
+    begin = ody.callback(lambda event: None, broken, [ody.Point.EPOCH_BEGIN])
+    with pytest.raises(ValueError, match="no point at which all act:.*at .'epoch_end'"):
+        ody.all_of(ody.early_stopping("a", 1), begin)
+    with pytest.raises(ValueError, match="all_of needs at least one callback"):
+        ody.all_of()
+    with pytest.raises(ValueError, match="any_of needs at least one callback"):
+        ody.any_of()
+    with pytest.raises(TypeError, match="3 is no callback"):
+        ody.all_of(3)
 
 
 def test_the_door_to_the_train_state_is_passed_along_a_chain():

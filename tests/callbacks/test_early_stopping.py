@@ -1,49 +1,47 @@
 """Early stopping: the cases of its peers, a Python oracle, and each way of calling it."""
 
+import dataclasses
+import functools
 import math
+import operator
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from jax import lax
 
 import odyssey_jax as ody
+from odyssey_jax.transforms import with_scale
+from tests.examples import assert_same
 
 NAN, INF = math.nan, math.inf
+REASON = ody.StopReason
+LENGTH = 12
 
 
-def event(value, epoch=0, state=None, point=ody.Point.EPOCH_END):
-    state = ody.TrainState(jnp.zeros(2)) if state is None else state
+def event(value, epoch=0, state=None, point=ody.Point.EPOCH_END, scale=1.0):
+    opt_state = with_scale(ody.scale_by_callback().init(None), jnp.float32(scale))
+    state = ody.TrainState(jnp.zeros(2), None, opt_state) if state is None else state
     return ody.Event({"m": value}, ody.Clock(epoch * 10, epoch), state, point)
 
 
-def stop_epoch(callback, values):
-    """Where a Python loop over the values stops; None if it does not."""
-    state = callback.init(event(0.0))
-    update = jax.jit(callback.update)
-    for epoch, value in enumerate(values):
-        state, signal = update(state, event(jnp.float32(value), jnp.int32(epoch)))
+def run(callback, values, scales=None):
+    """A Python loop over the values: the epoch at which it stops or None, the reason, the best."""
+    state, scales = callback.init(event(0.0)), [1.0] * len(values) if scales is None else scales
+    for epoch, (value, scale) in enumerate(zip(values, scales, strict=True)):
+        at = event(jnp.float32(value), jnp.int32(epoch), scale=scale)
+        state, signal = callback.update(state, at)
         if signal.stop:
-            return epoch
-    return None
+            return epoch, REASON(int(signal.stop)), best_of(state)
+    return None, REASON.NONE, best_of(state)
 
 
-def oracle(values, patience, min_delta=0.0, mode="min"):
-    """The same in plain Python, on float32 values."""
-    sign = 1 if mode == "min" else -1
-    best, best_epoch, wait = None, None, 0
-    for epoch, value in enumerate(np.float32(values)):
-        signed = np.float32(sign) * value
-        if not np.isnan(value) and (best is None or signed < best - np.float32(min_delta)):
-            best, best_epoch, wait = signed, epoch, 0
-        else:
-            wait += 1
-            if wait >= max(patience, 1):
-                return epoch, best_epoch
-    return None, best_epoch
+def best_of(state):
+    return int(state.best.epoch) if state.best.seen else None
 
 
 # As Lightning and Keras test theirs.
@@ -65,83 +63,280 @@ CASES = [
 
 @pytest.mark.parametrize(("values", "patience", "expected"), CASES)
 def test_stops_where_its_peers_do(values, patience, expected):
-    assert stop_epoch(ody.early_stopping("m", patience), values) == expected
+    assert run(ody.early_stopping("m", patience), values)[0] == expected
     up = ody.early_stopping("m", patience, mode="max")
-    assert stop_epoch(up, [-v for v in values]) == expected
+    assert run(up, [-v for v in values])[0] == expected
 
 
+LIGHTNING, KERAS = [9, 8, 7, 6, 5, 6, 4, 3, 2, 1], [0.9, 0.8, 0.7, 0.71, 0.72, 0.73]
+
+# What is asked for, the values, and where and why it stops; in mode "max" the same with the signs
+# turned, for all but the ratios.
+OPTIONS = [
+    ({"min_delta": 0.5}, [5, 4.6, 4.2], (1, REASON.NO_IMPROVEMENT)),
+    ({"min_delta": 0.5}, [5, 4.4, 3.8], (None, REASON.NONE)),
+    ({"min_delta": 0.5}, [5, 4.5], (1, REASON.NO_IMPROVEMENT)),  # by more than that
+    ({"rtol": 0.01}, [1.0, 0.995], (1, REASON.NO_IMPROVEMENT)),
+    ({"rtol": 0.01}, [1.0, 0.98, 0.96], (None, REASON.NONE)),
+    # Below 0 the margin is on the same side: a flat metric is no improvement there either.
+    ({"rtol": 0.01}, [-1.0, -1.0], (1, REASON.NO_IMPROVEMENT)),
+    ({"rtol": 0.01}, [-1.0, -1.005], (1, REASON.NO_IMPROVEMENT)),
+    ({"rtol": 0.01}, [-1.0, -1.02, -1.05], (None, REASON.NONE)),
+    ({"rtol": 0.25, "min_delta": 0.5}, [4, 2.5], (1, REASON.NO_IMPROVEMENT)),
+    ({"rtol": 0.25, "min_delta": 0.5}, [4, 2.25], (None, REASON.NONE)),
+    ({"rtol": 0.5}, [INF, 8, 3], (None, REASON.NONE)),
+    ({"patience": 9, "stopping_threshold": 2.9}, LIGHTNING, (8, REASON.THRESHOLD)),
+    ({"patience": 9, "stopping_threshold": 2}, [3, 2, 2], (None, REASON.NONE)),
+    ({"patience": 9, "divergence_threshold": 15.9}, [9, 4, 2, 16, 32, 64], (3, REASON.DIVERGED)),
+    ({"patience": 9, "divergence_threshold": 16}, [9, 16, 16], (None, REASON.NONE)),
+    ({"patience": 9, "divergence_threshold": 16}, [9, INF], (1, REASON.DIVERGED)),
+    ({"patience": 9, "divergence_threshold": 16}, [9, NAN], (None, REASON.NONE)),
+    ({"patience": 9, "divergence_factor": 3}, [4, 2, 6, 6.5], (3, REASON.DIVERGED)),
+    ({"patience": 9, "divergence_factor": 3}, [-2, 1.5, 2.5], (2, REASON.DIVERGED)),
+    ({"patience": 9, "divergence_factor": 3}, [NAN, 2, 6], (None, REASON.NONE)),
+    ({"patience": 9, "nan": "stop"}, [3, 2, NAN], (2, REASON.NOT_FINITE)),
+    ({"patience": 9, "nan": "stop"}, [3, 2, INF], (2, REASON.NOT_FINITE)),
+    ({"patience": 9, "nan": "stop"}, [3, 2, -INF], (2, REASON.NOT_FINITE)),
+    ({"patience": 2, "nan": "bad"}, [3, NAN, NAN], (2, REASON.NO_IMPROVEMENT)),
+    ({"patience": 2, "nan": "ignore"}, [3, NAN, NAN, 3, NAN, 3], (5, REASON.NO_IMPROVEMENT)),
+    ({"patience": 2, "nan": "ignore"}, [NAN, NAN, NAN], (None, REASON.NONE)),
+    ({"patience": 5, "baseline": 0.5}, KERAS, (4, REASON.NO_IMPROVEMENT)),
+    ({"patience": 3, "baseline": 0.5}, [0.9, 0.8, 0.4, 0.5, 0.5, 0.3], (None, REASON.NONE)),
+    ({"patience": 2, "baseline": 0.5}, [0.4, 0.45, 0.45], (2, REASON.NO_IMPROVEMENT)),
+    ({"patience": 2, "start_from_epoch": 1}, [0, 5, 4, 4, 4], (4, REASON.NO_IMPROVEMENT)),
+    ({"patience": 1, "start_from_epoch": 3}, [1, 1, 1, 1, 1], (4, REASON.NO_IMPROVEMENT)),
+    ({"nan": "stop", "start_from_epoch": 2}, [NAN, INF, 1], (None, REASON.NONE)),
+    ({"min_epochs": 4}, [1, 1, 1, 1, 1, 1], (3, REASON.NO_IMPROVEMENT)),
+    ({"min_epochs": 4}, [1, 1, 1, 0.5, 0.25], (None, REASON.NONE)),
+    ({"min_epochs": 3, "stopping_threshold": 2}, [1, 1, 1], (2, REASON.THRESHOLD)),
+    # 4, 3, 3.5, 2.75, 3.375: what is judged; the metric itself is best at once.
+    ({"patience": 2, "smoothing": 0.5}, [4, 2, 4, 2, 4], (None, REASON.NONE)),
+    ({"patience": 2, "smoothing": 0.0}, [4, 2, 4, 2, 4], (3, REASON.NO_IMPROVEMENT)),
+    ({"patience": 2, "smoothing": 0.5}, [4, NAN, 3, INF, 5], (4, REASON.NO_IMPROVEMENT)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "values", "expected"), OPTIONS)
+def test_each_option(options, values, expected):
+    options = {"patience": 1, **options}
+    assert run(ody.early_stopping("m", **options), values)[:2] == expected
+    turned = ("baseline", "stopping_threshold", "divergence_threshold")
+    up = {name: -x if name in turned else x for name, x in options.items()}
+    assert run(ody.early_stopping("m", **up, mode="max"), [-v for v in values])[:2] == expected
+
+
+def test_the_best_is_kept_whatever_counts():
+    assert run(ody.early_stopping("m", 5, baseline=0.5), KERAS)[2] == 2
+    assert run(ody.early_stopping("m", 9, start_from_epoch=3), KERAS)[2] == 3
+    assert run(ody.early_stopping("m", 9, stopping_threshold=0.75), KERAS)[2] == 2
+    assert run(ody.early_stopping("m", 1, min_epochs=3), [1.0, 2.0, 0.5])[2] == 2
+
+
+def test_a_reason_has_its_number():
+    def sentence(values, **options):
+        callback = ody.early_stopping("m", **{"patience": 2, **options})
+        state = callback.init(event(0.0))
+        for epoch, value in enumerate(values):
+            state, signal = callback.update(state, event(jnp.float32(value), jnp.int32(epoch)))
+        return REASON(int(signal.stop)).sentence(int(signal.detail))
+
+    assert sentence([1, 1, 1, 1], min_epochs=4) == "no improvement for 3 epochs"
+    assert sentence([1], stopping_threshold=2) == "reached the stopping threshold after 1 epoch"
+    assert sentence([1, 1, 5], divergence_threshold=2) == "diverged at step 20"
+    finite = "a metric or a parameter is not finite at step 10"
+    assert sentence([1, NAN], nan="stop") == finite
+
+
+# One cut, in force from epoch 2 on, and no improvement from epoch 1 on.
 @pytest.mark.parametrize(
-    ("values", "delta", "expected"), [([5, 4.6, 4.2], 0.5, 1), ([5, 4.4, 3.8], 0.5, None)]
+    ("cooldown", "patience", "expected"), [(0, 3, 3), (1, 3, 5), (2, 3, 6), (2, 1, 1), (9, 3, None)]
 )
-def test_min_delta(values, delta, expected):
-    assert stop_epoch(ody.early_stopping("m", 1, min_delta=delta), values) == expected
+def test_a_cut_of_the_rate_begins_a_cooldown(cooldown, patience, expected):
+    callback = ody.early_stopping("m", patience, cooldown=cooldown)
+    assert run(callback, [1.0] * 9, [1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])[0] == expected
+    # A rate that is raised is none, and each cut is one.
+    raised = ody.early_stopping("m", 3, cooldown=2)
+    assert run(raised, [1.0] * 9, [1, 1, 2, 2, 2, 2, 2, 2, 2])[0] == 3
+    assert run(raised, [1.0] * 9, [1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4])[0] is None
 
 
-VALUES = st.lists(
-    st.one_of(st.floats(-4, 4, width=32), st.sampled_from([NAN, INF, -INF, 0.0, 1.0])),
-    min_size=1,
-    max_size=12,
-)
+def test_a_cooldown_needs_a_scale():
+    callback = ody.early_stopping("m", 3, cooldown=2)
+    with pytest.raises(
+        ValueError, match=r"cooldown=2 counts from a cut.*put scale_by_callback\(\)"
+    ):
+        callback.init(event(0.0, state=ody.TrainState(jnp.zeros(2))))
 
 
-def run_in_while_loop(callback, values):
-    """The user's own `lax.while_loop`: returns the number of epochs done, and the state."""
-    padded = jnp.zeros(12, jnp.float32).at[: len(values)].set(jnp.asarray(values, jnp.float32))
-    return _while(callback, padded, len(values))
+@dataclasses.dataclass
+class Oracle:
+    """The same in plain Python."""
+
+    patience: int = 1
+    min_delta: float = 0.0
+    rtol: float = 0.0
+    mode: str = "min"
+    baseline: float | None = None
+    stopping_threshold: float | None = None
+    divergence_threshold: float | None = None
+    divergence_factor: float | None = None
+    nan: str = "bad"
+    smoothing: float = 0.0
+    cooldown: int = 0
+    start_from_epoch: int = 0
+    min_epochs: int = 0
+    restore_best: bool = False
+
+    def beats(self, a, b, rtol=0.0, delta=0.0, sign=1):
+        sign = sign if self.mode == "min" else -sign
+        return sign * a < sign * b - ((0 if math.isinf(b) else rtol * abs(b)) + delta)
+
+    def run(self, values, scales):
+        best, best_epoch, wait, average, scale, free = None, None, 0, None, 1.0, 0
+        for epoch, value in enumerate(values):
+            if epoch < self.start_from_epoch or (self.nan == "ignore" and math.isnan(value)):
+                continue
+            if math.isfinite(value):
+                first = average is None
+                average = value if first else average + (1 - self.smoothing) * (value - average)
+                value = average
+            scale, free = scales[epoch], self.cooldown if scales[epoch] < scale else free
+            margin = {"rtol": self.rtol, "delta": self.min_delta}
+            better = not math.isnan(value) and (best is None or self.beats(value, best, **margin))
+            good = self.baseline is None or self.beats(value, self.baseline, **margin)
+            wait, free = 0 if free or (better and good) else wait + 1, max(free - 1, 0)
+            stop = self.reason(value, best, wait)
+            if better:
+                best, best_epoch = value, epoch
+            if stop and epoch + 1 >= self.min_epochs:
+                return epoch, stop, best_epoch
+        return None, REASON.NONE, best_epoch
+
+    def reason(self, value, best, wait):
+        worse = lambda bound, rtol=0.0: self.beats(value, bound, rtol, sign=-1)
+        if self.nan == "stop" and not math.isfinite(value):
+            return REASON.NOT_FINITE
+        if self.stopping_threshold is not None and self.beats(value, self.stopping_threshold):
+            return REASON.THRESHOLD
+        if self.divergence_threshold is not None and worse(self.divergence_threshold):
+            return REASON.DIVERGED
+        factor = self.divergence_factor
+        if factor is not None and best is not None and worse(best, factor - 1):
+            return REASON.DIVERGED
+        return REASON.NO_IMPROVEMENT if wait >= max(self.patience, 1) else REASON.NONE
 
 
-def _while(callback, values, count):
+# Eighths: so that averages and margins have all their digits, and ties are met.
+EIGHTHS = st.integers(-32, 32).map(lambda x: x / 8)
+VALUES = st.lists(EIGHTHS | st.sampled_from([NAN, INF, -INF]), min_size=LENGTH, max_size=LENGTH)
+SCALES = st.lists(st.sampled_from([1.0, 0.5, 0.25]), min_size=LENGTH, max_size=LENGTH)
+ARGUMENTS = {
+    "min_delta": st.sampled_from([0.0, 0.5]),
+    "rtol": st.sampled_from([0.0, 0.25]),
+    "mode": st.sampled_from(["min", "max"]),
+    "baseline": st.sampled_from([-1.0, 0.0, 1.0]),
+    "stopping_threshold": st.sampled_from([-3.5, 3.5]),
+    "divergence_threshold": st.sampled_from([-3.5, 3.5]),
+    "divergence_factor": st.sampled_from([2.0, 8.0]),
+    "nan": st.sampled_from(["stop", "bad", "ignore"]),
+    "smoothing": st.sampled_from([0.0, 0.5]),
+    "cooldown": st.integers(0, 2),
+    "start_from_epoch": st.integers(0, 2),
+    "min_epochs": st.integers(0, 4),
+    "restore_best": st.booleans(),
+}
+
+
+@given(VALUES, SCALES, st.fixed_dictionaries({"patience": st.integers(0, 4)}, optional=ARGUMENTS))
+@settings(max_examples=100)
+def test_agrees_with_a_python_oracle_whatever_the_options(values, scales, options):
+    try:
+        callback = ody.early_stopping("m", **options)
+    except ValueError:  # thresholds that leave no value to train at
+        reject()
+    assert run(callback, values, scales) == Oracle(**options).run(values, scales)
+
+
+# Programs are compiled for the options, so they are a few.
+CONFIGURATIONS = [
+    {"patience": 2, "min_delta": 0.5, "restore_best": True},
+    {"patience": 2, "rtol": 0.25, "nan": "ignore", "mode": "max", "start_from_epoch": 1},
+    {"patience": 3, "smoothing": 0.5, "cooldown": 2, "baseline": 2.0, "min_epochs": 3},
+    {
+        "patience": 9, "nan": "stop", "stopping_threshold": -3.5, "divergence_threshold": 3.5,
+        "divergence_factor": 2.0,
+    },
+]  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run_in_while_loop(callback, values, scales):
+    """The user's own `lax.while_loop`: the number of epochs done, the state and the reason."""
+
     def body(carry):
         epoch, state, _ = carry
-        state, signal = callback.update(state, event(values[epoch], epoch))
+        state, signal = callback.update(state, event(values[epoch], epoch, scale=scales[epoch]))
         return epoch + 1, state, signal.stop
 
     start = (jnp.int32(0), callback.init(event(0.0)), jnp.int32(0))
-    return lax.while_loop(lambda c: (c[0] < count) & (c[2] == 0), body, start)
+    return lax.while_loop(lambda c: (c[0] < LENGTH) & (c[2] == 0), body, start)
 
 
-_while = jax.jit(_while, static_argnums=0)
+run_many = jax.vmap(run_in_while_loop, in_axes=(None, 0, None))
 
 
-@given(VALUES, st.sampled_from([0, 1, 2, 3]), st.sampled_from([0.0, 0.5]), st.booleans())
-def test_agrees_with_a_python_oracle(values, patience, min_delta, up):
-    mode = "max" if up else "min"
-    callback = ody.early_stopping("m", patience, min_delta=min_delta, mode=mode)
-    stopped, best = oracle(values, patience, min_delta, mode)
-    epochs, state, reason = run_in_while_loop(callback, values)
-    assert int(epochs) == (len(values) if stopped is None else stopped + 1)
-    assert bool(reason) == (stopped is not None)
-    assert (int(state.best.epoch) if state.best.seen else None) == best
+@functools.partial(jax.jit, static_argnums=0)
+def step(callback, state, value, epoch, scale):
+    return callback.update(state, event(value, epoch, scale=scale))
 
 
-def test_eager_jit_and_vmap_agree():
-    callback = ody.early_stopping("m", 2)
-    runs = np.float32([[3, 2, 2, 2], [3, 2, 1, 0], [NAN, 2, 3, 4]])
-    each = [callback.init(event(0.0)) for _ in runs]
-    many = jax.tree.map(lambda x: jnp.stack([x] * 3), each[0])
-    step = jax.vmap(lambda s, v, e: callback.update(s, event(v, e)), in_axes=(0, 0, None))
-    jitted = jax.jit(step)
-    for epoch in range(4):
-        one = [callback.update(s, event(r[epoch], epoch)) for s, r in zip(each, runs, strict=True)]
-        eager, signals = step(many, runs[:, epoch], epoch)
-        many, again = jitted(many, runs[:, epoch], epoch)
-        for state, signal in ((eager, signals), (many, again)):
-            stacked = jax.tree.map(lambda *x: np.stack(x), *one)
-            jax.tree.map(np.testing.assert_array_equal, (state, signal), stacked)
-        each = [state for state, _ in one]
+def run_restored(callback, values, scales):
+    """Saved and restored, by way of bytes, before every epoch and at the end."""
+    state = callback.init(event(0.0))
+    for epoch, value in enumerate(values):
+        state = jax.tree.map(jnp.asarray, pickle.loads(pickle.dumps(jax.device_get(state))))
+        state, signal = step(callback, state, np.float32(value), np.int32(epoch), scales[epoch])
+        if signal.stop:
+            return epoch, REASON(int(signal.stop)), best_of(state)
+    return None, REASON.NONE, best_of(state)
 
 
-def test_resume_at_every_position_changes_nothing():
-    values = np.float32([5, 4, 4, 3, 3.5, 3.2, 3.1])
-    for position in range(len(values)):
-        state = ody.early_stopping("m", 3).init(event(0.0))
-        for epoch, value in enumerate(values):
-            if epoch == position:  # through numpy, as a checkpoint would
-                state = jax.tree.map(lambda x: jnp.asarray(np.array(x)), state)
-            callback = ody.early_stopping("m", 3)
-            state, signal = callback.update(state, event(value, epoch))
-        assert int(signal.stop) == ody.StopReason.NO_IMPROVEMENT
-        assert int(signal.detail) == 3
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
+@given(st.lists(VALUES, min_size=3, max_size=3), SCALES)
+@settings(max_examples=15)
+def test_agrees_with_it_jitted_vmapped_in_a_while_loop_and_restored(options, members, scales):
+    callback, oracle = ody.early_stopping("m", **options), Oracle(**options)
+    members, scales = np.float32(members), np.float32(scales)
+
+    def result(epochs, state, reason):
+        stopped = int(epochs) - 1 if reason else None
+        return stopped, REASON(int(reason)), best_of(state)
+
+    many = run_many(callback, members, scales)
+    for index, values in enumerate(members):
+        expected = oracle.run(values.tolist(), scales.tolist())
+        assert result(*jax.tree.map(operator.itemgetter(index), many)) == expected
+        assert result(*run_in_while_loop(callback, values, scales)) == expected
+        assert run_restored(callback, values, scales) == expected
+
+
+def test_restored_from_a_store_at_every_position_it_goes_on_as_if_nothing_had_been(tmp_path):
+    options = CONFIGURATIONS[2]
+    callback = ody.early_stopping("m", **options, restore_best=True)
+    values, scales = [5, 4, NAN, 4, 3, 3.5, 3.25], np.float32([1, 1, 1, 1, 0.5, 0.5, 0.5])
+    at = lambda epoch: (np.float32(values[epoch]), np.int32(epoch), scales[epoch])
+    states, signals = [callback.init(event(0.0))], []
+    with ody.Store(tmp_path, keep_last=None) as store:
+        for epoch in range(len(values)):
+            store.save(epoch, states[-1], {})
+            state, signal = step(callback, states[-1], *at(epoch))
+            states, signals = [*states, state], [*signals, signal]
+        store.wait()
+        for position in range(len(values)):
+            state = store.restore(callback.init(event(0.0)), position).tree
+            for epoch in range(position, len(values)):
+                state, signal = step(callback, state, *at(epoch))
+                assert_same((state, signal), (states[epoch + 1], signals[epoch]))
 
 
 def test_new_patience_applies_to_an_old_state():
@@ -187,6 +382,21 @@ def test_a_missing_metric_is_named_with_those_that_exist():
         ({"min_delta": -0.1}, "min_delta must be finite and at least 0, got -0.1"),
         ({"min_delta": NAN}, "min_delta must be finite"),
         ({"monitor": ""}, "monitor must be a metric's name"),
+        ({"rtol": INF}, "rtol must be finite and at least 0, got inf"),
+        ({"cooldown": -1}, "cooldown must be an integer of at least 0, got -1"),
+        ({"start_from_epoch": 1.0}, "start_from_epoch must be an integer of at least 0, got 1.0"),
+        ({"min_epochs": True}, "min_epochs must be an integer of at least 0, got True"),
+        ({"baseline": NAN}, "baseline must be a finite number or None, got nan"),
+        ({"stopping_threshold": "low"}, "stopping_threshold must be a finite number or None"),
+        ({"divergence_threshold": INF}, "divergence_threshold must be a finite number or None"),
+        ({"divergence_factor": 1}, "divergence_factor must be finite and greater than 1, or None"),
+        ({"nan": "skip"}, "nan must be one of 'stop', 'bad', 'ignore', got 'skip'"),
+        ({"smoothing": 1}, r"smoothing must be in the range \[0, 1\), got 1"),
+        ({"restore_best": 1}, "restore_best must be True or False, got 1"),
+        (
+            {"stopping_threshold": 3, "divergence_threshold": 2},
+            "stopping_threshold must be less than divergence_threshold in mode 'min'.*=3.*=2",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_at_once(kwargs, message):
