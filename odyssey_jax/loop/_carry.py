@@ -22,6 +22,7 @@ class Carry(NamedTuple):
         metrics: the training metrics' partial sums of the running epoch.
         latest: the metrics of the last epoch that ended, arrays of any shape included.
         signal: what the callbacks ask for; a stop stays.
+        samples: outputs of single train steps, name to float32 [capacity], or None.
     """
 
     clock: Clock
@@ -31,6 +32,7 @@ class Carry(NamedTuple):
     metrics: PyTree
     latest: dict[str, jax.Array]
     signal: Signal
+    samples: dict[str, jax.Array] | None = None
 
 
 class Inputs(NamedTuple):

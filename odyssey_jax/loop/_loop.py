@@ -29,10 +29,12 @@ from odyssey_jax.loop._blocks import Blocks, plan_blocks
 from odyssey_jax.loop._carry import Carry, Inputs, Keys, own
 from odyssey_jax.loop._evaluate import evaluate_pass
 from odyssey_jax.loop._metric_set import MetricSet
+from odyssey_jax.loop._sampling import Sampling
 from odyssey_jax.loop._train_step import (
     OptimizerLike,
     logged_hyperparams,
     make_optimizer,
+    norms,
     train_step,
     weighted,
 )
@@ -70,6 +72,7 @@ class Loop:
     capacity: int | None
     batch_sharding: jax.sharding.Sharding | None
     axis_name: str | None
+    sampling: Sampling | None = None
 
     def __hash__(self) -> int:
         return self._hash
@@ -104,6 +107,7 @@ class Loop:
             metrics=None,
             latest={},
             signal=Signal.none(),
+            samples=None if self.sampling is None else self.sampling.empty(),
         )
         carry = carry._replace(metrics=self._empty_metrics(carry.state, inputs))
         shapes = jax.eval_shape(self._epoch_metrics, carry, inputs)
@@ -212,12 +216,13 @@ class Loop:
         position = first % blocks.data_pass
 
         def step(count, inner, batch):
-            state, metrics, finite = inner
+            state, metrics, finite, samples = inner
             key = jax.random.fold_in(call.keys.step, count)
             state, outputs = train_step(self.loss, optimizer, state, batch, key)
+            samples = self._sample(samples, count, state, outputs, call.inputs)
             # A first loss that is not finite is a mistake in the set-up, not in the training.
             finite &= jnp.isfinite(outputs["loss"]) | (count != 0)
-            return state, self.train_metrics.observe(metrics, outputs), finite
+            return state, self.train_metrics.observe(metrics, outputs), finite, samples
 
         def whole_batches(inner):
             room = jnp.minimum(call.limit - first, blocks.epoch - first % blocks.epoch)
@@ -237,16 +242,26 @@ class Loop:
         def small_batch(inner):
             return step(first, inner, train.last_batch(order)), first + 1
 
-        inner = (carry.state, carry.metrics, jnp.ones((), bool))
+        inner = (carry.state, carry.metrics, jnp.ones((), bool), carry.samples)
         if train.remainder:
             at_last = position == blocks.full
             inner, step_count = lax.cond(at_last, small_batch, whole_batches, inner)
         else:
             inner, step_count = whole_batches(inner)
-        state, metrics, finite = inner
+        state, metrics, finite, samples = inner
         signal = carry.signal.merge(_stop_unless(finite))
         clock = carry.clock._replace(step=step_count)
-        return carry._replace(clock=clock, state=state, metrics=metrics, signal=signal)
+        return carry._replace(
+            clock=clock, state=state, metrics=metrics, signal=signal, samples=samples
+        )
+
+    def _sample(self, samples, step, state: TrainState, outputs, inputs: Inputs):
+        if self.sampling is None:
+            return samples
+        in_force = logged_hyperparams(
+            inputs.learning_rate, state, step + 1, self.accumulate_steps
+        )
+        return self.sampling.put(samples, step, {**in_force, **outputs})
 
     def _end_epoch(self, carry: Carry, inputs: Inputs) -> Carry:
         """Validates, tells the callbacks, and makes ready for the next epoch."""
@@ -294,6 +309,7 @@ class Loop:
             batch = inputs.train.batch(inputs.train.order(jax.random.key(0), 0), 0)
             args = (state.params, state.model_state, batch, jax.random.key(0))
             loss, (_, outputs) = self.loss(*args)
+            outputs = {**norms(state.params, state.params, state.params), **outputs}
             return weighted(outputs, batch, loss=loss)
 
         return self.train_metrics.empty(jax.eval_shape(outputs, state))
@@ -356,6 +372,7 @@ def make_loop(
     capacity: int | None = None,
     batch_sharding: jax.sharding.Sharding | None = None,
     axis_name: str | None = None,
+    sampling: Sampling | None = None,
 ) -> Loop:
     """Makes the compiled core of `fit`, for people who drive it themselves.
 
@@ -373,6 +390,7 @@ def make_loop(
         batch_sharding: how a batch is laid out over devices; None leaves it to JAX.
         axis_name: the name of the population's axis where the loop runs under
             `jax.vmap(..., axis_name=...)` or `jax.shard_map`; None is a single run.
+        sampling: which outputs of single train steps are kept, from `sampling`; None keeps none.
 
     Returns:
         The loop. Loops made with equal arguments are equal, and share one compiled program.
@@ -411,6 +429,7 @@ def make_loop(
         capacity=capacity,
         batch_sharding=batch_sharding,
         axis_name=axis_name,
+        sampling=sampling,
     )
     _check_hashable(loop)
     return loop

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from optax import GradientTransformation
 
-from odyssey_jax._types import Batch, Outputs, ScheduleFn, TrainState
+from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState
 from odyssey_jax.transforms import hyperparams_in_force
 
 OptimizerLike = GradientTransformation | Callable[[Any], GradientTransformation]
@@ -75,14 +75,34 @@ def train_step(
         key: typed PRNG key of this step.
 
     Returns:
-        The train state after, with dtypes as before, and the loss's outputs with "loss" and
-        "weight" (the number of examples, int32) among them.
+        The train state after, with dtypes as before, and the loss's outputs with "loss",
+        "weight" (the number of examples, int32) and, as float32 scalars, the norms
+        "grad_norm", "update_norm", "param_norm" and "update_ratio" (the update's over the
+        parameters') among them. What a compiled program doesn't use, it doesn't compute.
     """
     gradient = jax.value_and_grad(loss, has_aux=True)
     (value, (model_state, outputs)), grads = gradient(state.params, state.model_state, batch, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
     params = optax.apply_updates(state.params, updates)
+    outputs = {**norms(state.params, grads, updates), **outputs}
     return TrainState(params, model_state, opt_state), weighted(outputs, batch, loss=value)
+
+
+def norms(params: PyTree, grads: PyTree, updates: PyTree) -> dict[str, jax.Array]:
+    """Global norms of a train step, float32 scalars; an output of the user's own may replace one.
+
+    Args:
+        params: the parameters before.
+        grads: the gradient, before clipping and accumulation.
+        updates: what is added to the parameters.
+
+    Returns:
+        "grad_norm", "update_norm", "param_norm" and "update_ratio".
+    """
+    trees = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
+    found = {name: jnp.asarray(optax.tree.norm(x), jnp.float32) for name, x in trees.items()}
+    # Parameters that are all 0 have no ratio: the first update is infinitely more.
+    return found | {"update_ratio": found["update_norm"] / found["param_norm"]}
 
 
 def weighted(outputs: Outputs, batch: Batch, **more: jax.Array) -> dict[str, Any]:
