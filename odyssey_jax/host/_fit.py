@@ -31,6 +31,7 @@ from odyssey_jax.host._resume import (
     restore,
     step_to_resume,
 )
+from odyssey_jax.host._samples import record, sample_rows, sampling_for
 from odyssey_jax.host._schedule_change import (
     ScheduleChange,
     check_schedule,
@@ -64,6 +65,8 @@ def fit(
     schedule_change: ScheduleChange = "refuse",
     writers: Sequence[Writer] | None = None,
     config: Mapping[str, Any] | None = None,
+    log_every_n_steps: int | None = None,
+    log_outputs: Sequence[str] = ("loss", "grad_norm"),
     max_time: MaxTime | None = None,
 ) -> FitResult:
     """Trains a model: one compiled program, with validation, callbacks and checkpoints.
@@ -120,6 +123,13 @@ def fit(
         writers: where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
         config: what else to record in the checkpoints' metadata; JSON.
+        log_every_n_steps: train steps from one sample of `log_outputs` to the next, for the
+            writers and `FitResult.samples`; None samples none. The samples are kept in the carry,
+            so they cost no transfer, and none is lost or doubled by a resume.
+        log_outputs: the scalar outputs of a train step that are sampled: "loss", those of the
+            loss function, "learning_rate", "grad_norm" (before clipping), "update_norm",
+            "param_norm", "update_ratio" (the update's norm over the parameters'). The norms may
+            be averaged over an epoch as well: `train_metrics={"norm": ody.Mean("grad_norm")}`.
         max_time: the longest that this call may train, from its beginning and compilation
             included: seconds greater than 0, or a `datetime.timedelta`; the last save comes
             on top. None for as long as it takes.
@@ -172,6 +182,13 @@ def fit(
         if saved is not None:
             done = saved["step"] // accumulate_steps
             check_schedule(saved, schedule, schedule_change, directory, done, updates)
+        sampled = sampling_for(
+            log_every_n_steps,
+            log_outputs,
+            epochs * run_identity["steps_per_epoch"],
+            saved,
+            directory,
+        )
         loop = make_loop(
             task,
             optimizer,
@@ -183,6 +200,7 @@ def fit(
             accumulate_steps=accumulate_steps,
             capacity=max(capacity_for(epochs), saved["capacity"] if saved else 0),
             batch_sharding=batch_sharding,
+            sampling=sampled,
         )
         inputs = Inputs(train, valid, with_all_digits(schedule))
         carry = fresh_carry(task, loop, inputs, seed)
@@ -193,6 +211,7 @@ def fit(
             "run": run_identity,
             "epochs": epochs,
             **schedule_record(schedule, updates),
+            "samples": record(sampled),
             "config": dict(config or {}),
         }
         seconds = saved.get("seconds", 0.0) if saved else 0.0
@@ -203,6 +222,7 @@ def fit(
             directory=Path(directory) if directory else None,
             epochs=epochs,
             rows=rows(history_of(carry)),
+            samples=sample_rows(carry, sampled),
             step=int(carry.clock.step),
             config=about["config"],
         )

@@ -12,6 +12,7 @@ import numpy as np
 from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, History
 from odyssey_jax.host._interrupt import Interrupt
+from odyssey_jax.host._samples import sample_table
 from odyssey_jax.host.writers import Row
 from odyssey_jax.loop import Carry, Loop, finish_compiled
 
@@ -32,6 +33,8 @@ class FitResult:
         best_epoch: its index, which is also its row in the history; None where there is none.
         metrics: the last epoch's metrics, arrays of any shape included.
         history: column to array [epochs]: "epoch", "step" and every scalar metric.
+        samples: column to array [samples]: "step", the train steps done, and each of
+            `log_outputs`; empty where no steps are sampled.
         carry: the run as it was saved last, to go on from.
         steps_per_second: train steps a second, without compilation and saving; NaN for a run
             that was complete already.
@@ -50,6 +53,7 @@ class FitResult:
     best_epoch: int | None
     metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     history: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    samples: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     carry: Carry = dataclasses.field(repr=False)
     steps_per_second: float
     exit_code: int
@@ -73,6 +77,7 @@ def make_result(
         best_epoch=None if best is None else int(best.epoch),
         metrics=jax.device_get(carry.latest),
         history=table(history_of(carry)),
+        samples=sample_table(carry, loop.sampling),
         carry=carry,
         steps_per_second=steps_per_second,
         exit_code=interrupt.exit_code,

@@ -13,7 +13,8 @@ from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
 from odyssey_jax.host._result import history_of, rows, why
 from odyssey_jax.host._resume import describe
-from odyssey_jax.host.writers import Live, Writer
+from odyssey_jax.host._samples import sample_rows
+from odyssey_jax.host.writers import Live, Row, Writer
 from odyssey_jax.loop import Carry, Inputs, Loop, plan_blocks, run_compiled
 from odyssey_jax.store import Store
 
@@ -45,7 +46,7 @@ class Session:
         self._interrupt = interrupt
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
-        self._written = 0
+        self._written = self._sampled = 0
         self._saved_step: int | None = None
         self._steps, self._seconds, self._seconds_before = 0, 0.0, seconds
 
@@ -57,6 +58,7 @@ class Session:
     def train(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
         """Runs to the end, or until it is interrupted, and saves it there."""
         self._written = len(rows(history_of(carry)))
+        self._sampled = len(sample_rows(carry, self._loop.sampling))
         self._saved_step = int(carry.clock.step)
         if self._is_over(carry):
             return carry
@@ -111,18 +113,21 @@ class Session:
 
     def _write(self, carry: Carry, writers: Sequence[Writer]) -> None:
         new = rows(history_of(carry), self._written)
-        if new:
-            live = self._live(carry)
+        samples = sample_rows(carry, self._loop.sampling, self._sampled)
+        if new or samples:
+            live = self._live(carry, samples)
             for writer in writers:
                 writer.write(new, live)
             self._written += len(new)
+            self._sampled += len(samples)
 
-    def _live(self, carry: Carry) -> Live:
+    def _live(self, carry: Carry, samples: Sequence[Row]) -> Live:
         arrays = {name: x for name, x in carry.latest.items() if x.ndim > 0}
         return Live(
             step=int(carry.clock.step),
             steps_per_second=self.steps_per_second,
             examples_per_second=self.steps_per_second * self._inputs.train.batch_size,
+            samples=samples,
             arrays=jax.device_get(arrays),
             state=carry.state,
         )

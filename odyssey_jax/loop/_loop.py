@@ -258,9 +258,7 @@ class Loop:
     def _sample(self, samples, step, state: TrainState, outputs, inputs: Inputs):
         if self.sampling is None:
             return samples
-        in_force = logged_hyperparams(
-            inputs.learning_rate, state, step + 1, self.accumulate_steps
-        )
+        in_force = logged_hyperparams(inputs.learning_rate, state, step + 1, self.accumulate_steps)
         return self.sampling.put(samples, step, {**in_force, **outputs})
 
     def _end_epoch(self, carry: Carry, inputs: Inputs) -> Carry:

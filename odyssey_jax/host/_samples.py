@@ -1,0 +1,110 @@
+"""The sampled train steps of a run: how much room they need, and how they become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odyssey_jax.host.writers import Row
+from odyssey_jax.loop import Carry, Sampling, sampling
+
+# Room comes in a few sizes, so that a run that is made longer keeps its program.
+_LEAST_CAPACITY = 128
+
+
+def sampling_for(
+    every: int | None,
+    outputs: Sequence[str],
+    steps: int,
+    saved: Mapping[str, Any] | None,
+    directory: str | Path | None,
+) -> Sampling | None:
+    """What `fit` samples, with room for the whole run.
+
+    Args:
+        every: train steps from one row to the next, or None.
+        outputs: names of scalar outputs.
+        steps: train steps of the run.
+        saved: the metadata of the checkpoint that the run goes on from, or None.
+        directory: the run's.
+
+    Raises:
+        ValueError: an argument is out of its range, or is not the one that the run was begun with.
+    """
+    then = (saved or {}).get("samples")
+    if every is None:
+        now = None
+    else:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(
+                f"log_every_n_steps must be an integer of at least 1 or None, got {every!r}."
+            )
+        room = max(_LEAST_CAPACITY, 1 << (steps // every).bit_length())
+        now = sampling(every, outputs, max(room, then["capacity"] if then else 0))
+    if saved is not None and _what(then) != _what(record(now)):
+        raise ValueError(
+            f"the run in {directory} was begun with {_words(then)}, and can't go on with "
+            f"{_words(record(now))}: its samples would not be of one kind. Use the same, or "
+            "another directory."
+        )
+    return now
+
+
+def record(sampling: Sampling | None) -> dict[str, Any] | None:
+    """What a checkpoint's metadata says of it."""
+    if sampling is None:
+        return None
+    return {
+        "every": sampling.every,
+        "outputs": list(sampling.outputs),
+        "capacity": sampling.capacity,
+    }
+
+
+def _what(recorded: Mapping[str, Any] | None) -> Any:
+    return None if recorded is None else (recorded["every"], list(recorded["outputs"]))
+
+
+def _words(recorded: Mapping[str, Any] | None) -> str:
+    if recorded is None:
+        return "log_every_n_steps=None"
+    return f"log_every_n_steps={recorded['every']}, log_outputs={list(recorded['outputs'])}"
+
+
+def with_room(carry: Carry, recorded: Mapping[str, Any] | None) -> Carry:
+    """The carry with as much room for samples as was recorded."""
+    if carry.samples is None or recorded is None:
+        return carry
+    capacity = recorded["capacity"]
+
+    def resize(column: jax.Array) -> jax.Array:
+        return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
+
+    return carry._replace(samples={name: resize(x) for name, x in carry.samples.items()})
+
+
+def sample_table(carry: Carry, sampling: Sampling | None, start: int = 0) -> dict[str, np.ndarray]:
+    """The complete samples from a given one on, as columns.
+
+    "step" is the number of train steps done at the sample, as in the history.
+    """
+    if sampling is None or carry.samples is None:
+        return {}
+    end = sampling.length(int(carry.clock.step))
+    columns = {name: column[start:end] for name, column in jax.device_get(carry.samples).items()}
+    return {"step": sampling.every * np.arange(start + 1, end + 1), **columns}
+
+
+def sample_rows(carry: Carry, sampling: Sampling | None, start: int = 0) -> list[Row]:
+    """The same as rows; floats are the shortest decimals that read back as the same float32."""
+    table = sample_table(carry, sampling, start)
+    plain = {
+        name: [float(str(x)) if x.dtype.kind == "f" else int(x) for x in column]
+        for name, column in table.items()
+    }
+    return [dict(zip(plain, values, strict=True)) for values in zip(*plain.values(), strict=True)]
