@@ -89,7 +89,7 @@ def _locked(directory: Path, *, exclusive: bool) -> Iterator[bool]:
     if fcntl is None:
         yield True
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         kind = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
         try:
