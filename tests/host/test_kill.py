@@ -1,81 +1,105 @@
 """SIGKILL at random instants: the finished run is, to the bit, the one never interrupted."""
 
+import collections
+import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-# For each of the two, so 20 in the suite; ODYSSEY_KILLS asks for more.
-KILLS = int(os.environ.get("ODYSSEY_KILLS", "10"))
+from tests.host import runs_to_kill
 
-PROGRAM = """
-import pickle, sys
-import jax, optax
-import odyssey_jax as ody
-from tests import examples
+# For each configuration; ODYSSEY_KILLS asks for more.
+KILLS = int(os.environ.get("ODYSSEY_KILLS", "2"))
+MOST_TO_A_RUN = 8
 
-class Ready:
-    def open(self, run): print("ready", flush=True)
-    def write(self, rows, steps_per_second): pass
-    def close(self): pass
-
-name, directory = sys.argv[1:]
-result = ody.fit(
-    examples.TASKS[name](), optax.adamw, examples.train_data(), examples.valid_data(),
-    epochs=400, learning_rate=ody.warmup_cosine(0.02, 100, 2000),
-    callbacks=ody.chain(
-        ody.early_stopping("valid/loss", 400, restore_best=True), ody.checkpoint(every_epochs=2)
-    ),
-    directory=directory, writers=[ody.JsonLines(), Ready()],
-)
-carry = result.carry._replace(key=jax.random.key_data(result.carry.key))
-leaves = [x.tobytes() for x in jax.device_get(jax.tree.leaves((carry, result.state, result.best)))]
-with open(directory + ".pickle", "wb") as file:
-    pickle.dump((leaves, {k: v.tobytes() for k, v in result.history.items()}), file)
-"""
+# Each run is a process of its own, but forked from one that has imported everything.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.host.runs_to_kill", "odyssey_jax.store._orbax"])
 
 
-def start(name, directory):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, name, str(directory)],
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
+class Run:
+    """A call of fit in a process of its own."""
+
+    def __init__(self, name, directory, cache):
+        self.checkpoints = directory / "checkpoints"
+        self.begun, child = processes.Pipe(duplex=False)
+        arguments = (name, directory, cache, child)
+        self.process = processes.Process(target=runs_to_kill.run, args=arguments)
+        self.process.start()
+        child.close()
+
+    def finish(self):
+        self.process.join()
+        assert self.process.exitcode == 0
+
+    def kill(self, where, clock):
+        """Kills it there; says whether it was still alive."""
+        if where != "at the start":
+            self.begun.poll(None)
+        waits = {"at the start": 1.5, "in a save": 0.02, "after SIGTERM": 0.1}
+        if where == "in a save":
+            self.until_a_save_begins()
+        elif where == "after SIGTERM":
+            time.sleep(clock.uniform(0, 1.0))
+            self.process.terminate()
+        time.sleep(clock.uniform(0, waits.get(where, 1.0)))
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode == -signal.SIGKILL
+
+    def until_a_save_begins(self):
+        while self.process.is_alive():
+            if any(is_unfinished(name) for name in names(self.checkpoints)):
+                return
+            time.sleep(0.0005)
+
+
+def is_unfinished(name):
+    return "tmp" in name
+
+
+def names(directory):
+    return os.listdir(directory) if directory.is_dir() else []
+
+
+def committed(directory):
+    return sorted(int(x) for x in names(directory / "checkpoints") if re.fullmatch(r"\d+", x))
 
 
 def outcome(directory):
-    return Path(f"{directory}.pickle").read_bytes(), (directory / "metrics.jsonl").read_bytes()
+    files = directory.with_suffix(".outcome"), directory / "metrics.jsonl"
+    return [file.read_bytes() for file in files], committed(directory)
+
+
+WHERE = ("at the start", "at any time", "in a save", "in a save", "after SIGTERM")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nnx", "linen"])
-def test_killed_at_random_instants(name, tmp_path):
+@pytest.mark.parametrize("name", runs_to_kill.CONFIGURATIONS)
+def test_killed_at_random_instants(name, tmp_path, record_property):
     clock = random.Random(name)
-    whole = start(name, tmp_path / "whole")
-    whole.communicate()
-    assert whole.returncode == 0
-    killed = 0
-    while killed < KILLS:
-        process = start(name, tmp_path / "cut")
-        # Some die before the first step, while the program compiles; most in the middle.
-        if clock.random() < 0.9:
-            process.stdout.readline()
-            time.sleep(clock.uniform(0.0, 3.0))
-        else:
-            time.sleep(clock.uniform(0.0, 3.0))
-        assert process.poll() is None, "it ended before it could be killed: make it longer"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += 1
-    last = start(name, tmp_path / "cut")
-    last.communicate()
-    assert last.returncode == 0
-    assert outcome(tmp_path / "whole") == outcome(tmp_path / "cut")
+    cache = tmp_path / "cache"
+    Run(name, tmp_path / "whole", cache).finish()
+    whole = outcome(tmp_path / "whole")
+    count = collections.Counter()
+    while count["killed"] < KILLS:
+        directory, latest = tmp_path / f"cut{count['finished']}", 0
+        for _ in range(clock.randint(1, MOST_TO_A_RUN)):
+            where = clock.choice(WHERE)
+            if not Run(name, directory, cache).kill(where, clock):
+                break
+            count["killed"] += 1
+            count[where] += 1
+            count["left half a save"] += any(map(is_unfinished, names(directory / "checkpoints")))
+            assert max(committed(directory), default=0) >= latest, "what is committed stays"
+            latest = max(committed(directory), default=0)
+        Run(name, directory, cache).finish()
+        count["finished"] += 1
+        assert outcome(directory) == whole
+        shutil.rmtree(directory)
+    print(name, dict(count))
