@@ -91,8 +91,13 @@ def load_digits(batch_size: int) -> tuple[ody.ArrayDataset, ody.ArrayDataset, od
     return train, part(0.7, 0.8, 90), part(0.8, 1.0, 180)
 
 
-def train_digits(options: Options, directory: Path, fresh: bool) -> None:
-    """Trains, tests on data that neither training nor validation saw, and draws the pictures."""
+def train_digits(
+    options: Options, directory: Path, fresh: bool, max_time: float | None = None
+) -> int:
+    """Trains, tests on data that neither training nor validation saw, and draws the pictures.
+
+    Returns the exit status: a run that is interrupted is not tested.
+    """
     console = Console()
     train, valid, test = load_digits(options.batch_size)
     schedule = ody.warmup_cosine(
@@ -120,7 +125,12 @@ def train_digits(options: Options, directory: Path, fresh: bool) -> None:
         directory=directory,
         resume=False if fresh else "latest",
         config=dataclasses.asdict(options),
+        max_time=max_time,
     )
+    if result.exit_code:
+        console.print(f"stopped: {result.reason}, after {result.steps} steps")
+        console.print(f"in {directory}: checkpoints, metrics.jsonl; the run goes on from there")
+        return result.exit_code
     metrics = {"accuracy": ody.Accuracy(), "confusion": ody.ConfusionMatrix(CLASSES)}
     tested = ody.evaluate(task, result.state, test, metrics)
     counts = np.asarray(tested["confusion"])
@@ -132,6 +142,7 @@ def train_digits(options: Options, directory: Path, fresh: bool) -> None:
     console.print(f"best epoch {result.best_epoch} of {result.epochs} (from 0), restored")
     console.print(f"test accuracy {float(tested['accuracy']):.4f}", highlight=False)
     console.print(f"in {directory}: checkpoints, metrics.jsonl, curves.png, confusion.png")
+    return 0
 
 
 def _class_table(counts: np.ndarray) -> Table:

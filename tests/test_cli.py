@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from odyssey_jax import Store
 from odyssey_jax.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -60,9 +64,46 @@ def test_resumes_where_it_was_and_fresh_starts_over(tmp_path, capfd):
     assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 3
 
 
+def test_time_is_up_with_its_own_status(tmp_path, capsys):
+    assert train(tmp_path, "--max-time", "1e-9") == 124
+    assert "stopped: the time budget is spent, after 0 steps" in capsys.readouterr().out
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "says"),
+    [
+        (signal.SIGINT, 130, "stopped: interrupted by a signal, after "),
+        (signal.SIGTERM, 143, "ended by SIGTERM; "),
+    ],
+)
+def test_signals_have_their_own_status(tmp_path, capsys, number, status, says):
+    checkpoints = tmp_path / "checkpoints"
+
+    def send():
+        while not list(checkpoints.glob("[0-9]*[0-9]")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    long = ("--epochs", "9999", "--patience", "9999", "--save-every", "1", "--hidden", "8")
+    try:
+        ended = train(tmp_path, *long)
+    except SystemExit as error:
+        ended = error.code
+    thread.join()
+    out, error = capsys.readouterr()
+    assert ended == status
+    assert says in out + error
+    with Store(checkpoints) as store:
+        assert store.metadata(store.latest())["stop_reason"] in ("INTERRUPTED", "NONE")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--max-time", "0"], "max_time must be seconds greater than 0 or a datetime.timedelta"),
         (["--patience", "-1"], "patience must be an integer of at least 0, got -1"),
         (["--batch-size", "9999"], "batch_size must be an integer from 1 to"),
         (["--epochs", "0"], "0"),

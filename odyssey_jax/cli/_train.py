@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def add_parser(commands: Any) -> None:
     )
     train.add_argument("--directory", type=Path, default=Path("runs/digits"), help="of the run")
     train.add_argument("--fresh", action="store_true", help="start over in the directory")
+    train.add_argument(
+        "--max-time",
+        type=float,
+        metavar="SECONDS",
+        help="save and stop after so long, with exit status 124; Ctrl-C does it with 130, "
+        "SIGTERM with 143",
+    )
     for field in dataclasses.fields(Options):
         many = isinstance(field.default, tuple)
         train.add_argument(
@@ -49,19 +57,21 @@ def add_parser(commands: Any) -> None:
     train.set_defaults(run=run)
 
 
-def run(parsed: argparse.Namespace) -> None:
-    """Trains."""
+def run(parsed: argparse.Namespace) -> int:
+    """Trains; returns the exit status."""
     names = [field.name for field in dataclasses.fields(Options)]
     given = {name: getattr(parsed, name) for name in names}
     options = Options(**{**given, "hidden": tuple(given["hidden"])})
     if not parsed.fresh:
         _check_same_options(parsed.directory, options)
+    holds = f"{parsed.directory} holds the run up to its last checkpoint"
     try:
-        train_digits(options, parsed.directory, parsed.fresh)
+        return train_digits(options, parsed.directory, parsed.fresh, parsed.max_time)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted; {parsed.directory} holds the run up to its last checkpoint"
-        ) from None
+        raise KeyboardInterrupt(f"interrupted; {holds}") from None
+    except SystemExit:
+        print(f"odyssey-jax: ended by SIGTERM; {holds}", file=sys.stderr)
+        raise
 
 
 def _check_same_options(directory: Path, options: Options) -> None:

@@ -2,6 +2,8 @@
 
 import faulthandler
 import signal
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -166,6 +168,23 @@ def test_a_second_signal_does_at_once_what_it_does_without_fit(whole, tmp_path, 
     run(tmp_path, writer)
     assert handled == [signal.SIGTERM, "next"]
     assert_goes_on_to(whole, tmp_path)
+
+
+TWICE = """
+import signal
+from odyssey_jax.host._signals import Signals
+with Signals():
+    signal.raise_signal(signal.SIGTERM)
+    print("noted", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("not reached", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_kills():
+    done = subprocess.run([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, b"noted\n")
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
