@@ -35,8 +35,10 @@ from odyssey_jax.host import RunInfo as RunInfo
 from odyssey_jax.host import TensorBoard as TensorBoard
 from odyssey_jax.host import WeightsAndBiases as WeightsAndBiases
 from odyssey_jax.host import Writer as Writer
+from odyssey_jax.host import export_params as export_params
 from odyssey_jax.host import find_runs as find_runs
 from odyssey_jax.host import fit as fit
+from odyssey_jax.host import load_params as load_params
 from odyssey_jax.host import plot as plot
 from odyssey_jax.host import plot_runs as plot_runs
 from odyssey_jax.host import plot_text as plot_text

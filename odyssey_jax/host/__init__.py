@@ -1,6 +1,8 @@
 """The host: `fit`, what it writes and shows, and how it goes on from a checkpoint."""
 
 from odyssey_jax.host._fit import fit as fit
+from odyssey_jax.host._params import export_params as export_params
+from odyssey_jax.host._params import load_params as load_params
 from odyssey_jax.host._pictures import save_confusion as save_confusion
 from odyssey_jax.host._pictures import save_curves as save_curves
 from odyssey_jax.host._plot import plot as plot

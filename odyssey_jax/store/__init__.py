@@ -8,6 +8,7 @@ from odyssey_jax.store._errors import CheckpointNotFoundError as CheckpointNotFo
 from odyssey_jax.store._errors import CheckpointVersionError as CheckpointVersionError
 from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store._errors import CheckpointWriteWarning as CheckpointWriteWarning
+from odyssey_jax.store._export import export as export
 from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
 from odyssey_jax.store._reader import Reader as Reader
 from odyssey_jax.store._reader import Restored as Restored
