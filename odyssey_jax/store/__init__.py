@@ -5,6 +5,7 @@ from odyssey_jax.store._errors import CheckpointCorruptError as CheckpointCorrup
 from odyssey_jax.store._errors import CheckpointError as CheckpointError
 from odyssey_jax.store._errors import CheckpointMismatchError as CheckpointMismatchError
 from odyssey_jax.store._errors import CheckpointNotFoundError as CheckpointNotFoundError
+from odyssey_jax.store._errors import CheckpointSkippedWarning as CheckpointSkippedWarning
 from odyssey_jax.store._errors import CheckpointVersionError as CheckpointVersionError
 from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store._errors import CheckpointWriteWarning as CheckpointWriteWarning

@@ -26,8 +26,26 @@ class CheckpointNotFoundError(CheckpointError, LookupError):
 class CheckpointCorruptError(CheckpointError):
     """A committed checkpoint cannot be read back: a file is missing, short or damaged.
 
+    Args:
+        message: What is wrong, and with which checkpoint.
+        reason: What is wrong alone, naming the file; None is the message.
+
     Example:
-        >>> issubclass(CheckpointCorruptError, CheckpointError)
+        >>> error = CheckpointCorruptError("step 3 cannot be read: f is missing", "f is missing")
+        >>> error.reason
+        'f is missing'
+    """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
+
+
+class CheckpointSkippedWarning(UserWarning):
+    """The newest or the best checkpoint is corrupt, and another one was taken.
+
+    Example:
+        >>> issubclass(CheckpointSkippedWarning, UserWarning)
         True
     """
 

@@ -22,9 +22,12 @@ _LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)$")
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a store's directory, or says why there can be none."""
+    """Makes a store's directory, so that it survives a power loss, or says why it cannot."""
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            sync(path.parent)
     except (FileExistsError, NotADirectoryError) as error:
         file = next((p for p in (directory, *directory.parents) if p.is_file()), directory)
         raise CheckpointError(
@@ -117,10 +120,16 @@ def sync(path: Path) -> None:
 
 def sync_tree(root: Path) -> None:
     """Makes every file and directory under a root, and the root, survive a power loss."""
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            sync(Path(folder, name))
-        sync(Path(folder))
+    for folder, _, _ in os.walk(root, topdown=False):
+        sync_files(Path(folder))
+
+
+def sync_files(folder: Path) -> None:
+    """Makes the files that lie directly in a directory, and it, survive a power loss."""
+    for path in folder.iterdir():
+        if path.is_file():
+            sync(path)
+    sync(folder)
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from odyssey_jax.store._errors import (
     CheckpointVersionError,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _PACKAGES = {
     "odyssey_jax": "odyssey-jax",
@@ -92,12 +92,15 @@ def header(
     return own | {str(k): encode(v, f"metadata[{k!r}]") for k, v in metadata.items()}
 
 
-def check_version(header: Mapping[str, Any], name: str) -> None:
+def check_version(header: Mapping[str, Any], name: str) -> int:
     """Refuses a checkpoint that this version cannot read.
 
     Args:
         header: A checkpoint's metadata.
         name: What to call the checkpoint.
+
+    Returns:
+        The format version.
 
     Raises:
         CheckpointVersionError: Its format is newer.
@@ -105,10 +108,11 @@ def check_version(header: Mapping[str, Any], name: str) -> None:
 
     Example:
         >>> check_version({"format_version": 1}, "checkpoint 3")
+        1
     """
     found = header.get("format_version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise CheckpointCorruptError(f"{name} has no format version (found {found!r})")
+        raise CheckpointCorruptError(f"it has no format version (found {found!r})")
     if found > FORMAT_VERSION:
         library = header.get("versions", {}).get("odyssey_jax", "unknown")
         raise CheckpointVersionError(
@@ -117,3 +121,4 @@ def check_version(header: Mapping[str, Any], name: str) -> None:
             f"odyssey_jax {library}: "
             "upgrade odyssey_jax to that version or later"
         )
+    return found

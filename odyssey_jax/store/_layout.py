@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from odyssey_jax.store._leaves import Leaf
-from odyssey_jax.store._structure import infer, numbers_in
+from odyssey_jax.store._structure import numbers_in
 
 ALIGNMENT = 64  # bytes; what XLA needs to use a slice where it lies
 CHUNK_BYTES = 32 * 2**20  # one file each: fewer fsyncs, and still read side by side
@@ -72,8 +72,7 @@ class Source(NamedTuple):
     impl: str | None = None
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A leaf and where its data lies.
 
     Attributes:
@@ -209,41 +208,51 @@ def _pack(dtype: str, end: int) -> Pack:
 
 
 def to_json(layout: Layout) -> dict[str, Any]:
-    """Writes a layout as plain values; what is empty is left out.
+    """Writes a layout as plain values.
+
+    A leaf is a row: its path, shape, dtype, and how it lies; then the array and the offset in
+    it, or the Python value; and last what its data has of its own, where that differs.
 
     Example:
         >>> layout = plan([Source(Leaf("['n']", (), "int"), value=3)], {"dict": {"n": 0}})
         >>> to_json(layout)["leaves"]
-        [{'path': "['n']", 'shape': [], 'dtype': 'int', 'lies': 'inline', 'value': 3}]
+        [["['n']", [], 'int', 'inline', 3]]
         >>> from_json(to_json(layout)) == layout
         True
     """
-    always = {"path", "shape", "dtype", "lies"}
-    leaves = [
-        {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(place).items()
-            if name in always or (name == "value" and place.lies == "inline") or value
-        }
-        for place in layout.places
-    ]
     return {
         "packs": {name: asdict(pack) for name, pack in layout.packs.items()},
-        "leaves": leaves,
+        "leaves": [_to_row(place) for place in layout.places],
         "tree": layout.tree,
     }
 
 
+def _to_row(place: Place) -> list[Any]:
+    row = [place.path, list(place.shape), place.dtype, place.lies]
+    if place.lies == "inline":
+        return [*row, place.value]
+    row += [place.array, place.offset]
+    if place.data_dtype == place.dtype:
+        return row
+    return [*row, list(place.data_shape), place.data_dtype, place.impl]
+
+
 def from_json(data: Mapping[str, Any]) -> Layout:
     """Undoes `to_json`."""
-    places = tuple(_place(leaf) for leaf in data["leaves"])
+    places = tuple(_from_row(*row) for row in data["leaves"])
     packs = {name: Pack(**pack) for name, pack in data["packs"].items()}
-    tree = data["tree"] if "tree" in data else infer([place.path for place in places])
+    tree = data["tree"]
     if numbers_in(tree) != list(range(len(places))):
         raise ValueError("its tree does not hold each leaf once")
     return Layout(places, packs, tree)
 
 
-def _place(leaf: Mapping[str, Any]) -> Place:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in leaf.items()}
-    return Place(**fields)
+def _from_row(
+    path: str, shape: list[int], dtype: str, lies: Any, where: Any, offset: int = 0, *data: Any
+) -> Place:
+    if lies == "inline":
+        return Place(path, (), dtype, lies, value=where)
+    data_shape, data_dtype, impl = data or (shape, dtype, None)
+    return Place(
+        path, tuple(shape), dtype, lies, tuple(data_shape), data_dtype, where, offset, impl=impl
+    )

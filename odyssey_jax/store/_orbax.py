@@ -1,13 +1,15 @@
-"""The one place that calls Orbax: a step is written here, and its arrays are read here.
+"""The one place that calls Orbax: steps are written here, and sharded arrays read.
 
 A step is an Orbax checkpoint of three items: ``state`` (arrays, Zarr, uncompressed, one
 file for each chunk), ``metadata`` and ``layout`` (JSON). Orbax reads it without odyssey_jax.
+Beside them lies ``checksums.json``, which Orbax does not look at.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
-from odyssey_jax.store._files import sync, sync_tree
-from odyssey_jax.store._layout import ALIGNMENT, Layout
+from odyssey_jax.store import _checksums
+from odyssey_jax.store._checksums import Checksum
+from odyssey_jax.store._files import sync, sync_files, sync_tree
+from odyssey_jax.store._layout import Layout
+from odyssey_jax.store._packs import aligned
 from odyssey_jax.store._quiet import quiet
 
 
@@ -43,16 +48,9 @@ async def _read(info: Any) -> np.ndarray:
         "recheck_cached_metadata": False,
     }
     array = await ts.open(spec, open=True, read=True)
-    result = _aligned(array.shape, array.dtype.numpy_dtype)
+    result = aligned(array.shape, array.dtype.numpy_dtype)
     await ts.array(result).write(array)
     return result
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
@@ -73,7 +71,7 @@ class Writer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._unfinished: Path | None = None
+        self._finish: Callable[[], None] | None = None
         with quiet():
             self._orbax = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(
@@ -82,7 +80,7 @@ class Writer:
                     layout=ocp.JsonCheckpointHandler(),
                 ),
                 # Called when all files are written, before the rename that commits them.
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._sync),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
             )
 
     def write(
@@ -117,15 +115,19 @@ class Writer:
                     itemsize = array.nbytes // pack.size
                     how["packed"][name] = ocp.SaveArgs(chunk_byte_size=pack.chunk * itemsize)
             items["state"] = ocp.args.PyTreeSave(tree, save_args=how)
-        with quiet():
-            self._unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
-            self._orbax.save(self._directory / str(step), args=ocp.args.Composite(**items))
+        final = self._directory / str(step)
+        with ThreadPoolExecutor(1) as beside, quiet():
+            sums = beside.submit(_checksums.of_packs, packed, layout.packs)
+            unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
+            self._finish = lambda: _finish(unfinished, sums, loose)
+            self._orbax.save(final, args=ocp.args.Composite(**items))
             self._orbax.wait_until_finished()
+        sync_files(final)  # Orbax wrote its marker there after `_finish`
         sync(self._directory)
 
-    def _sync(self) -> None:
-        assert self._unfinished is not None
-        sync_tree(self._unfinished)
+    def _before_commit(self) -> None:
+        assert self._finish is not None
+        self._finish()
 
     def close(self) -> None:
         """Ends Orbax's threads."""
@@ -133,38 +135,38 @@ class Writer:
             self._orbax.close()
 
 
-def read(
-    path: Path, packed: Sequence[str], loose: Mapping[str, Any]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads a step's arrays.
+def _finish(
+    unfinished: Path, sums: Future[dict[str, Checksum]], loose: Mapping[str, jax.Array]
+) -> None:
+    """Writes the checksums, and makes all of it durable."""
+    _checksums.write(unfinished, sums.result() | _checksums.of_loose(unfinished, loose))
+    sync_tree(unfinished)
+
+
+def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a step's arrays by themselves.
 
     Args:
         path: The step's directory.
-        packed: Names of the packed arrays to read.
-        loose: Names of the arrays by themselves to read -> the sharding to read them
-            into, or None for a numpy array.
+        shardings: Names of the arrays to read -> the sharding to read them into, or None
+            for a numpy array.
 
     Returns:
-        The packed arrays in their stored dtype, and the others.
+        The arrays by name.
     """
-    if not packed and not loose:
-        return {}, {}
-    plain = ocp.RestoreArgs(restore_type=np.ndarray)
-    how: dict[str, dict[str, Any]] = {"packed": dict.fromkeys(packed, plain)}
-    how["loose"] = {
-        name: plain
+    how = {
+        name: ocp.RestoreArgs(restore_type=np.ndarray)
         if sharding is None
         else ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding)
-        for name, sharding in loose.items()
+        for name, sharding in shardings.items()
     }
-    how = {kind: args for kind, args in how.items() if args}
-    item = jax.tree.map(lambda _: 0, how)
+    item = {"loose": dict.fromkeys(how, 0)}
     with quiet():
         reader = ocp.Checkpointer(_state_handler())
-        args = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
+        args = ocp.args.PyTreeRestore(item, restore_args={"loose": how}, partial_restore=True)
         tree = reader.restore(path / "state", args=args)
         reader.close()
-    for kind, wanted in how.items():
-        if lost := wanted.keys() - tree.get(kind, {}).keys():  # Orbax leaves them out
-            raise FileNotFoundError(f"{kind} arrays {sorted(lost)} are not in {path / 'state'}")
-    return tree.get("packed", {}), tree.get("loose", {})
+    found = tree.get("loose", {})
+    if lost := how.keys() - found.keys():  # Orbax leaves them out
+        raise FileNotFoundError(f"arrays {sorted(lost)} are not in {path / 'state'}")
+    return found

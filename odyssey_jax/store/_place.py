@@ -13,7 +13,7 @@ import numpy as np
 
 from odyssey_jax.store._encode import decode
 from odyssey_jax.store._errors import CheckpointError
-from odyssey_jax.store._layout import Layout, Place
+from odyssey_jax.store._layout import Place
 from odyssey_jax.store._leaves import SCALARS, Leaf, is_key, is_scalar
 from odyssey_jax.store._snapshot import unpack
 
@@ -49,7 +49,6 @@ def _is_spread(target: Any) -> bool:
 
 
 def place_all(
-    layout: Layout,
     places: Sequence[Place],
     targets: Sequence[Any],
     packed: Mapping[str, np.ndarray],
@@ -58,17 +57,15 @@ def place_all(
     """Makes leaves like the target's.
 
     Args:
-        layout: The checkpoint's layout.
         places: Where the targets' leaves lie.
         targets: The target's leaves, in the same order.
-        packed: The packed arrays as stored.
+        packed: The packed arrays.
         loose: The arrays by themselves.
 
     Returns:
         One for each target: numpy where it is numpy, Python where it is Python, otherwise
         a jax array with the target's sharding.
     """
-    typed = {name: array.view(layout.packs[name].dtype) for name, array in packed.items()}
     results: list[Any] = [None] * len(targets)
     anywhere: list[int] = []
     somewhere: list[int] = []
@@ -77,7 +74,7 @@ def place_all(
         if is_scalar(target):
             results[i] = decode(place.value)
         elif isinstance(target, np.ndarray | np.generic):
-            results[i] = np.array(unpack(place, typed) if data is None else data)
+            results[i] = np.array(unpack(place, packed) if data is None else data)
             if isinstance(target, np.generic):
                 results[i] = results[i][()]
         else:
@@ -86,7 +83,7 @@ def place_all(
                     f"leaf {place.path} is {place.data_dtype}, which jax would narrow; set "
                     "jax_enable_x64, or give a numpy array as its target"
                 )
-            results[i] = unpack(place, typed) if data is None else data
+            results[i] = unpack(place, packed) if data is None else data
             if not (isinstance(data, jax.Array) or is_key(target)):
                 (anywhere if _sharding(target) is None else somewhere).append(i)
     # On the CPU these use the packed arrays' memory where it lies. Nothing else refers to

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import operator
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 
@@ -19,15 +20,20 @@ from odyssey_jax.store._errors import (
     CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
+    CheckpointSkippedWarning,
+    CheckpointVersionError,
 )
-from odyssey_jax.store._format import check_version
-from odyssey_jax.store._layout import Layout, Place, from_json
+from odyssey_jax.store._layout import Layout, Place
 from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._paths import tail
 from odyssey_jax.store._place import blank, keep, loose_shardings, place_all
 from odyssey_jax.store._retain import Mode, ranked
+from odyssey_jax.store._step import Step
 from odyssey_jax.store._structure import build, find, numbers_in
 from odyssey_jax.store._transfer import Transfer, assign
+
+Which = Literal["latest", "best"]
+Result = TypeVar("Result")
 
 
 class Restored(NamedTuple):
@@ -38,12 +44,14 @@ class Restored(NamedTuple):
         tree: A pytree with the target's structure.
         metadata: What was saved with it, and what the store added.
         report: What was restored, and what a transfer renamed, initialized and ignored.
+        skipped: Newer or better steps that are corrupt -> what is wrong with them.
     """
 
     step: int
     tree: Any
     metadata: dict[str, Any]
     report: Report
+    skipped: dict[int, str]
 
 
 class Reader:
@@ -85,6 +93,7 @@ class Reader:
         self.monitor = monitor
         self.mode: Mode = mode
         self._values: dict[int, float | None] = {}
+        self._skipped: dict[int, str] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r}, steps={self.steps()})"
@@ -104,11 +113,23 @@ class Reader:
         """
         return _files.committed_steps(self.directory)
 
-    def latest(self) -> int | None:
+    @property
+    def skipped(self) -> dict[int, str]:
+        """The steps that were passed over so far for being corrupt -> what is wrong with them."""
+        return dict(self._skipped)
+
+    def latest(self, *, verify: bool = False) -> int | None:
         """Finds the newest committed step.
+
+        Args:
+            verify: Whether to `verify` it, and to go back to the newest one that is good,
+                with a `CheckpointSkippedWarning`.
 
         Returns:
             Its number, or None if there is none.
+
+        Raises:
+            CheckpointCorruptError: With ``verify``, none is good.
 
         Example:
             >>> import tempfile
@@ -117,18 +138,25 @@ class Reader:
             ...     print(store.latest())
             None
         """
+        if verify:
+            return self._good("latest")
         return max(self.steps(), default=None)
 
-    def best(self) -> int | None:
+    def best(self, *, verify: bool = False) -> int | None:
         """Finds the best committed step by the monitored metric.
 
-        NaN is never best; ties go to the earlier step.
+        NaN is never best; ties go to the earlier step; one that cannot be read is left out.
+
+        Args:
+            verify: Whether to `verify` it, and to go on to the best one that is good, with a
+                `CheckpointSkippedWarning`.
 
         Returns:
             Its number, or None if no step has a value.
 
         Raises:
             CheckpointError: The store has no ``monitor``.
+            CheckpointCorruptError: With ``verify``, none with a value is good.
 
         Example:
             >>> import tempfile
@@ -142,19 +170,40 @@ class Reader:
             ...         store.best()
             1
         """
+        return self._good("best") if verify else self._candidate("best", {})
+
+    def _good(self, which: Which) -> int | None:
+        if self._candidate(which, {}) is None and not self.steps():
+            return None
+        try:
+            return self._pick(which, lambda step: (step, self.verify(step)))[0][0]
+        except CheckpointNotFoundError:
+            return None
+
+    def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
+        """The newest or the best step of those not skipped; skips those without metadata."""
+        steps = [step for step in self.steps() if step not in skipped]
+        if which == "latest":
+            return max(steps, default=None)
         if self.monitor is None:
             raise CheckpointError(
                 f"best needs a monitor; give {type(self).__name__}(..., monitor='valid/loss')"
             )
-        values = {step: self._value(step) for step in self.steps() if self._readable(step)}
-        return next(iter(ranked(values, self.mode)), None)
+        return next(iter(ranked(self._read_values(steps, skipped), self.mode)), None)
 
-    def _readable(self, step: int) -> bool:
-        try:
-            self._value(step)
-        except CheckpointError:
-            return False
-        return True
+    def _read_values(
+        self, steps: Iterable[int], unreadable: dict[int, str]
+    ) -> dict[int, float | None]:
+        """The monitored values; what cannot be read is noted, and hides no other step."""
+        values: dict[int, float | None] = {}
+        for step in steps:
+            try:
+                values[step] = self._value(step)
+            except CheckpointNotFoundError:  # another program deleted it meanwhile
+                continue
+            except CheckpointError as error:
+                unreadable[step] = _reason(error)
+        return values
 
     def _value(self, step: int) -> float | None:
         if step not in self._values:
@@ -190,36 +239,71 @@ class Reader:
             >>> found["epoch"], found["timestamp"]
             (2, 12.5)
         """
-        data = self._json(step, "metadata")
-        check_version(data, self._name(step))
-        return decode(data)
+        with self._open(step) as opened:
+            return decode(opened.metadata())
 
-    def _json(self, step: int, item: str) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def _open(self, step: int) -> Iterator[Step]:
+        """Opens a step; whatever goes wrong with it is one error that says what and where."""
         if step not in self.steps():
-            raise CheckpointNotFoundError(
-                f"no step {step} in {str(self.directory)!r}; committed are {list(self.steps())}"
-            )
-        file = self.directory / str(step) / item / "metadata"
+            raise self._not_found(step)
         try:
-            data = json.loads(file.read_text())
-            if not isinstance(data, dict):
-                raise ValueError(f"expected an object, found {type(data).__name__}")
-        except (OSError, ValueError) as error:
+            yield Step(self.directory / str(step), self._name(step))
+        except (CheckpointVersionError, MemoryError):  # neither says that it is damaged
+            raise
+        except Exception as error:
+            if step not in self.steps():  # another program deleted it meanwhile
+                raise self._not_found(step) from error
+            why = _reason(error) if isinstance(error, CheckpointError) else _files.reason(error)
             raise CheckpointCorruptError(
-                f"{self._name(step)} cannot be read: {file}: {_files.reason(error)}"
+                f"{self._name(step)} cannot be read: {why}", why
             ) from error
-        return data
+
+    def _not_found(self, step: int) -> CheckpointNotFoundError:
+        return CheckpointNotFoundError(
+            f"no step {step} in {str(self.directory)!r}; committed are {list(self.steps())}"
+        )
 
     def _name(self, step: int) -> str:
         return f"checkpoint of step {step} in {str(self.directory)!r}"
 
+    def verify(self, step: int) -> int:
+        """Reads all of a step, without a target, and compares it with its checksums.
+
+        Args:
+            step: A committed step.
+
+        Returns:
+            How many bytes have a checksum; 0 of a checkpoint of format version 1, of which
+            only the lengths are known.
+
+        Raises:
+            CheckpointNotFoundError: The step is not committed.
+            CheckpointVersionError: Its format is newer than this library reads.
+            CheckpointCorruptError: A file is missing, short or damaged; it is named.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.arange(3.0)}, {})
+            ...     store.wait()
+            ...     store.verify(1) > 24
+            True
+        """
+        step = check_step(step)
+        with self._open(step) as opened:
+            return opened.verify()
+
     def restore(
         self,
         target: Any,
-        step: int | Literal["latest", "best"] = "latest",
+        step: int | Which = "latest",
         *,
         transfer: Transfer | None = None,
         subtree: str = "",
+        verify: bool = True,
     ) -> Restored:
         """Restores a pytree.
 
@@ -229,22 +313,26 @@ class Reader:
         Args:
             target: A pytree like the one that was saved, of arrays or
                 `jax.ShapeDtypeStruct`; its arrays are not changed.
-            step: A committed step, or ``"latest"``, or ``"best"`` by the monitored metric.
+            step: A committed step, or ``"latest"``, or ``"best"`` by the monitored metric. Of
+                these two, one that is corrupt is skipped, with a `CheckpointSkippedWarning`,
+                for the next one that is good.
             transfer: What is renamed, initialized and ignored, for a target that differs on
                 purpose.
             subtree: The node of the saved tree that the target is like: its keys with ``/``
                 between them, such as ``"state/params"``. Empty for the whole tree.
+            verify: Whether to compare the arrays with their checksums, which takes about as
+                long as reading them from memory. The metadata always is.
 
         Returns:
             The step, a tree with the target's structure and each leaf with the sharding of
-            the target's, if it has one, the metadata, and a report. The arrays may be
-            donated.
+            the target's, if it has one, the metadata, a report, and what was skipped. The
+            arrays may be donated.
 
         Raises:
             CheckpointNotFoundError: There is no such step.
             CheckpointMismatchError: The target differs; the message lists the leaves.
             CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: It cannot be read.
+            CheckpointCorruptError: It is damaged, and so are all others where others count.
             CheckpointError: There is no such subtree, or the transfer names what is not there.
 
         Example:
@@ -259,7 +347,13 @@ class Reader:
             >>> restored.tree["w"], restored.report.matched
             (array([0., 1., 2.]), ("['w']",))
         """
-        step = self._find(step)
+        how = {"transfer": transfer, "subtree": subtree, "verify": verify}
+        restored, skipped = self._pick(step, lambda step: self._restore(target, step, **how))
+        return restored._replace(skipped=skipped)
+
+    def _restore(
+        self, target: Any, step: int, *, transfer: Transfer | None, subtree: str, verify: bool
+    ) -> Restored:
         metadata = self.metadata(step)
         layout = self._layout(step)
         depth, node = find(layout.tree, subtree)
@@ -272,20 +366,22 @@ class Reader:
             raise mismatch(report, self._name(step))
         own = {i: keep(leaves[i], targets[i]) for i, path in enumerate(sources) if path is None}
         places = {i: by_path[path] for i, path in enumerate(sources) if path is not None}
-        read = self._read(step, layout, list(places.values()), [targets[i] for i in places])
+        likes = [targets[i] for i in places]
+        read = self._read(step, layout, list(places.values()), likes, verify=verify)
         results = own | dict(zip(places, read, strict=True))
         tree = jax.tree_util.tree_unflatten(structure, [results[i] for i in range(len(leaves))])
-        return Restored(step, tree, metadata, report)
+        return Restored(step, tree, metadata, report, {})
 
     def load(
-        self, step: int | Literal["latest", "best"] = "latest", *, subtree: str = ""
+        self, step: int | Which = "latest", *, subtree: str = "", verify: bool = True
     ) -> Restored:
         """Reads a pytree without a target: neither the model's code nor an optimizer is needed.
 
         Args:
-            step: A committed step, or ``"latest"``, or ``"best"`` by the monitored metric.
+            step: A committed step, or ``"latest"``, or ``"best"``, as for `restore`.
             subtree: The node to read: its keys with ``/`` between them, such as
                 ``"state/params"``. Empty for the whole tree.
+            verify: Whether to compare the arrays with their checksums, as for `restore`.
 
         Returns:
             The step, the tree, the metadata, and a report of what was read. Dictionaries,
@@ -310,60 +406,96 @@ class Reader:
             ...     store.load().tree
             {'opt': ({'trace': {'w': array([0., 0.], dtype=float32)}}, {}), 'shape': (2, None)}
         """
-        step = self._find(step)
+        loaded, skipped = self._pick(step, lambda step: self._load(step, subtree, verify))
+        return loaded._replace(skipped=skipped)
+
+    def _load(self, step: int, subtree: str, verify: bool) -> Restored:
         metadata = self.metadata(step)
         layout = self._layout(step)
         depth, node = find(layout.tree, subtree)
         numbers = numbers_in(node)
         places = [layout.places[number] for number in numbers]
-        leaves = self._read(step, layout, places, [blank(place) for place in places])
+        likes = [blank(place) for place in places]
+        leaves = self._read(step, layout, places, likes, verify=verify)
         tree = build(node, dict(zip(numbers, leaves, strict=True)))
         report = Report(matched=tuple(tail(place.path, depth) for place in places))
-        return Restored(step, tree, metadata, report)
+        return Restored(step, tree, metadata, report, {})
 
     def _read(
-        self, step: int, layout: Layout, places: Sequence[Place], targets: Sequence[Any]
+        self,
+        step: int,
+        layout: Layout,
+        places: Sequence[Place],
+        targets: Sequence[Any],
+        *,
+        verify: bool,
     ) -> list[Any]:
         """Reads leaves like the targets: the one way to a checkpoint's arrays."""
-        # Orbax takes a second to import, which a program without a store need not wait for.
-        from odyssey_jax.store import _orbax
-
         used = {place.array for place in places}
         packs = [name for name in layout.packs if name in used]
-        try:
-            packed, loose = _orbax.read(
-                self.directory / str(step), packs, loose_shardings(places, targets)
-            )
-        except Exception as error:
-            raise CheckpointCorruptError(
-                f"{self._name(step)} cannot be read: {_files.reason(error)}"
-            ) from error
-        return place_all(layout, places, targets, packed, loose)
+        shardings = loose_shardings(places, targets)
+        with self._open(step) as opened:
+            packed, loose = opened.arrays(layout, packs, shardings, verify=verify)
+        return place_all(places, targets, packed, loose)
 
     def _layout(self, step: int) -> Layout:
-        data = self._json(step, "layout")
-        try:
-            return from_json(data)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointCorruptError(
-                f"{self._name(step)} has a layout that makes no sense: {_files.reason(error)}"
-            ) from error
+        with self._open(step) as opened:
+            return opened.layout()
 
-    def _find(self, step: int | Literal["latest", "best"]) -> int:
+    def _pick(
+        self, step: int | Which, attempt: Callable[[int], Result]
+    ) -> tuple[Result, dict[int, str]]:
+        """Tries the newest or the best step, the next if it is corrupt, and so on.
+
+        A step that was named is the only one to try.
+        """
         if step not in ("latest", "best"):
-            return check_step(step)
-        found = self.latest() if step == "latest" else self.best()
-        if found is None and self.latest() is None:
-            raise CheckpointNotFoundError(
+            return attempt(check_step(step)), {}
+        skipped: dict[int, str] = {}
+        while (found := self._candidate(step, skipped)) is not None:
+            try:
+                result = attempt(found)
+            except CheckpointNotFoundError:
+                if found in self.steps():
+                    raise
+                continue  # another program deleted it meanwhile
+            except CheckpointCorruptError as error:
+                skipped[found] = error.reason
+                continue
+            if skipped:
+                self._skipped |= skipped
+                warnings.warn(
+                    f"in {str(self.directory)!r} step {found} is taken, and not the {step}, since "
+                    f"{_listed(skipped)}",
+                    CheckpointSkippedWarning,
+                    stacklevel=3,
+                )
+            return result, skipped
+        raise self._none_good(step, skipped)
+
+    def _none_good(self, which: Which, skipped: Mapping[int, str]) -> CheckpointError:
+        if skipped:
+            return CheckpointCorruptError(
+                f"no checkpoint in {str(self.directory)!r} can be taken as the {which}: "
+                f"{_listed(skipped)}"
+            )
+        if not self.steps():
+            return CheckpointNotFoundError(
                 f"there is no checkpoint in {str(self.directory)!r}; save one first, or check "
                 "the directory"
             )
-        if found is None:
-            raise CheckpointNotFoundError(
-                f"no checkpoint in {str(self.directory)!r} has a value of {self.monitor!r}; "
-                f"committed are {list(self.steps())}"
-            )
-        return found
+        return CheckpointNotFoundError(
+            f"no checkpoint in {str(self.directory)!r} has a value of {self.monitor!r}; "
+            f"committed are {list(self.steps())}"
+        )
+
+
+def _listed(skipped: Mapping[int, str]) -> str:
+    return "; ".join(f"step {step} cannot be read: {why}" for step, why in skipped.items())
+
+
+def _reason(error: CheckpointError) -> str:
+    return error.reason if isinstance(error, CheckpointCorruptError) else str(error)
 
 
 def check_step(step: Any) -> int:

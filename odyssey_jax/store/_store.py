@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from odyssey_jax.store._failures import Failures, OnFailedSave
 from odyssey_jax.store._format import header
 from odyssey_jax.store._layout import Layout, plan, to_json
 from odyssey_jax.store._leaves import flatten
-from odyssey_jax.store._reader import Reader, as_number, check_step
+from odyssey_jax.store._reader import Reader, Result, Which, as_number, check_step
 from odyssey_jax.store._retain import Mode, retain
 from odyssey_jax.store._snapshot import Snapshot, sources, take
 from odyssey_jax.store._structure import structure_of
@@ -121,7 +121,8 @@ class Store(Reader):
         before is still going on, this waits for it first.
 
         Args:
-            step: Its number, at least 0, not committed so far.
+            step: Its number, at least 0, not committed so far, unless it was found corrupt
+                and skipped: then it is replaced.
             tree: Any pytree of jax and numpy arrays (any numeric dtype, typed keys, sharded
                 or not, any size) and Python numbers and strings.
             metadata: What to keep with it, in values that JSON has, or numpy and jax
@@ -165,7 +166,7 @@ class Store(Reader):
             committed = self.steps()
         except CheckpointError:
             return  # what is wrong with the directory, the save will find
-        if step in committed:
+        if step in committed and step not in self._skipped:
             raise CheckpointError(
                 f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
                 "replace it"
@@ -197,6 +198,8 @@ class Store(Reader):
         what = f"checkpoint of step {step} was not written to {str(self.directory)!r}"
         try:
             with _files.writing(self.directory):
+                if step in self._skipped:
+                    self._drop({step} & set(self.steps()))
                 self._writer.write(
                     step,
                     head,
@@ -207,17 +210,28 @@ class Store(Reader):
                 )
             self._values[step] = value
             what = f"after step {step} old checkpoints were not deleted in {str(self.directory)!r}"
-            self._delete_old()
+            self._delete_old(step)
         except Exception as error:
             failure = CheckpointWriteError(f"{what}: {_files.reason(error)}")
             failure.errno = _files.errno_of(error)
             raise failure from error
 
-    def _delete_old(self) -> None:
+    def _delete_old(self, step: int) -> None:
         # What cannot be read is not ours to delete: it may be of a newer format.
-        values = {step: self._value(step) for step in self.steps() if self._readable(step)}
-        if old := values.keys() - retain(values, self.keep_last, self.keep_best, self.mode):
-            _files.remove(self.directory, sorted(old))
+        values = self._read_values(set(self.steps()) - self._skipped.keys(), {})
+        old = values.keys() - retain(values, self.keep_last, self.keep_best, self.mode)
+        # What was skipped for being corrupt is in nobody's place, and goes when the run is
+        # past it.
+        if self.keep_last is not None:
+            old |= {corrupt for corrupt in self._skipped if corrupt < step}
+        if doomed := old & set(self.steps()):
+            self._drop(doomed)
+
+    def _drop(self, steps: Iterable[int]) -> None:
+        _files.remove(self.directory, sorted(steps))
+        for step in steps:
+            self._values.pop(step, None)
+            self._skipped.pop(step, None)
 
     def wait(self) -> None:
         """Waits until the save that is going on is committed.
@@ -272,9 +286,11 @@ class Store(Reader):
             self._writer.close()
         self._failures.sum_up(self.directory)
 
-    def _find(self, step: int | Literal["latest", "best"]) -> int:
+    def _pick(
+        self, step: int | Which, attempt: Callable[[int], Result]
+    ) -> tuple[Result, dict[int, str]]:
         self._background.wait()
-        return super()._find(step)
+        return super()._pick(step, attempt)
 
     def forget(self, steps: Iterable[int]) -> None:
         """Deletes steps.
@@ -302,14 +318,12 @@ class Store(Reader):
                 f"no steps {unknown} in {str(self.directory)!r}; committed are {list(self.steps())}"
             )
         try:
-            _files.remove(self.directory, sorted(doomed))
+            self._drop(doomed)
         except OSError as error:
             raise CheckpointWriteError(
                 f"steps {sorted(doomed)} in {str(self.directory)!r} were not deleted: "
                 f"{_files.reason(error)}"
             ) from error
-        for step in doomed:
-            self._values.pop(step, None)
         _files.sweep(self.directory)
 
 

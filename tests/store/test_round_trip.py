@@ -296,8 +296,7 @@ def test_orbax_alone_reads_the_files(tmp_path):
             ),
         )
     flat = found.state["packed"]["float32"]
-    for leaf in found.layout["leaves"]:
-        end = leaf.get("offset", 0) + leaf["data_shape"][0]
-        expected = {"['w']": [0, 1, 2], "['b']": [1, 1]}[leaf["path"]]
-        np.testing.assert_array_equal(flat[leaf.get("offset", 0) : end], expected)
+    for path, (size,), *_, offset in found.layout["leaves"]:
+        expected = {"['w']": [0, 1, 2], "['b']": [1, 1]}[path]
+        np.testing.assert_array_equal(flat[offset : offset + size], expected)
     assert found.metadata["epoch"] == 2

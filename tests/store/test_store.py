@@ -11,9 +11,11 @@ import pytest
 
 import odyssey_jax.store._format as format_module
 from odyssey_jax.store import (
+    FORMAT_VERSION,
     CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
+    CheckpointSkippedWarning,
     CheckpointVersionError,
     Store,
 )
@@ -89,7 +91,7 @@ def test_metadata(tmp_path):
     assert math.isnan(found["metrics"].pop("other"))
     versions = found.pop("versions")
     assert found == {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "step": 7,
         "timestamp": 12.5,
         "retention": {"keep_last": 1, "keep_best": 0, "monitor": None, "mode": "min"},
@@ -113,10 +115,13 @@ def test_the_files_are_strict_json(tmp_path):
 
 def test_a_newer_format_is_refused_and_left_alone(tmp_path, monkeypatch):
     with Store(tmp_path, keep_last=1) as store:
-        monkeypatch.setattr(format_module, "FORMAT_VERSION", 2)
+        monkeypatch.setattr(format_module, "FORMAT_VERSION", FORMAT_VERSION + 1)
         fill(store, [0.1])
         monkeypatch.undo()
-        message = r"step 0 .* has format version 2, and this odyssey_jax .* up to 1.*: upgrade"
+        message = (
+            f"step 0 .* has format version {FORMAT_VERSION + 1}, and this odyssey_jax .* reads "
+            f"up to {FORMAT_VERSION}.*: upgrade"
+        )
         with pytest.raises(CheckpointVersionError, match=message):
             store.restore(TREE)
         with pytest.raises(CheckpointVersionError, match=message):
@@ -249,11 +254,12 @@ def test_one_unreadable_step_hides_no_other(tmp_path):
     (tmp_path / "1" / "layout" / "metadata").write_text("{}")
     with Store(tmp_path, keep_last=None, monitor="loss") as store:
         assert (store.steps(), store.best()) == ((0, 1, 2), 1)
-        with pytest.raises(CheckpointCorruptError, match=r"step 2 .* cannot be read: .*metadata"):
-            store.restore(TREE)
-        with pytest.raises(CheckpointCorruptError, match=r"step 1 .* layout that makes no sense"):
+        with pytest.raises(CheckpointCorruptError, match=r"step 2 .* read: metadata/metadata is 0"):
+            store.restore(TREE, 2)
+        with pytest.raises(CheckpointCorruptError, match=r"step 1 .* read: layout/metadata is 2"):
             store.restore(TREE, 1)
-        assert store.restore(TREE, 0).step == 0
+        with pytest.warns(CheckpointSkippedWarning):
+            assert store.restore(TREE).step == 0
 
 
 def test_a_chunk_that_is_gone_or_short_is_an_error(tmp_path):
@@ -262,10 +268,10 @@ def test_a_chunk_that_is_gone_or_short_is_an_error(tmp_path):
         chunk = tmp_path / "1" / "state" / "packed.float64" / "0"
         chunk.write_bytes(chunk.read_bytes()[:-1])
         with pytest.raises(CheckpointCorruptError, match="step 1 .* cannot be read"):
-            store.restore(TREE)
+            store.restore(TREE, 1)
         chunk.unlink()
         with pytest.raises(CheckpointCorruptError, match="step 1 .* cannot be read"):
-            store.restore(TREE)
+            store.restore(TREE, 1)
         assert store.restore(TREE, 0).step == 0
 
 

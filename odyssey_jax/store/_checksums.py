@@ -1,0 +1,218 @@
+"""The size and CRC-32 of every file of a step, in one more file that is written last.
+
+The sums of arrays are of what was in memory, so they also cover the way to the disk. They
+are by file, and a file holds one chunk of one array, so that each process can sum what it
+writes itself, and a reader only what it reads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from odyssey_jax.store._errors import CheckpointCorruptError
+from odyssey_jax.store._layout import Pack
+
+FILE = "checksums.json"
+_MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax's; nothing is read from them
+BLOCK = 2**20  # bytes read and summed at a time: they stay in the processor's cache
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Checksum(NamedTuple):
+    """What a file must be.
+
+    Attributes:
+        size: Its length in bytes.
+        crc: Its CRC-32.
+    """
+
+    size: int
+    crc: int
+
+
+Checksums = Mapping[str, Checksum]  # file, relative to the step's directory -> what it must be
+
+
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Maps side by side: reading and zlib let other threads run meanwhile."""
+    items = list(items)
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, items))
+
+
+def of_array(array: np.ndarray) -> Checksum:
+    """Sums the bytes of an array.
+
+    Example:
+        >>> of_array(np.frombuffer(b"123456789", np.uint8)) == (9, 0xCBF43926)
+        True
+    """
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return Checksum(data.size, zlib.crc32(data.data))
+
+
+def of_packs(packed: Mapping[str, np.ndarray], packs: Mapping[str, Pack]) -> dict[str, Checksum]:
+    """Sums the files that packed arrays will be written to.
+
+    Args:
+        packed: The arrays by name.
+        packs: Their descriptions.
+
+    Returns:
+        File -> checksum.
+    """
+    files = {
+        chunk_file(name, number): array[start : start + packs[name].chunk]
+        for name, array in packed.items()
+        for number, start in enumerate(range(0, packs[name].size, packs[name].chunk))
+    }
+    return dict(zip(files, in_threads(of_array, files.values()), strict=True))
+
+
+def chunk_file(pack: str, number: int) -> str:
+    """The file that holds a chunk of a packed array."""
+    return f"state/packed.{pack}/{number}"
+
+
+def of_loose(root: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
+    """Sums the files of arrays by themselves, as far as this process holds their data.
+
+    Args:
+        root: The step's directory, where Orbax has said in ``.zarray`` how it cut them.
+        loose: The arrays by name.
+
+    Returns:
+        File -> checksum.
+    """
+    found: dict[str, Checksum] = {}
+    for name, array in loose.items():
+        folder = f"state/loose.{name}"
+        chunk = json.loads((root / folder / ".zarray").read_bytes())["chunks"]
+        files = {
+            f"{folder}/{'.'.join(map(str, place))}": piece
+            for shard in array.addressable_shards
+            for place, piece in _pieces(shard, chunk)
+        }
+        found |= zip(files, in_threads(of_array, files.values()), strict=True)
+    return found
+
+
+def _pieces(shard: jax.Shard, chunk: list[int]) -> Iterable[tuple[tuple[int, ...], np.ndarray]]:
+    """Cuts a shard where the array is cut; a chunk is a shard, or a part of one."""
+    data = np.asarray(shard.data)
+    counts = [length // size for length, size in zip(data.shape, chunk, strict=True)]
+    first = [(part.start or 0) // size for part, size in zip(shard.index, chunk, strict=True)]
+    for at in itertools.product(*map(range, counts)):
+        inside = tuple(slice(i * n, (i + 1) * n) for i, n in zip(at, chunk, strict=True))
+        yield tuple(map(sum, zip(first, at, strict=True))), data[inside]
+
+
+def of_file(path: Path) -> Checksum:
+    """Sums a file as it is on the disk."""
+    with path.open("rb", buffering=0) as stream:
+        size = crc = 0
+        while block := stream.read(BLOCK):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return Checksum(size, crc)
+
+
+def write(root: Path, arrays: Checksums) -> None:
+    """Writes down what each file of a step must be.
+
+    Args:
+        root: The step's directory, complete but for this file.
+        arrays: The checksums of the files that hold arrays; the others are read back.
+    """
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    names = {path.relative_to(root).as_posix(): path for path in files}
+    found = {
+        name: arrays.get(name) or of_file(path)
+        for name, path in names.items()
+        if path.name not in _MARKERS
+    }
+    (root / FILE).write_text(json.dumps({"crc32": found}))
+
+
+def load(root: Path) -> Checksums | None:
+    """Reads what `write` wrote.
+
+    Args:
+        root: The step's directory.
+
+    Returns:
+        File -> checksum, or None where there is no such file, as in format version 1.
+
+    Raises:
+        CheckpointCorruptError: The file makes no sense.
+    """
+    try:
+        text = (root / FILE).read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        return {
+            name: Checksum(int(size), int(crc))
+            for name, (size, crc) in json.loads(text)["crc32"].items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointCorruptError(f"{FILE} makes no sense") from error
+
+
+def compare(name: str, found: Checksum, wanted: Checksums) -> None:
+    """Refuses a file that is not as it was written.
+
+    Args:
+        name: The file, relative to the step's directory.
+        found: Its checksum.
+        wanted: What the files must be.
+
+    Raises:
+        CheckpointCorruptError: It differs, or nothing is known about it.
+
+    Example:
+        >>> compare("a", Checksum(3, 7), {"a": Checksum(4, 7)})
+        Traceback (most recent call last):
+        odyssey_jax.store._errors.CheckpointCorruptError: a is 3 bytes long, not 4
+    """
+    if name not in wanted:
+        raise CheckpointCorruptError(f"{FILE} does not name {name}")
+    if found.size != wanted[name].size:
+        raise CheckpointCorruptError(f"{name} is {found.size} bytes long, not {wanted[name].size}")
+    if found.crc != wanted[name].crc:
+        raise CheckpointCorruptError(f"{name} is damaged: its bytes do not have their checksum")
+
+
+def missing(name: str) -> CheckpointCorruptError:
+    """The error for a file that is gone."""
+    return CheckpointCorruptError(f"{name} is missing")
+
+
+def check_files(root: Path, names: Iterable[str], wanted: Checksums) -> None:
+    """Reads files, and refuses those that are not as they were written.
+
+    Raises:
+        CheckpointCorruptError: One differs or is gone.
+    """
+
+    def check(name: str) -> None:
+        try:
+            found = of_file(root / name)
+        except FileNotFoundError as error:
+            raise missing(name) from error
+        compare(name, found, wanted)
+
+    in_threads(check, names)
