@@ -48,6 +48,7 @@ from odyssey_jax.loop import Loop as Loop
 from odyssey_jax.loop import Population as Population
 from odyssey_jax.loop import evaluate as evaluate
 from odyssey_jax.loop import make_loop as make_loop
+from odyssey_jax.loop import mixed_precision as mixed_precision
 from odyssey_jax.loop import own as own
 from odyssey_jax.loop import population as population
 from odyssey_jax.loop import pure_task as pure_task
@@ -125,8 +126,10 @@ from odyssey_jax.store import Reader as Reader
 from odyssey_jax.store import Restored as Restored
 from odyssey_jax.store import Store as Store
 from odyssey_jax.store import Transfer as Transfer
+from odyssey_jax.transforms import freeze as freeze
 from odyssey_jax.transforms import hyperparams_in_force as hyperparams_in_force
 from odyssey_jax.transforms import layer_labels as layer_labels
+from odyssey_jax.transforms import loss_scale as loss_scale
 from odyssey_jax.transforms import scale_by_callback as scale_by_callback
 from odyssey_jax.transforms import scale_by_layer as scale_by_layer
 from odyssey_jax.transforms import scale_by_metric as scale_by_metric

@@ -33,6 +33,7 @@ ALLOWED = {
         "data",
         "loop",
         "store",
+        "transforms",
     },
     "flax": {"_types", "loop"},
     "compat": {"_types", "schedules"},

@@ -42,6 +42,7 @@ from odyssey_jax.host._session import Session
 from odyssey_jax.host.writers import JsonLines, ProgressLine, RunInfo, Writer
 from odyssey_jax.loop import Inputs, make_loop
 from odyssey_jax.store import Store
+from odyssey_jax.transforms import LossScale
 
 
 def fit(
@@ -58,6 +59,7 @@ def fit(
     steps_per_epoch: int | None = None,
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
+    loss_scale: LossScale | None = None,
     batch_sharding: jax.sharding.NamedSharding | None = None,
     seed: int = 0,
     directory: str | Path | None = None,
@@ -108,6 +110,8 @@ def fit(
         steps_per_epoch: train steps to an epoch; None is one pass over the data.
         clip_norm: the largest global norm of a gradient; None does not clip.
         accumulate_steps: train steps whose mean gradient makes one update.
+        loss_scale: from `loss_scale`, for a task of `mixed_precision` in float16; None scales
+            nothing.
         batch_sharding: how a batch is laid out over devices, such as
             `NamedSharding(mesh, P("data"))`; parameters are then replicated over its mesh.
         seed: the run's root key is `jax.random.key(seed)`.
@@ -201,6 +205,7 @@ def fit(
             capacity=max(capacity_for(epochs), saved["capacity"] if saved else 0),
             batch_sharding=batch_sharding,
             sampling=sampled,
+            loss_scale=loss_scale,
         )
         inputs = Inputs(train, valid, with_all_digits(schedule))
         carry = fresh_carry(task, loop, inputs, seed)

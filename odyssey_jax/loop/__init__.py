@@ -13,6 +13,7 @@ from odyssey_jax.loop._loop import init_compiled as init_compiled
 from odyssey_jax.loop._loop import make_loop as make_loop
 from odyssey_jax.loop._loop import run_compiled as run_compiled
 from odyssey_jax.loop._loop import run_jitted as run_jitted
+from odyssey_jax.loop._mixed_precision import mixed_precision as mixed_precision
 from odyssey_jax.loop._population import Population as Population
 from odyssey_jax.loop._population import population as population
 from odyssey_jax.loop._pure_task import pure_task as pure_task

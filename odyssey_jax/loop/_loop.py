@@ -38,6 +38,7 @@ from odyssey_jax.loop._train_step import (
     train_step,
     weighted,
 )
+from odyssey_jax.transforms import LossScale, scale_of_loss
 
 
 class _Call(NamedTuple):
@@ -73,6 +74,7 @@ class Loop:
     batch_sharding: jax.sharding.Sharding | None
     axis_name: str | None
     sampling: Sampling | None = None
+    loss_scale: LossScale | None = None
 
     def __hash__(self) -> int:
         return self._hash
@@ -308,13 +310,19 @@ class Loop:
             args = (state.params, state.model_state, batch, jax.random.key(0))
             loss, (_, outputs) = self.loss(*args)
             outputs = {**norms(state.params, state.params, state.params), **outputs}
+            if (scale := scale_of_loss(state.opt_state)) is not None:
+                outputs = {"loss_scale": scale, **outputs}
             return weighted(outputs, batch, loss=loss)
 
         return self.train_metrics.empty(jax.eval_shape(outputs, state))
 
     def _optimizer(self, inputs: Inputs):
         return make_optimizer(
-            self.optimizer, inputs.learning_rate, self.clip_norm, self.accumulate_steps
+            self.optimizer,
+            inputs.learning_rate,
+            self.clip_norm,
+            self.accumulate_steps,
+            self.loss_scale,
         )
 
     def _shard(self, batch: PyTree) -> PyTree:
@@ -371,6 +379,7 @@ def make_loop(
     batch_sharding: jax.sharding.Sharding | None = None,
     axis_name: str | None = None,
     sampling: Sampling | None = None,
+    loss_scale: LossScale | None = None,
 ) -> Loop:
     """Makes the compiled core of `fit`, for people who drive it themselves.
 
@@ -389,6 +398,7 @@ def make_loop(
         axis_name: the name of the population's axis where the loop runs under
             `jax.vmap(..., axis_name=...)` or `jax.shard_map`; None is a single run.
         sampling: which outputs of single train steps are kept, from `sampling`; None keeps none.
+        loss_scale: from `loss_scale`, for float16; None scales nothing.
 
     Returns:
         The loop. Loops made with equal arguments are equal, and share one compiled program.
@@ -428,6 +438,7 @@ def make_loop(
         batch_sharding=batch_sharding,
         axis_name=axis_name,
         sampling=sampling,
+        loss_scale=loss_scale,
     )
     _check_hashable(loop)
     return loop

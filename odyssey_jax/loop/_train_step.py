@@ -11,7 +11,7 @@ import optax
 from optax import GradientTransformation
 
 from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState
-from odyssey_jax.transforms import hyperparams_in_force
+from odyssey_jax.transforms import LossScale, hyperparams_in_force, scale_of_loss, unscaled
 
 OptimizerLike = GradientTransformation | Callable[[Any], GradientTransformation]
 
@@ -21,6 +21,7 @@ def make_optimizer(
     learning_rate: ScheduleFn | None = None,
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
+    loss_scale: LossScale | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Puts the optimizer together: learning rate, clipping, accumulation, all Optax's.
 
@@ -31,6 +32,7 @@ def make_optimizer(
         clip_norm: the largest global norm of a gradient; a larger one is scaled down to it,
             after accumulation. None does not clip.
         accumulate_steps: train steps whose mean gradient makes one update.
+        loss_scale: from `loss_scale`, for half precision; None scales nothing.
 
     Returns:
         The whole transformation.
@@ -40,6 +42,8 @@ def make_optimizer(
         made = optax.chain(optax.clip_by_global_norm(clip_norm), made)
     if accumulate_steps > 1:
         made = optax.MultiSteps(made, accumulate_steps).gradient_transformation()
+    if loss_scale is not None:
+        made = loss_scale.wrap(made)
     return optax.with_extra_args_support(made)
 
 
@@ -80,10 +84,19 @@ def train_step(
         "grad_norm", "update_norm", "param_norm" and "update_ratio" (the update's over the
         parameters') among them. What a compiled program doesn't use, it doesn't compute.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    (value, (model_state, outputs)), grads = gradient(state.params, state.model_state, batch, key)
+    scale = scale_of_loss(state.opt_state)
+
+    def scaled(*args: Any) -> tuple[jax.Array, Any]:
+        value, aux = loss(*args)
+        return (value if scale is None else value * scale), (value, aux)
+
+    gradient = jax.value_and_grad(scaled, has_aux=True)
+    (_, (value, aux)), grads = gradient(state.params, state.model_state, batch, key)
+    model_state, outputs = aux
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
     params = optax.apply_updates(state.params, updates)
+    if scale is not None:
+        grads, outputs = unscaled(grads, scale), {"loss_scale": scale, **outputs}
     outputs = {**norms(state.params, grads, updates), **outputs}
     return TrainState(params, model_state, opt_state), weighted(outputs, batch, loss=value)
 

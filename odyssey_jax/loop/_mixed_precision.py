@@ -1,0 +1,93 @@
+"""Compute in half the bits, keep the parameters in all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax._types import PyTree, Task
+
+_DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cast:
+    """A function of a task in another precision; compared by the function it wraps."""
+
+    inner: Callable[..., Any]
+    dtype: str
+
+    def down(self, tree: PyTree) -> PyTree:
+        """The real numbers of a tree in the precision that is computed in."""
+        return jax.tree.map(lambda x: x.astype(self.dtype) if _is_real(x) else x, tree)
+
+
+class _CastLoss(_Cast):
+    def __call__(self, params, model_state, batch, key):
+        loss, (new, outputs) = self.inner(self.down(params), model_state, self.down(batch), key)
+        new = jax.tree.map(_like, new, model_state)
+        return loss.astype(jnp.float32), (new, _up(outputs))
+
+
+class _CastEvaluate(_Cast):
+    def __call__(self, params, model_state, batch):
+        return _up(self.inner(self.down(params), model_state, self.down(batch)))
+
+
+def _is_real(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def _up(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32) if _is_real(x) else x, tree)
+
+
+def _like(new: Any, old: Any) -> Any:
+    return new.astype(old.dtype) if _is_real(old) else new
+
+
+def mixed_precision(task: Task, compute_dtype: Any = jnp.bfloat16) -> Task:
+    """Makes the same task computed in another precision, with its parameters kept in float32.
+
+    Parameters and the real numbers of a batch are cast for the model and the loss; gradients
+    come back in the parameters' own precision, and the optimizer sees nothing else. What the
+    model keeps (batch statistics) stays as it is. The outputs are float32 again, so metrics are
+    summed in float32; within the loss function cast the logits first, as in
+    `logits.astype(jnp.float32)`, where 8 bits are too few.
+
+    float16 has so small a range that gradients vanish: use `fit(loss_scale=...)` with it.
+
+    Args:
+        task: what is trained.
+        compute_dtype: "bfloat16", "float16" or "float32", or a dtype of that name.
+
+    Returns:
+        A task. Two are equal if their tasks and dtypes are.
+
+    Raises:
+        ValueError: the dtype is none of these.
+
+    Source:
+        Micikevicius et al., "Mixed Precision Training" (2018); `jmp.Policy`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, odyssey_jax as ody
+        >>> seen = []
+        >>> def loss(w, batch):
+        ...     seen.append(w.dtype.name)
+        ...     return ((w - batch) ** 2).mean()
+        >>> task = ody.mixed_precision(ody.pure_task(jnp.zeros(()), loss))
+        >>> gradient = jax.grad(lambda w: task.loss(w, None, jnp.ones(4), None)[0])(jnp.zeros(()))
+        >>> seen, gradient.dtype.name, float(gradient)
+        (['bfloat16'], 'float32', -2.0)
+    """
+    dtype = jnp.dtype(compute_dtype).name
+    if dtype not in _DTYPES:
+        raise ValueError(f"compute_dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    return task._replace(
+        loss=_CastLoss(task.loss, dtype), evaluate=_CastEvaluate(task.evaluate, dtype)
+    )

@@ -1,0 +1,108 @@
+"""Half precision: what is cast and what is not, and gradients that would vanish."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import odyssey_jax as ody
+from tests import examples
+
+HALF = ["bfloat16", "float16"]
+
+
+@pytest.mark.parametrize("name", ["nnx", "linen"])
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_model_sees_half_and_the_optimizer_float32(name, dtype):
+    task = examples.TASKS[name]()
+    half = ody.mixed_precision(task, dtype)
+    params, model_state = task.init(jax.random.key(0))
+    batch = {k: jnp.asarray(v[:8]) for k, v in examples.arrays().items()}
+    gradient = jax.value_and_grad(half.loss, has_aux=True)
+    (loss, (state, outputs)), grads = gradient(params, model_state, batch, jax.random.key(1))
+    (plain, _), full = jax.value_and_grad(task.loss, has_aux=True)(
+        params, model_state, batch, jax.random.key(1)
+    )
+    form = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert form(grads) == form(params)
+    assert form(state) == form(model_state), "batch statistics keep their precision"
+    assert (loss.dtype, outputs["logits"].dtype) == (jnp.float32, jnp.float32)
+    assert outputs["labels"].dtype == batch["y"].dtype
+    assert loss != plain, "it was computed in float32"
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(loss, plain, rtol=8 * eps)
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, grads, full)) / optax.tree.norm(full)
+    assert error < 16 * eps
+    evaluated = half.evaluate(params, model_state, batch)
+    assert {x.dtype for x in (evaluated["loss"], evaluated["logits"])} == {jnp.dtype("float32")}
+    assert ody.mixed_precision(task, dtype) == half, "equal tasks share a program"
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match="must be one of bfloat16, float16, float32, got 'int8'"):
+        ody.mixed_precision(examples.linear_task(), "int8")
+
+
+def tiny_loss(w, batch):
+    """Its gradient, about 1e-9, is nothing in float16; it may still be scaled into its range."""
+    return 1e-3 * ((1e-3 * (w - batch)) ** 2).mean().astype(jnp.float32)
+
+
+def train(loss_scale, directory=None, epochs=4, optimizer=None):
+    task = ody.mixed_precision(ody.pure_task(jnp.zeros(3), tiny_loss), "float16")
+    data = ody.ArrayDataset(jnp.ones((16, 3)), batch_size=4)
+    return ody.fit(
+        task, optimizer or optax.sgd(1e8), data, epochs=epochs, directory=directory, writers=[],
+        loss_scale=loss_scale, log_every_n_steps=1,
+        log_outputs=["loss", "grad_norm"] + ["loss_scale"] * (loss_scale is not None),
+    )  # fmt: skip
+
+
+def test_gradients_vanish_without_a_scale_and_not_with_one():
+    assert np.all(train(None).samples["grad_norm"] == 0)
+    result = train(ody.loss_scale(2.0**13))
+    norms = result.samples["grad_norm"]
+    # Each is 2 / 3 * 1e-9 * (w - 1), at w = 0, after some eight operations in float16.
+    eps = float(jnp.finfo("float16").eps)
+    np.testing.assert_allclose(norms[0], 2e-9 / 3 * np.sqrt(3), rtol=8 * eps)
+    assert result.samples["loss"][-1] < 0.9 * result.samples["loss"][0]
+
+
+def test_a_scale_too_large_is_found_and_the_updates_are_skipped():
+    result = train(ody.loss_scale(2.0**40, growth_interval=None))
+    np.testing.assert_array_equal(result.model, 0.0)
+    assert int(result.state.opt_state.skipped) == result.steps
+    result = train(ody.loss_scale(2.0**40), epochs=12)
+    scales = result.samples["loss_scale"]
+    np.testing.assert_array_equal(scales[:5], 2.0 ** (40 - np.arange(5)))
+    assert int(result.state.opt_state.skipped) == np.sum(scales[1:] < scales[:-1])
+    assert np.all(result.model > 0)
+
+
+def test_a_resumed_run_goes_on_with_its_scale(tmp_path):
+    scale = ody.loss_scale(2.0**13, growth_interval=5)
+    whole = train(scale, tmp_path / "whole", epochs=4)
+    train(scale, tmp_path / "cut", epochs=2)
+    examples.assert_same(train(scale, tmp_path / "cut", epochs=4).carry, whole.carry)
+
+
+def test_clipping_sees_the_gradient_itself():
+    task = ody.pure_task(jnp.zeros(2), lambda w, batch: (3.0 * w[0] + 4.0 * w[1]) * batch.mean())
+    loop = ody.make_loop(task, optax.sgd(1.0), clip_norm=1.0, loss_scale=ody.loss_scale(1024.0))
+    inputs = ody.Inputs(ody.ArrayDataset(jnp.ones(4), batch_size=4))
+    carry = loop.init(jax.random.key(0), *task.init(None), inputs)
+    np.testing.assert_allclose(loop.run(carry, inputs, 1).state.params, [-0.6, -0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"init": 0.0}, "init must be above 0; got init = 0.0"),
+        ({"growth_interval": 0}, "growth_interval must be an integer of at least 1 or None"),
+        ({"factor": 1.0}, "factor must be above 1; got factor = 1.0"),
+    ],
+)
+def test_bad_scales_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ody.loss_scale(**arguments)
