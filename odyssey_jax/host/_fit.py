@@ -117,7 +117,9 @@ def fit(
         seed: the run's root key is `jax.random.key(seed)`.
         directory: where checkpoints and `metrics.jsonl` go; None keeps nothing.
         resume: what to go on from where the directory holds a run: "latest", "best", a step,
-            or False to begin again. Later checkpoints than that one are deleted.
+            or False to begin again. Later checkpoints than that one are deleted. Where the
+            latest or the best is corrupt, the run goes on from the next one that is good, with
+            a `CheckpointSkippedWarning`, and replaces the other when it gets there.
         schedule_change: whether a run may go on with another `learning_rate` than it was begun
             with: "refuse" it; "extend" the run, for which the past must agree and the future may
             differ; or "replace" it, whatever differs. Two schedules are compared at every

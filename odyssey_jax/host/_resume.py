@@ -66,16 +66,19 @@ def check_resume(resume: Resume) -> None:
 def step_to_resume(store: Store, resume: Resume) -> int | None:
     """The checkpoint that a run goes on from; None to begin.
 
+    Of the latest and the best, one that is corrupt is passed over, with a warning.
+
     Raises:
         ValueError: `resume` is none of the words, or there is no such checkpoint.
+        CheckpointCorruptError: all of them are corrupt.
     """
     check_resume(resume)
     if resume is False or (isinstance(resume, str) and not store.steps()):
         return None
     if resume == "latest":
-        return store.latest()
+        return store.latest(verify=True)
     if resume == "best":
-        best = None if store.monitor is None else store.best()
+        best = None if store.monitor is None else store.best(verify=True)
         if best is None:
             raise ValueError(
                 f"resume='best' finds no best checkpoint in {store.directory}: there is none "

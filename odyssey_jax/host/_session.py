@@ -97,11 +97,12 @@ class Session:
         """Deletes checkpoints past the step that the run goes on from: no longer its own.
 
         Only when the program compiled and every file is open: one that does not fit loses
-        nothing.
+        nothing. Those that were passed over for being corrupt stay until the run is there.
         """
         if self._store is None:
             return
         later = [saved for saved in self._store.steps() if saved > step or step == 0]
+        later = [saved for saved in later if saved not in self._store.skipped]
         if later:
             self._store.forget(later)
 
