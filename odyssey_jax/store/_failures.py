@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,7 +27,7 @@ class Failures:
 
     Example:
         >>> failures = Failures("raise")
-        >>> failures.tell(CheckpointWriteError("no space"))
+        >>> failures.tell([CheckpointWriteError("no space")])
         Traceback (most recent call last):
         odyssey_jax.store._errors.CheckpointWriteError: no space
         >>> failures.count
@@ -40,12 +41,22 @@ class Failures:
         self.policy: OnFailedSave = policy
         self.count = 0
 
-    def tell(self, failure: BaseException) -> None:
-        """Raises a failure, or warns of it; what is no failure to write is always raised."""
-        self.count += 1
-        if self.policy == "raise" or not isinstance(failure, CheckpointWriteError):
-            raise failure
-        _warn(f"{failure} ({_failed(self.count)} so far)")
+    def tell(self, failures: Iterable[BaseException]) -> None:
+        """Raises the first failure with notes of the others, or warns of each.
+
+        What is no failure to write is always raised.
+        """
+        raised: list[BaseException] = []
+        for failure in failures:
+            self.count += 1
+            if self.policy == "raise" or not isinstance(failure, CheckpointWriteError):
+                raised.append(failure)
+            else:
+                _warn(f"{failure} ({_failed(self.count)} so far)")
+        for failure in raised[1:]:
+            raised[0].add_note(f"and then: {failure}")
+        if raised:
+            raise raised[0]
 
     def sum_up(self, directory: Path) -> None:
         """Warns once more at the end: a warning in the middle of a long log is not seen."""

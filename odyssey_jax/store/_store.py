@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background
@@ -22,12 +21,11 @@ from odyssey_jax.store._errors import (
 )
 from odyssey_jax.store._failures import Failures, OnFailedSave
 from odyssey_jax.store._format import header
-from odyssey_jax.store._layout import Layout, plan, to_json
-from odyssey_jax.store._leaves import flatten
+from odyssey_jax.store._layout import Layout, to_json
+from odyssey_jax.store._planner import Planner
 from odyssey_jax.store._reader import Reader, Result, Which, as_number, check_step
 from odyssey_jax.store._retain import Mode, retain
-from odyssey_jax.store._snapshot import Snapshot, sources, take
-from odyssey_jax.store._structure import structure_of
+from odyssey_jax.store._snapshot import Snapshot, Staging, take
 
 
 class Store(Reader):
@@ -44,6 +42,9 @@ class Store(Reader):
         keep_best: How many of the best steps by ``monitor`` to keep beside those.
         monitor: The metric that says what is best.
         mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
+        max_in_flight: How many saves may be unfinished at once, the one being written
+            included, at least 1. Each holds a copy of the tree in host memory, which is kept
+            for the next; a second copy is made only when saves overlap.
         on_failed_save: ``"raise"`` a save that failed, or ``"warn"`` of it with a count, and
             again when the store is closed; later saves are tried all the same.
         clock: Returns the time in seconds since the epoch, for the metadata.
@@ -72,11 +73,14 @@ class Store(Reader):
         keep_best: int = 0,
         monitor: str | None = None,
         mode: Mode = "min",
+        max_in_flight: int = 2,
         on_failed_save: OnFailedSave = "raise",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._failures = Failures(on_failed_save)
         _check_policy(keep_last, keep_best, monitor)
+        if max_in_flight < 1:
+            raise CheckpointError(f"max_in_flight must be at least 1, got {max_in_flight}")
         super().__init__(directory, monitor=monitor, mode=mode)
         if jax.process_count() > 1:
             raise CheckpointError(
@@ -86,8 +90,10 @@ class Store(Reader):
         self.keep_last = keep_last
         self.keep_best = keep_best
         self._clock = clock
-        self._staging: dict[str, np.ndarray] = {}
-        self._background = Background(f"odyssey_jax store {self.directory}")
+        self._planner = Planner()
+        self._staging: list[Staging] = []  # those that no snapshot is in
+        self._unfinished: set[int] = set()
+        self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
         self._closed = False
         _files.make_directory(self.directory)
         _files.sweep(self.directory)
@@ -95,6 +101,16 @@ class Store(Reader):
         from odyssey_jax.store import _orbax
 
         self._writer = _orbax.Writer(self.directory)
+
+    @property
+    def in_flight(self) -> int:
+        """How many saves are not committed yet, the one being written included."""
+        return self._background.unfinished
+
+    @property
+    def would_block(self) -> bool:
+        """Whether a save requested now would wait for one in flight to be committed."""
+        return self._background.full
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +133,9 @@ class Store(Reader):
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
         """Saves a pytree in the background.
 
-        On return the arrays may be donated or changed: they have been copied. If the save
-        before is still going on, this waits for it first.
+        On return the arrays may be donated or changed: they have been copied. Saves are
+        committed in the order in which they were asked for. While ``max_in_flight`` of them
+        are unfinished, this waits first.
 
         Args:
             step: Its number, at least 0, not committed so far, unless it was found corrupt
@@ -131,20 +148,22 @@ class Store(Reader):
                 own ``retention``.
 
         Raises:
-            CheckpointWriteError: The save before failed; this one is not begun. (A warning,
+            CheckpointWriteError: A save before failed; this one is not begun. (A warning,
                 if the store was asked for one; this one is begun then.)
             CheckpointError: The step is committed already, the tree or the metadata hold
                 what cannot be stored, or the metrics lack the monitored one.
 
         Example:
             >>> import tempfile
+            >>> import numpy as np
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             ...     store.save(7, {"w": np.zeros(3)}, {"epoch": 1, "metrics": {"loss": 0.5}})
             ...     store.wait()
             ...     store.latest()
             7
         """
-        self.wait()
+        self._background.wait_for_room()
+        self.check_for_errors()
         if self._closed:
             raise CheckpointError(f"the store of {str(self.directory)!r} is closed")
         step = check_step(step)
@@ -152,16 +171,18 @@ class Store(Reader):
         head = header(step, self._clock(), metadata, self._retention())
         dumps(head)
         value = self._monitored(head)
-        leaves, values, _ = flatten(tree)
-        described, data = sources(leaves, values)
-        layout = plan(described, structure_of(tree))
-        snapshot = take(layout, data, self._staging)
+        layout, data = self._planner.plan(tree)
+        staging = self._staging.pop() if self._staging else Staging()
+        snapshot = take(layout, data, staging)
+        self._unfinished.add(step)
         self._background.start(
-            lambda: self._commit(step, head, value, layout, snapshot),
+            lambda: self._commit(step, head, value, layout, snapshot, staging),
             afterwards=lambda: _files.sweep(self.directory),
         )
 
     def _check_new(self, step: int) -> None:
+        if step in self._unfinished:
+            raise CheckpointError(f"step {step} is being saved already")
         try:
             committed = self.steps()
         except CheckpointError:
@@ -194,6 +215,7 @@ class Store(Reader):
         value: float | None,
         layout: Layout,
         snapshot: Snapshot,
+        staging: Staging,
     ) -> None:
         what = f"checkpoint of step {step} was not written to {str(self.directory)!r}"
         try:
@@ -215,6 +237,9 @@ class Store(Reader):
             failure = CheckpointWriteError(f"{what}: {_files.reason(error)}")
             failure.errno = _files.errno_of(error)
             raise failure from error
+        finally:
+            self._unfinished.discard(step)
+            self._staging.append(staging)
 
     def _delete_old(self, step: int) -> None:
         # What cannot be read is not ours to delete: it may be of a newer format.
@@ -234,12 +259,13 @@ class Store(Reader):
             self._skipped.pop(step, None)
 
     def wait(self) -> None:
-        """Waits until the save that is going on is committed.
+        """Waits until all saves in flight are committed.
 
         Raises:
-            CheckpointWriteError: It failed. It is raised once, by whichever of `save`,
-                `wait`, `check_for_errors` and `close` is called first; the store can be used
-                afterwards. A `CheckpointWriteWarning`, if the store was asked for one.
+            CheckpointWriteError: One failed. It is raised once, by whichever of `save`,
+                `wait`, `check_for_errors` and `close` is called first, with notes of those
+                that failed after it; the store can be used afterwards. A
+                `CheckpointWriteWarning` for each, if the store was asked for those.
 
         Example:
             >>> import tempfile
@@ -250,25 +276,24 @@ class Store(Reader):
         self.check_for_errors()
 
     def check_for_errors(self) -> None:
-        """Tells of a save that failed, without waiting for the one that is going on.
+        """Tells of saves that failed, without waiting for those in flight.
 
         Raises:
-            CheckpointWriteError: It failed, as for `wait`; a warning, if the store was asked
-                for one.
+            CheckpointWriteError: One failed, as for `wait`; a warning, if the store was asked
+                for those.
 
         Example:
             >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             ...     store.check_for_errors()
         """
-        if (failure := self._background.take_failure()) is not None:
-            self._failures.tell(failure)
+        self._failures.tell(self._background.take_failures())
 
     def close(self) -> None:
         """Waits, and frees the store's memory; nothing can be saved afterwards.
 
         Raises:
-            CheckpointWriteError: The last save failed.
+            CheckpointWriteError: A save failed, and nobody was told yet.
 
         Example:
             >>> import tempfile
@@ -304,6 +329,7 @@ class Store(Reader):
 
         Example:
             >>> import tempfile
+            >>> import numpy as np
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             ...     store.save(1, {"w": np.arange(3.0)}, {})
             ...     store.wait()

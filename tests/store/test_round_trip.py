@@ -1,6 +1,7 @@
 """Every kind of leaf and of structure comes back as it was, to the bit."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 from flax import nnx
 
 from odyssey_jax.store import CheckpointError, CheckpointMismatchError, Store
-from odyssey_jax.store import _store as store_module
+from odyssey_jax.store import _planner as planner_module
 
 
 class Pair(NamedTuple):
@@ -103,8 +104,8 @@ def save(store, tree, step=1):
 @pytest.mark.parametrize("on_device", [None, True])
 def test_every_leaf_comes_back_to_the_bit(tmp_path, monkeypatch, on_device):
     """Packed by the host, and by the program that an accelerator would run."""
-    sources = store_module.sources
-    monkeypatch.setattr(store_module, "sources", lambda *args: sources(*args, on_device=on_device))
+    found = partial(planner_module.sources, on_device=on_device)
+    monkeypatch.setattr(planner_module, "sources", found)
     tree = everything()
     with Store(tmp_path) as store:
         save(store, tree)
