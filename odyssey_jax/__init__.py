@@ -40,8 +40,10 @@ from odyssey_jax.host import find_runs as find_runs
 from odyssey_jax.host import fit as fit
 from odyssey_jax.host import load_params as load_params
 from odyssey_jax.host import plot as plot
+from odyssey_jax.host import plot_history as plot_history
 from odyssey_jax.host import plot_runs as plot_runs
 from odyssey_jax.host import plot_text as plot_text
+from odyssey_jax.host import rate_range_test as rate_range_test
 from odyssey_jax.loop import Carry as Carry
 from odyssey_jax.loop import Inputs as Inputs
 from odyssey_jax.loop import Loop as Loop

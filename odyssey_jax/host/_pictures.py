@@ -1,8 +1,9 @@
 """The two pictures of a run: its curves, and its confusion matrix."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,8 +51,68 @@ def save_curves(
     ...     print(os.listdir(directory))
     ['curves.svg']
     """
+    save_picture(_curves_figure(history, _PANELS, best_epoch), path)
+
+
+def plot_history(
+    history: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    best_epoch: int | None = None,
+    path: str | os.PathLike | None = None,
+) -> "Figure":
+    """Draw a run's metrics by epoch, a panel for each: of training and validation in one.
+
+    As in `save_curves`, a loss that spans more than a factor of 20 is drawn on a logarithmic
+    axis, and a NaN is a gap.
+
+    Args:
+        history: a `FitResult`, or one value for each epoch, by name, each [epochs].
+        metrics: what to draw, from the top down, without "train/" and "valid/", such as "loss";
+            None draws everything that the history has.
+        best_epoch: the epoch to mark, in the units of the history's "epoch"; that of a
+            `FitResult` is marked anyway.
+        path: where to save it; the suffix (.png, .svg, .pdf) says in which format. None saves
+            nothing.
+
+    Returns:
+        The figure: a notebook shows it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the history has nothing of a metric, or nothing at all; lengths differ,
+            `best_epoch` is not in it, or the suffix is no picture's.
+        OSError: the file cannot be written; what was there before is kept.
+
+    >>> history = {"train/loss": np.array([2.0, 1.0]), "valid/accuracy": np.array([0.6, 0.9])}
+    >>> [axes.get_ylabel() for axes in plot_history(history).axes]
+    ['loss', 'accuracy']
+    """
+    if best_epoch is None:
+        best_epoch = getattr(history, "best_epoch", None)
+    history = getattr(history, "history", history)
+    there = _quantities(history)
+    for name in metrics or ():
+        if name not in there:
+            raise ValueError(f"metrics: there is no {name!r} in the history; draw of: {there}.")
+    figure = _curves_figure(history, there if metrics is None else metrics, best_epoch)
+    if path is not None:
+        save_picture(figure, path)
+    return figure
+
+
+def _quantities(history: Mapping[str, np.ndarray]) -> list[str]:
+    """Return what the curves are of: the loss first, rates last."""
+    names = [name for name in history if name not in ("epoch", "step")]
+    found = dict.fromkeys(re.sub("^(train|valid)/", "", name) for name in names)
+    return sorted(found, key=lambda name: (name != "loss", name.startswith("learning_rate")))
+
+
+def _curves_figure(
+    history: Mapping[str, np.ndarray], quantities: Sequence[str], best_epoch: int | None
+) -> "Figure":
     series = {name: np.atleast_1d(np.asarray(x, np.float64)) for name, x in history.items()}
-    panels = [quantity for quantity in _PANELS if _curves_of(quantity, series)]
+    panels = [quantity for quantity in quantities if _curves_of(quantity, series)]
     epochs = _epochs(series, [name for q in panels for name in _curves_of(q, series)])
     if best_epoch is not None and best_epoch not in epochs:
         raise ValueError(
@@ -68,7 +129,7 @@ def save_curves(
         _draw_panel(ax, quantity, epochs, series, best_epoch)
         ax.tick_params(labelbottom=ax is axes[-1])
     axes[-1].set_xlabel("epoch")
-    save_picture(figure, path)
+    return figure
 
 
 def save_confusion(
@@ -196,7 +257,7 @@ def _draw_panel(
         label += " (log scale)"
     if best_epoch is not None:
         ax.axvline(best_epoch, color=_BEST, linewidth=1, linestyle=":")
-        if quantity != "learning_rate":
+        if not quantity.startswith("learning_rate"):
             name = list(curves)[-1]
             value = series[name][np.flatnonzero(epochs == best_epoch)[0]]
             mark = f"best epoch {best_epoch}: {value:.4g}"
@@ -206,7 +267,7 @@ def _draw_panel(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-    if quantity == "learning_rate":
+    if quantity.startswith("learning_rate"):
         ax.set_ylim(bottom=0)
         ax.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
     else:

@@ -13,6 +13,7 @@ from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, History
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._samples import sample_table
+from odyssey_jax.host._table import Table
 from odyssey_jax.host.writers import Row
 from odyssey_jax.loop import Carry, Loop, finish_compiled
 
@@ -32,8 +33,9 @@ class FitResult:
         best: the first best epoch that a callback tracks, or None.
         best_epoch: its index, which is also its row in the history; None where there is none.
         metrics: the last epoch's metrics, arrays of any shape included.
-        history: column to array [epochs]: "epoch", "step" and every scalar metric.
-        samples: column to array [samples]: "step", the train steps done, and each of
+        history: column to array [epochs]: "epoch", "step" and every scalar metric; prints as
+            a table, and `history.to_pandas()` is a data frame.
+        samples: the same of the sampled train steps: "step", the train steps done, and each of
             `log_outputs`; empty where no steps are sampled.
         carry: the run as it was saved last, to go on from.
         steps_per_second: train steps a second, without compilation and saving; NaN for a run
@@ -52,8 +54,8 @@ class FitResult:
     best: Best | None = dataclasses.field(repr=False)
     best_epoch: int | None
     metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
-    history: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
-    samples: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    history: Table = dataclasses.field(repr=False)
+    samples: Table = dataclasses.field(repr=False)
     carry: Carry = dataclasses.field(repr=False)
     steps_per_second: float
     exit_code: int
@@ -76,8 +78,8 @@ def make_result(
         best=best,
         best_epoch=None if best is None else int(best.epoch),
         metrics=jax.device_get(carry.latest),
-        history=table(history_of(carry)),
-        samples=sample_table(carry, loop.sampling),
+        history=Table(table(history_of(carry))),
+        samples=Table(sample_table(carry, loop.sampling)),
         carry=carry,
         steps_per_second=steps_per_second,
         exit_code=interrupt.exit_code,
