@@ -25,7 +25,7 @@ from odyssey_jax.store._checksums import (
     missing,
 )
 from odyssey_jax.store._errors import CheckpointCorruptError
-from odyssey_jax.store._layout import ALIGNMENT, Layout
+from odyssey_jax.store._layout import ALIGNMENT, Layout, Place
 
 _NAMED = 3  # leaves that an error names
 
@@ -38,29 +38,32 @@ class _Chunk(NamedTuple):
 
 
 def read_packs(
-    root: Path, layout: Layout, names: Iterable[str], wanted: Checksums | None
+    root: Path, layout: Layout, places: Iterable[Place], wanted: Checksums | None
 ) -> dict[str, np.ndarray]:
-    """Reads packed arrays.
+    """Reads packed arrays, of which only the files that hold what is asked for.
 
     Args:
         root: The step's directory.
         layout: Its layout.
-        names: The arrays to read.
+        places: The leaves to read; what does not lie packed is passed over.
         wanted: What the files must be; None compares their lengths only.
 
     Returns:
-        The arrays by name, of the leaves' own dtypes.
+        The arrays by name, of the leaves' own dtypes. Memory that no leaf is in is never
+        written to, so that the system need not provide it.
 
     Raises:
         CheckpointCorruptError: A file is gone, of another length or damaged; the message
             names it and leaves in it.
     """
-    packs = {name: layout.packs[name] for name in names}
+    numbers = _chunks(layout, places)
+    packs = {name: layout.packs[name] for name in numbers}
     arrays = {name: aligned((pack.size,), np.dtype(pack.dtype)) for name, pack in packs.items()}
     chunks = [
         _Chunk(name, start, chunk_file(name, number), _bytes(arrays[name], start, pack.chunk))
         for name, pack in packs.items()
         for number, start in enumerate(range(0, pack.size, pack.chunk))
+        if number in numbers[name]
     ]
 
     def read(chunk: _Chunk) -> None:
@@ -73,6 +76,17 @@ def read_packs(
 
     in_threads(read, chunks)
     return arrays
+
+
+def _chunks(layout: Layout, places: Iterable[Place]) -> dict[str, set[int]]:
+    """The numbers of the chunks that leaves lie in, by pack."""
+    numbers: dict[str, set[int]] = {}
+    for place in places:
+        if place.lies == "packed":
+            chunk = layout.packs[place.array].chunk
+            last = (place.offset + place.size - 1) // chunk
+            numbers.setdefault(place.array, set()).update(range(place.offset // chunk, last + 1))
+    return numbers
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -431,11 +431,9 @@ class Reader:
         verify: bool,
     ) -> list[Any]:
         """Reads leaves like the targets: the one way to a checkpoint's arrays."""
-        used = {place.array for place in places}
-        packs = [name for name in layout.packs if name in used]
         shardings = loose_shardings(places, targets)
         with self._open(step) as opened:
-            packed, loose = opened.arrays(layout, packs, shardings, verify=verify)
+            packed, loose = opened.arrays(layout, places, shardings, verify=verify)
         return place_all(places, targets, packed, loose)
 
     def _layout(self, step: int) -> Layout:

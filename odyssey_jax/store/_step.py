@@ -15,7 +15,7 @@ from odyssey_jax.store import _checksums
 from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._errors import CheckpointCorruptError
 from odyssey_jax.store._format import check_version
-from odyssey_jax.store._layout import Layout, from_json
+from odyssey_jax.store._layout import Layout, Place, from_json
 from odyssey_jax.store._migrations import migrate
 from odyssey_jax.store._packs import read_packs
 
@@ -77,7 +77,7 @@ class Step:
     def arrays(
         self,
         layout: Layout,
-        packed: Iterable[str],
+        places: Iterable[Place],
         loose: Mapping[str, Any],
         *,
         verify: bool,
@@ -86,7 +86,7 @@ class Step:
 
         Args:
             layout: The step's layout.
-            packed: Names of the packed arrays to read.
+            places: The leaves to read; of packed arrays only the files that they lie in.
             loose: Names of the arrays by themselves to read -> the sharding to read them
                 into, or None for a numpy array.
             verify: Whether to compare their bytes with the checksums.
@@ -99,7 +99,7 @@ class Step:
             folders = tuple(f"state/loose.{name}/" for name in loose)
             small = [name for name in wanted if not _is_chunk(name) or name.startswith(folders)]
             _checksums.check_files(self._root, small, wanted)
-        found = read_packs(self._root, layout, packed, wanted)
+        found = read_packs(self._root, layout, places, wanted)
         if not loose:
             return found, {}
         # Orbax takes a second to import, which a program without a store need not wait for.
@@ -117,7 +117,7 @@ class Step:
         layout = self.layout()
         if self._checksums is None:
             loose = {place.array: None for place in layout.places if place.lies == "loose"}
-            self.arrays(layout, layout.packs, loose, verify=False)
+            self.arrays(layout, layout.places, loose, verify=False)
             return 0
         _checksums.check_files(self._root, self._checksums, self._checksums)
         return sum(wanted.size for wanted in self._checksums.values())

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odyssey_jax.store import CheckpointError, CheckpointMismatchError, Store, Transfer
+from odyssey_jax.store import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointMismatchError,
+    Store,
+    Transfer,
+    _layout,
+)
 from odyssey_jax.store._leaves import Leaf, flatten
 from odyssey_jax.store._paths import name_of, split
 from odyssey_jax.store._transfer import assign
@@ -190,3 +197,24 @@ def test_a_transfer_reads_what_it_says(tmp_path):
             CheckpointError, match="no subtree 'state/params'; there are 'enc', 'ha"
         ):
             store.restore(0, subtree="state/params")
+
+
+def test_a_subtree_reads_the_files_that_it_lies_in_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(_layout, "CHUNK_BYTES", 4096)
+    tree = {"a": np.arange(1024.0), "b": {"c": np.arange(2000.0)}, "d": np.ones(3, np.int32)}
+    with Store(tmp_path) as store:
+        store.save(1, tree, {})
+        store.wait()
+        damage = tmp_path / "1" / "state" / "packed.float64" / "0"
+        damage.write_bytes(bytes([1]) + damage.read_bytes()[1:])
+        np.testing.assert_array_equal(store.load(1, subtree="b").tree["c"], np.arange(2000.0))
+        blank = {"c": np.zeros(2000)}
+        np.testing.assert_array_equal(
+            store.restore(blank, 1, subtree="b").tree["c"], tree["b"]["c"]
+        )
+        transfer = Transfer(ignore=["^a$"])
+        found = store.restore({"b": blank, "d": tree["d"]}, 1, transfer=transfer).tree
+        np.testing.assert_array_equal(found["b"]["c"], tree["b"]["c"])
+        for subtree in ("a", ""):
+            with pytest.raises(CheckpointCorruptError, match=r"packed.float64/0 .*\['a'\]"):
+                store.load(1, subtree=subtree)
