@@ -126,6 +126,7 @@ from odyssey_jax.store import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store import CheckpointWriteWarning as CheckpointWriteWarning
 from odyssey_jax.store import Reader as Reader
 from odyssey_jax.store import Restored as Restored
+from odyssey_jax.store import SavedLeaf as SavedLeaf
 from odyssey_jax.store import Store as Store
 from odyssey_jax.store import Transfer as Transfer
 from odyssey_jax.transforms import freeze as freeze

@@ -1,4 +1,7 @@
-"""Checkpoints: saved in the background through Orbax, restored strictly, kept by a rule."""
+"""Checkpoints: saved in the background through Orbax, restored strictly, kept by a rule.
+
+What the files hold, and what is promised of them, is in FORMAT.md beside this.
+"""
 
 from odyssey_jax.store._compare import Report as Report
 from odyssey_jax.store._errors import CheckpointCorruptError as CheckpointCorruptError
@@ -14,5 +17,6 @@ from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
 from odyssey_jax.store._reader import Reader as Reader
 from odyssey_jax.store._reader import Restored as Restored
 from odyssey_jax.store._retain import retain as retain
+from odyssey_jax.store._saved_leaf import SavedLeaf as SavedLeaf
 from odyssey_jax.store._store import Store as Store
 from odyssey_jax.store._transfer import Transfer as Transfer

@@ -54,6 +54,11 @@ def committed_steps(directory: Path) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def size_of(root: Path) -> int:
+    """The bytes of the files in a directory and below."""
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
 def remove(directory: Path, steps: Iterable[int]) -> None:
     """Takes steps off the list; their bytes go at the next `sweep`.
 

@@ -76,6 +76,8 @@ def header(
         >>> header(3, 0.0, {"metrics": {"loss": 0.5}}, {"keep_last": 1})["metrics"]
         {'loss': 0.5}
     """
+    if not isinstance(metadata, Mapping):
+        raise CheckpointError(f"metadata must map names to values, got {metadata!r}")
     if taken := [name for name in _RESERVED if name in metadata]:
         raise CheckpointError(f"metadata {taken} is written by the store; leave it out")
     if not isinstance(metadata.get("metrics", {}), Mapping):

@@ -28,6 +28,7 @@ from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._paths import tail
 from odyssey_jax.store._place import blank, keep, loose_shardings, place_all
 from odyssey_jax.store._retain import Mode, ranked
+from odyssey_jax.store._saved_leaf import SavedLeaf, saved_leaf
 from odyssey_jax.store._step import Step
 from odyssey_jax.store._structure import build, find, numbers_in
 from odyssey_jax.store._transfer import Transfer, assign
@@ -239,7 +240,7 @@ class Reader:
             >>> found["epoch"], found["timestamp"]
             (2, 12.5)
         """
-        with self._open(step) as opened:
+        with self._open(check_step(step)) as opened:
             return decode(opened.metadata())
 
     @contextlib.contextmanager
@@ -295,6 +296,92 @@ class Reader:
         step = check_step(step)
         with self._open(step) as opened:
             return opened.verify()
+
+    def leaves(self, step: int) -> tuple[SavedLeaf, ...]:
+        """Lists the leaves of a step, without reading their data.
+
+        Args:
+            step: A committed step.
+
+        Returns:
+            One for each leaf, in the tree's order.
+
+        Raises:
+            CheckpointNotFoundError: The step is not committed.
+            CheckpointVersionError: Its format is newer than this library reads.
+            CheckpointCorruptError: It cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros((2, 3)), "n": 5}, {})
+            ...     store.wait()
+            ...     [(leaf.name, str(leaf), leaf.nbytes) for leaf in store.leaves(1)]
+            [('n', 'int 5', 0), ('w', 'float64[2,3]', 48)]
+        """
+        return tuple(map(saved_leaf, self._layout(check_step(step)).places))
+
+    def values(self, step: int, *, verify: bool = True) -> dict[str, Any]:
+        """Reads the leaves of a step by their paths: for tools, which have no target.
+
+        Args:
+            step: A committed step.
+            verify: Whether to compare the arrays with their checksums.
+
+        Returns:
+            Path -> leaf, as `load` has it.
+
+        Raises:
+            CheckpointNotFoundError: The step is not committed.
+            CheckpointVersionError: Its format is newer than this library reads.
+            CheckpointCorruptError: It cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros(2), "n": 5}, {})
+            ...     store.wait()
+            ...     store.values(1)
+            {"['n']": 5, "['w']": array([0., 0.])}
+        """
+        step = check_step(step)
+        layout = self._layout(step)
+        blanks = [blank(place) for place in layout.places]
+        leaves = self._read(step, layout, layout.places, blanks, verify=verify)
+        return {place.path: leaf for place, leaf in zip(layout.places, leaves, strict=True)}
+
+    def size(self, step: int) -> int:
+        """Measures a step on the disk.
+
+        Args:
+            step: A committed step, whether it can be read or not.
+
+        Returns:
+            The bytes of its files.
+
+        Raises:
+            CheckpointNotFoundError: The step is not committed.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros(1_000)}, {})
+            ...     store.wait()
+            ...     8_000 < store.size(1) < 16_000
+            True
+        """
+        step = check_step(step)
+        with contextlib.suppress(FileNotFoundError):  # another program deletes it meanwhile
+            size = _files.size_of(self.directory / str(step))
+            if step in self.steps():
+                return size
+        raise self._not_found(step)
 
     def restore(
         self,

@@ -63,6 +63,10 @@ class Step:
         try:
             text = (self._root / file).read_bytes()
         except FileNotFoundError as error:
+            if self._checksums is None:
+                raise CheckpointCorruptError(
+                    f"{file} is missing: it is damaged, or not odyssey_jax's"
+                ) from error
             raise _checksums.missing(file) from error
         if self._checksums is not None:
             _checksums.compare(file, Checksum(len(text), zlib.crc32(text)), self._checksums)

@@ -206,7 +206,13 @@ class Store(Reader):
                 f"the monitored metric {self.monitor!r} is not among the metrics of step "
                 f"{head['step']}: {sorted(metrics)}"
             )
-        return as_number(metrics[self.monitor])
+        value = metrics[self.monitor]
+        if not (value is None or isinstance(value, int | float)):
+            raise CheckpointError(
+                f"the monitored metric {self.monitor!r} of step {head['step']} is {value!r}, "
+                "not a number"
+            )
+        return as_number(value)
 
     def _commit(
         self,

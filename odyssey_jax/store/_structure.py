@@ -193,6 +193,8 @@ def find(node: Node, name: str) -> tuple[int, Node]:
         >>> find({"fields": {"state": {"fields": {"params": 0}}}}, "state/params")
         (2, 0)
     """
+    if not isinstance(name, str):
+        raise CheckpointError(f"a subtree is a name such as 'state/params', got {name!r}")
     found = list(_named(node, name, 0)) if name else [(0, node)]
     if len(found) == 1:
         return found[0]

@@ -117,6 +117,8 @@ def assign(
         >>> assigned.sources, assigned.report.exact
         (("['a']",), True)
     """
+    if not isinstance(transfer, Transfer | None):
+        raise CheckpointError(f"transfer must be a Transfer(rename=..., ...), got {transfer!r}")
     transfer = transfer or Transfer()
     kept = _found(transfer.initialize, target, "initialize", "target")
     ignored = _found(transfer.ignore, saved, "ignore", "checkpoint")

@@ -7,6 +7,7 @@ import threading
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import odyssey_jax.store._format as format_module
@@ -17,6 +18,7 @@ from odyssey_jax.store import (
     CheckpointNotFoundError,
     CheckpointSkippedWarning,
     CheckpointVersionError,
+    Reader,
     Store,
 )
 
@@ -156,6 +158,9 @@ BAD_SAVES = [
     (1, {"f": len}, r"metadata\['f'\] is <built-in function len>.* JSON cannot hold"),
     (1, {"step": 1}, r"metadata \['step'\] is written by the store; leave it out"),
     (1, {"metrics": 3}, r"metadata\['metrics'\] must map names to numbers, got 3"),
+    (1, {"metrics": {"loss": "low"}}, "monitored metric 'loss' of step 1 is 'low', not a number"),
+    (1, {"metrics": {"loss": np.ones(2)}}, r"'loss' of step 1 is \[1.0, 1.0\], not a number"),
+    (1, None, "metadata must map names to values, got None"),
     (1, {"metrics": {"los": 3}}, r"monitored metric 'loss' is not among .* step 1: \['los'\]"),
 ]
 
@@ -168,6 +173,34 @@ def test_a_bad_save_is_refused_at_once(tmp_path, step, metadata, text):
             store.save(step, TREE, metadata)
         store.wait()
         assert store.steps() == (0,)
+
+
+@pytest.mark.parametrize("step", [-1, 1.0, True, "0", None])
+def test_what_is_no_step_is_refused_by_whatever_reads(tmp_path, step):
+    with Store(tmp_path) as store:
+        fill(store, [0.5, 0.4])
+        reads = (store.metadata, store.verify, store.leaves, store.values, store.size, store.load)
+        for read in (*reads, lambda step: store.restore(TREE, step)):
+            with pytest.raises(CheckpointError, match="a step is an integer of at least 0, got"):
+                read(step)
+
+
+def test_what_is_no_subtree_and_no_transfer_is_refused(tmp_path):
+    with Store(tmp_path) as store:
+        fill(store, [0.5])
+        with pytest.raises(CheckpointError, match="a subtree is a name such as .*, got 3"):
+            store.restore(TREE, subtree=3)
+        with pytest.raises(CheckpointError, match=r"transfer must be a Transfer\(.*got \{'ignore'"):
+            store.restore(TREE, transfer={"ignore": ["w"]})
+
+
+def test_a_checkpoint_that_orbax_alone_wrote_is_no_riddle(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.StandardSave(TREE))
+    reader = Reader(tmp_path)
+    with pytest.raises(CheckpointCorruptError, match="metadata/metadata is missing: .* not odyss"):
+        reader.restore(TREE)
+    assert reader.size(3) > 0
 
 
 def test_a_step_may_come_as_an_array(tmp_path):
