@@ -1,3 +1,3 @@
-"""The command line: `odyssey-jax train`, `schedule` and `runs`."""
+"""The command line: `odyssey-jax train`, `schedule`, `runs` and `checkpoints`."""
 
 from odyssey_jax.cli._main import main as main

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from odyssey_jax.cli import _runs, _schedule, _train
+from odyssey_jax.cli import _runs, _schedule, _train, checkpoints
 from odyssey_jax.store import CheckpointError
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="odyssey-jax", description="Training infrastructure for JAX."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (_train, _schedule, _runs):
+    for command in (_train, _schedule, _runs, checkpoints):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:

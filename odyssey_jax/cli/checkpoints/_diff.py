@@ -1,0 +1,113 @@
+"""`diff`: how two checkpoints differ, leaf by leaf and in their metadata."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from odyssey_jax.cli._output import print_json
+from odyssey_jax.cli.checkpoints._where import open_reader, step_of
+from odyssey_jax.store import Reader, SavedLeaf
+
+Values = Mapping[str, Any]
+
+# What differs between any two checkpoints.
+_ALWAYS = ("step", "timestamp")
+
+
+def add_parser(actions: Any) -> None:
+    """Adds the action."""
+    action = actions.add_parser(
+        "diff",
+        help="compare two checkpoints",
+        description="Compares two checkpoints leaf by leaf: those that only one has, shapes, "
+        "dtypes, and values to the bit; and their metadata.",
+    )
+    for name in ("a", "b"):
+        action.add_argument(
+            name, metavar=name.upper(), help="a STEP, or DIR:STEP for another directory"
+        )
+    action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    action.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Compares two checkpoints."""
+    first, second = (_find(parsed, text) for text in (parsed.a, parsed.b))
+    both = (first, second)
+    old, new = ({leaf.path: leaf for leaf in reader.leaves(step)} for reader, step in both)
+    leaves = dict(_differing(old, new, *(reader.values(step) for reader, step in both)))
+    total = len(old.keys() | new.keys())
+    was, now = (_flat(reader.metadata(step)) for reader, step in both)
+    metadata = {
+        name: [was.get(name), now.get(name)]
+        for name in dict.fromkeys([*was, *now])
+        if repr(was.get(name)) != repr(now.get(name)) and name not in _ALWAYS
+    }
+    equal = total - len(leaves)
+    if parsed.json:
+        print_json({"equal": equal, "leaves": leaves, "metadata": metadata})
+        return
+    for path, what in leaves.items():
+        print(f"{path}: {what}")
+    for name, (a, b) in metadata.items():
+        print(f"metadata {name}: {a!r} in A, {b!r} in B")
+    print(f"{equal} of {total} leaves are equal to the bit")
+
+
+def _find(parsed: argparse.Namespace, text: str) -> tuple[Reader, int]:
+    directory, colon, step = text.rpartition(":")
+    reader = open_reader(parsed, Path(directory) if colon else None)
+    return reader, step_of(reader, step)
+
+
+def _differing(
+    old: dict[str, SavedLeaf], new: dict[str, SavedLeaf], before: Values, after: Values
+) -> Iterator[tuple[str, str]]:
+    for path in dict.fromkeys([*old, *new]):
+        if path not in new:
+            yield path, f"only in A, {old[path]}"
+        elif path not in old:
+            yield path, f"only in B, {new[path]}"
+        elif _kind(old[path]) != _kind(new[path]):
+            yield path, f"{old[path]} in A, {new[path]} in B"
+        elif what := _values(before[path], after[path]):
+            yield path, what
+
+
+def _kind(leaf: SavedLeaf) -> tuple[tuple[int, ...], str]:
+    return leaf.shape, leaf.dtype
+
+
+def _values(a: Any, b: Any) -> str | None:
+    """How two values of one shape and dtype differ; None if they do not, to the bit."""
+    if not hasattr(a, "dtype"):
+        same = a == b or (a != a and b != b)  # NaN is like NaN
+        return None if same else f"{a!r} in A, {b!r} in B"
+    if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    a, b = np.asarray(a), np.asarray(b)
+    if a.tobytes() == b.tobytes():
+        return None
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    a, b = a.astype(wide), b.astype(wide)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(np.where(same, 0, a - b))
+    return f"max abs difference {gap.max():.4g} in {np.count_nonzero(~same)} of {a.size} values"
+
+
+def _flat(metadata: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested metadata as one mapping, with dots between the names."""
+    found: dict[str, Any] = {}
+    for name, value in metadata.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value
+    return found
