@@ -1,0 +1,82 @@
+"""The page of the format says what is there: files, fields, its program, and tests by name."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odyssey_jax.store as store_room
+from odyssey_jax.store import FORMAT_VERSION, Store
+
+ROOT = Path(__file__).parents[2]
+PAGE = (Path(store_room.__file__).parent / "FORMAT.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint with a leaf of each kind, and its values."""
+    root = tmp_path_factory.mktemp("page")
+    spread = jax.sharding.NamedSharding(jax.make_mesh((8,), ("x",)), jax.P("x"))
+    tree = {
+        "spread": jax.device_put(jnp.arange(16.0), spread),
+        "w": jnp.ones((2, 3)),
+        "half": np.array([1.5, 2.5], "bfloat16"),
+        "keys": jax.random.split(jax.random.key(3), 2),
+        "small": np.array([1, 2], "uint2"),
+        "empty": np.zeros((0, 2)),
+        "n": 5,
+    }
+    with Store(root) as store:
+        store.save(4, tree, {})
+        store.wait()
+        values = store.values(4)
+    return root / "4", values
+
+
+def test_the_program_reads_every_array_through_orbax_alone(saved):
+    step, values = saved
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names = {}
+    exec(compile(program, "FORMAT.md", "exec"), names)
+    leaves = names["read_leaves"](step)
+    assert set(values) - set(leaves) == {"['empty']", "['n']"}
+    for path, leaf in leaves.items():
+        value = jax.random.key_data(values[path]) if path == "['keys']" else values[path]
+        assert (leaf.shape, leaf.tobytes()) == (value.shape, np.asarray(value).tobytes())
+
+
+def test_every_file_and_field_is_on_the_page(saved):
+    step, _ = saved
+    for path in step.rglob("*"):
+        name = re.sub(r"^(packed|loose)\..*", r"\1.", path.name)
+        assert name in PAGE, path
+    for item in ("metadata", "layout"):
+        data = json.loads((step / item / "metadata").read_text())
+        assert all(f"`{field}`" in PAGE for field in data)
+    layout = json.loads((step / "layout" / "metadata").read_text())
+    assert {f'`"{row[3]}"`' in PAGE for row in layout["leaves"]} == {True}
+    assert all(f"`{field}`" in PAGE for pack in layout["packs"].values() for field in pack)
+
+
+def test_the_page_is_of_this_version():
+    assert f"format version {FORMAT_VERSION}" in PAGE
+    assert re.findall(r"^- (\d+): ", PAGE, flags=re.MULTILINE) == [
+        str(version) for version in range(FORMAT_VERSION, 0, -1)
+    ]
+
+
+def test_every_promise_names_tests_that_are_there():
+    rows = PAGE.split("## What Orbax leaves open")[1].splitlines()
+    rows = [row for row in rows if row.startswith("|")][2:]
+    assert len(rows) >= 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row.split("|")[-2])
+        assert named, row
+        for file, test in named:
+            tree = ast.parse((ROOT / file).read_text())
+            assert test in {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}, row
