@@ -5,6 +5,7 @@ from odyssey_jax._types import Callback as Callback
 from odyssey_jax._types import Clock as Clock
 from odyssey_jax._types import Event as Event
 from odyssey_jax._types import Point as Point
+from odyssey_jax._types import Reporting as Reporting
 from odyssey_jax._types import Signal as Signal
 from odyssey_jax._types import StopReason as StopReason
 from odyssey_jax._types import Task as Task
@@ -20,6 +21,9 @@ from odyssey_jax.callbacks import chain as chain
 from odyssey_jax.callbacks import checkpoint as checkpoint
 from odyssey_jax.callbacks import early_stopping as early_stopping
 from odyssey_jax.callbacks import log as log
+from odyssey_jax.callbacks import max_steps as max_steps
+from odyssey_jax.callbacks import roll_back as roll_back
+from odyssey_jax.callbacks import terminate_on_nan as terminate_on_nan
 from odyssey_jax.callbacks import track_best as track_best
 from odyssey_jax.data import ArrayDataset as ArrayDataset
 from odyssey_jax.flax import linen_task as linen_task

@@ -223,11 +223,20 @@ class Callback(Protocol):
         ...
 
     def init(self, event: Event) -> PyTree:
-        """Makes the first state from an example of the event (its values mean nothing)."""
+        """Makes the first state; of the event only the train state means something."""
         ...
 
     def update(self, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
         """Takes the state past an event, and says what it asks of the loop."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A callback that adds columns to the history: what it knows, from one epoch to the next."""
+
+    def report(self, state: PyTree) -> Mapping[str, Any]:
+        """Name to scalar, always under the same names; asked before an epoch's `update`."""
         ...
 
 

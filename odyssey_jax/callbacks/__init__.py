@@ -18,6 +18,13 @@ from odyssey_jax.callbacks._function import callback as callback
 from odyssey_jax.callbacks._log import History as History
 from odyssey_jax.callbacks._log import Log as Log
 from odyssey_jax.callbacks._log import log as log
+from odyssey_jax.callbacks._max_steps import MaxSteps as MaxSteps
+from odyssey_jax.callbacks._max_steps import max_steps as max_steps
 from odyssey_jax.callbacks._monitor import Best as Best
+from odyssey_jax.callbacks._roll_back import RollBack as RollBack
+from odyssey_jax.callbacks._roll_back import RollBackState as RollBackState
+from odyssey_jax.callbacks._roll_back import roll_back as roll_back
+from odyssey_jax.callbacks._terminate_on_nan import TerminateOnNan as TerminateOnNan
+from odyssey_jax.callbacks._terminate_on_nan import terminate_on_nan as terminate_on_nan
 from odyssey_jax.callbacks._track_best import TrackBest as TrackBest
 from odyssey_jax.callbacks._track_best import track_best as track_best

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from odyssey_jax._types import Event, Point, Signal
 from odyssey_jax.callbacks._monitor import check_monitor
 from odyssey_jax.schedules import MetricRule
-from odyssey_jax.transforms import check_rule, has_scale, with_scale
+from odyssey_jax.transforms import check_rule, has_scale, with_scale_moved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,9 @@ class AdaptRate:
 
     def update(self, state: Any, event: Event) -> tuple[Any, Signal]:
         """Takes the rule past the epoch's metric, and hands its scale to the optimizer."""
-        state = self.rule.update(state, event.metric(self.monitor))
-        opt_state = with_scale(event.state.opt_state, state.scale)
-        return state, Signal.none()._replace(state=event.state._replace(opt_state=opt_state))
+        new = self.rule.update(state, event.metric(self.monitor))
+        opt_state = with_scale_moved(event.state.opt_state, state.scale, new.scale)
+        return new, Signal.none()._replace(state=event.state._replace(opt_state=opt_state))
 
 
 def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 
 from odyssey_jax._types import Callback, Event, Point, PyTree, Signal, StopReason
-from odyssey_jax.callbacks._chain import Chain, chain, check_callbacks, init_each, update_each
+from odyssey_jax.callbacks._chain import (
+    Chain,
+    chain,
+    check_callbacks,
+    init_each,
+    report_each,
+    update_each,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +43,10 @@ class AllOf:
         stop = functools.reduce(jnp.logical_and, want, jnp.asarray(together))
         agreed = Signal.stop_if(stop, merged.stop, merged.detail)
         return states, merged._replace(stop=agreed.stop, detail=agreed.detail)
+
+    def report(self, state: tuple[PyTree, ...]) -> dict[str, Any]:
+        """What those that are `Reporting` add to the history."""
+        return report_each(self.callbacks, state)
 
 
 def any_of(*callbacks: Callback) -> Chain:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Callback, Event, Point, PyTree, Signal
+from odyssey_jax._types import Callback, Event, Point, PyTree, Reporting, Signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Chain:
         states, signals = update_each(self.callbacks, state, event)
         return states, functools.reduce(Signal.merge, signals, Signal.none())
 
+    def report(self, state: tuple[PyTree, ...]) -> dict[str, Any]:
+        """What those that are `Reporting` add to the history."""
+        return report_each(self.callbacks, state)
+
 
 def init_each(callbacks: tuple[Callback, ...], event: Event) -> tuple[PyTree, ...]:
     """Makes each callback's state."""
@@ -56,6 +60,21 @@ def update_each(
                 event = dataclasses.replace(event, state=signal.state)
         new.append(state)
     return tuple(new), signals
+
+
+def report_each(callbacks: tuple[Callback, ...], states: tuple[PyTree, ...]) -> dict[str, Any]:
+    """What those that are `Reporting` add to the history; a name that two have is refused."""
+    columns: dict[str, Any] = {}
+    for callback, state in zip(callbacks, states, strict=True):
+        if isinstance(callback, Reporting):
+            more = callback.report(state)
+            if twice := sorted(columns.keys() & more.keys()):
+                raise ValueError(
+                    f"two callbacks add {', '.join(map(repr, twice))} to the history, the second "
+                    f"is {callback!r}: leave one of them out."
+                )
+            columns |= more
+    return columns
 
 
 def _update(callback: Callback, state: PyTree, event: Event) -> tuple[PyTree, Signal]:

@@ -36,6 +36,12 @@ def check_factor_of_growth(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite and greater than 1, or None, got {value!r}.")
 
 
+def check_rate_factor(name: str, value: Any) -> None:
+    """Refuses a factor that makes greater, or nothing of it."""
+    if not (_is_real(value) and 0 < value <= 1):
+        raise ValueError(f"{name} must be in the range (0, 1], got {value!r}.")
+
+
 def check_words(name: str, value: Any, words: tuple[str, ...]) -> None:
     """Refuses what is none of a few words."""
     if value not in words:

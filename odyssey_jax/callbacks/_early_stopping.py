@@ -27,6 +27,7 @@ from odyssey_jax.callbacks._monitor import (
     init_best,
     is_better,
     keep_best,
+    worst,
 )
 from odyssey_jax.callbacks._repr import ShortRepr
 from odyssey_jax.schedules import observed, smoothed
@@ -169,7 +170,8 @@ class EarlyStopping(ShortRepr):
             signal = signal.merge(Signal.stop_if(reached, StopReason.THRESHOLD, done))
         bounds = (self.divergence_threshold, self.divergence_factor)
         if bounds != (None, None):
-            diverged = diverges(value, best, self.mode, *bounds)
+            so_far = jnp.where(best.seen, best.value, worst(self.mode))
+            diverged = diverges(value, so_far, self.mode, *bounds)
             signal = signal.merge(Signal.stop_if(diverged, StopReason.DIVERGED, step))
         tired = wait >= max(self.patience, 1)  # patience 0: at the first bad epoch
         return signal.merge(Signal.stop_if(tired, StopReason.NO_IMPROVEMENT, wait))

@@ -10,6 +10,7 @@ from jax import lax
 
 from odyssey_jax._types import Event, PyTree
 from odyssey_jax.schedules import improves, observed
+from odyssey_jax.schedules import worst as worst_of
 
 Mode = Literal["min", "max"]
 
@@ -93,8 +94,13 @@ def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> 
     return scalars._replace(snapshot=kept)
 
 
+def worst(mode: Mode) -> jax.Array:
+    """The best value where there is none yet: no value is worse."""
+    return worst_of(mode).high
+
+
 def diverges(
-    value: jax.Array, best: Best, mode: Mode, threshold: float | None, factor: float | None
+    value: jax.Array, best: Any, mode: Mode, threshold: float | None, factor: float | None
 ) -> jax.Array:
     """Whether a value is worse than the threshold, or than the best so far by the factor.
 
@@ -105,5 +111,5 @@ def diverges(
     if threshold is not None:
         diverged |= beats(value, threshold, worse)
     if factor is not None:
-        diverged |= best.seen & beats(value, best.value, worse, rtol=factor - 1)
+        diverged |= beats(value, best, worse, rtol=factor - 1)
     return diverged

@@ -113,6 +113,7 @@ class Loop:
         )
         carry = carry._replace(metrics=self._empty_metrics(carry.state, inputs))
         shapes = jax.eval_shape(self._epoch_metrics, carry, inputs)
+        shapes |= jax.eval_shape(self._reported, carry, shapes)
         latest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         event = self._event(Point.EPOCH_END, carry, latest)
         return own(carry._replace(callbacks=self.callbacks.init(event), latest=latest))
@@ -269,6 +270,7 @@ class Loop:
         carry = self._notify(Point.VALIDATION_BEGIN, carry, metrics)
         metrics |= self._valid_metrics(carry, inputs)
         carry = self._notify(Point.VALIDATION_END, carry, metrics)
+        metrics |= self.callbacks.report(carry.callbacks)
         carry = self._notify(Point.EPOCH_END, carry, metrics)
         return carry._replace(
             clock=carry.clock._replace(epoch=carry.clock.epoch + 1),
@@ -315,6 +317,14 @@ class Loop:
             return weighted(outputs, batch, loss=loss)
 
         return self.train_metrics.empty(jax.eval_shape(outputs, state))
+
+    def _reported(self, carry: Carry, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """What the callbacks add to the metrics: only their states, once made, can say."""
+        event = self._event(Point.EPOCH_END, carry, metrics)
+        columns = self.callbacks.report(self.callbacks.init(event))
+        if known := sorted(columns.keys() & metrics.keys()):
+            raise ValueError(f"a callback adds {known} to the metrics, and there are such already.")
+        return columns
 
     def _optimizer(self, inputs: Inputs):
         return make_optimizer(

@@ -11,7 +11,13 @@ import optax
 from optax import GradientTransformation
 
 from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState
-from odyssey_jax.transforms import LossScale, hyperparams_in_force, scale_of_loss, unscaled
+from odyssey_jax.transforms import (
+    LossScale,
+    hyperparams_in_force,
+    scale_of_loss,
+    skipped_updates,
+    unscaled,
+)
 
 OptimizerLike = GradientTransformation | Callable[[Any], GradientTransformation]
 
@@ -55,11 +61,12 @@ def is_transformation(optimizer: Any) -> bool:
 def logged_hyperparams(
     schedule: ScheduleFn | None, state: TrainState, step: jax.Array, accumulate_steps: int
 ) -> dict[str, jax.Array]:
-    """What was in force in the last of `step` train steps; see `hyperparams_in_force`."""
-    if schedule is None:
-        return hyperparams_in_force(state.opt_state)
-    update = jnp.maximum(step - 1, 0) // accumulate_steps
-    return hyperparams_in_force(state.opt_state, jnp.asarray(schedule(update), jnp.float32))
+    """What was in force in the last of `step` train steps, and what was skipped so far."""
+    rate = None
+    if schedule is not None:
+        update = jnp.maximum(step - 1, 0) // accumulate_steps
+        rate = jnp.asarray(schedule(update), jnp.float32)
+    return hyperparams_in_force(state.opt_state, rate) | skipped_updates(state.opt_state)
 
 
 def train_step(

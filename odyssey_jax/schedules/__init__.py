@@ -31,6 +31,7 @@ from ._metric import MetricRule as MetricRule
 from ._metric import improves as improves
 from ._metric import observed as observed
 from ._metric import smoothed as smoothed
+from ._metric import worst as worst
 from ._multistep import multistep_decay as multistep_decay
 from ._noise import with_noise as with_noise
 from ._one_cycle import one_cycle as one_cycle

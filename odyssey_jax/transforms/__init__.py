@@ -45,6 +45,8 @@ In `fit`, each of these is `optimizer=lambda rate: ...`, with `learning_rate=rat
 then the learning rate is recorded and compared on resume.
 """
 
+from odyssey_jax.transforms._counts import skipped_updates as skipped_updates
+from odyssey_jax.transforms._counts import with_counts_of as with_counts_of
 from odyssey_jax.transforms._freeze import freeze as freeze
 from odyssey_jax.transforms._in_force import hyperparams_in_force as hyperparams_in_force
 from odyssey_jax.transforms._layers import ScaleByLayerState as ScaleByLayerState
@@ -63,3 +65,4 @@ from odyssey_jax.transforms._scales import scale_by_callback as scale_by_callbac
 from odyssey_jax.transforms._scales import scale_by_metric as scale_by_metric
 from odyssey_jax.transforms._scales import scale_of as scale_of
 from odyssey_jax.transforms._scales import with_scale as with_scale
+from odyssey_jax.transforms._scales import with_scale_moved as with_scale_moved

@@ -148,6 +148,17 @@ def with_scale(opt_state: PyTree, scale: jax.Array) -> PyTree:
     return jax.tree.map(lambda x: new if _is_set(x) else x, opt_state, is_leaf=_is_set)
 
 
+def with_scale_moved(opt_state: PyTree, before: jax.Array, after: jax.Array) -> PyTree:
+    """An optimizer's state with the scale moved as a rule has moved its own.
+
+    They are the same, unless another callback (`roll_back`) has lowered the scale too: then it
+    stays lower by as much.
+    """
+    scale = scale_of(opt_state)
+    ratio = after / jnp.where(before == 0, 1, before)
+    return with_scale(opt_state, jnp.where(scale == before, after, scale * ratio))
+
+
 def _is_set(x: Any) -> bool:
     return isinstance(x, ScaleByCallbackState)
 

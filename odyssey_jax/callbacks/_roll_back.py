@@ -1,0 +1,182 @@
+"""Goes back to the last good state, and on from there at a lower rate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from odyssey_jax._types import Event, Point, PyTree, Signal, StopReason, TrainState
+from odyssey_jax.callbacks._check import (
+    check_count,
+    check_factor_of_growth,
+    check_finite,
+    check_rate_factor,
+)
+from odyssey_jax.callbacks._finite import all_finite
+from odyssey_jax.callbacks._monitor import Mode, beats, check_monitor, diverges, worst
+from odyssey_jax.callbacks._repr import ShortRepr
+from odyssey_jax.transforms import has_scale, scale_of, with_counts_of, with_scale
+
+
+class RollBackState(NamedTuple):
+    """The state of `roll_back`.
+
+    Args:
+        good: the train state at the end of the last good epoch, or at the start.
+        best: float32 scalar, the best value of the metric so far; None without a
+            `divergence_factor`.
+        rollbacks: int32 scalar, how many times it has gone back.
+    """
+
+    good: TrainState
+    best: jax.Array | None
+    rollbacks: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RollBack(ShortRepr):
+    """The callback that `roll_back` makes."""
+
+    monitor: str
+    factor: float = 0.5
+    at_most: int = 3
+    divergence_threshold: float | None = None
+    divergence_factor: float | None = None
+    mode: Mode = "min"
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Acts at the end of an epoch."""
+        return (Point.EPOCH_END,)
+
+    def init(self, event: Event) -> RollBackState:
+        """Takes the first state for a good one; refuses an optimizer without a scale to lower."""
+        event.metric(self.monitor)
+        if self.factor < 1 and not has_scale(event.state.opt_state):
+            raise ValueError(
+                "roll_back finds no scale to lower in the optimizer's state: put "
+                "scale_by_callback() behind the learning rate, as in "
+                "optimizer=lambda rate: optax.chain(optax.adamw(rate), ody.scale_by_callback()); "
+                "or keep the rate, with factor=1."
+            )
+        return RollBackState(
+            good=_copied(event.state),
+            best=None if self.divergence_factor is None else worst(self.mode),
+            rollbacks=jnp.zeros((), jnp.int32),
+        )
+
+    def update(self, state: RollBackState, event: Event) -> tuple[RollBackState, Signal]:
+        """Keeps the state of a good epoch; replaces that of a bad one, and stops at the last."""
+        value, now = event.metric(self.monitor), event.state
+        finite = jnp.isfinite(value) & all_finite(now.params)
+        bounds = (self.divergence_threshold, self.divergence_factor)
+        bad = ~finite | diverges(value, state.best, self.mode, *bounds)
+        give_up = bad & (state.rollbacks >= self.at_most)
+        best = state.best
+        if best is not None:
+            best = jnp.where(~bad & beats(value, best, self.mode), value, best)
+        # Conditionals, not selects, as for the best parameters: most epochs are good.
+        new = RollBackState(
+            good=lax.cond(bad, lambda: state.good, lambda: now),
+            best=best,
+            rollbacks=jnp.where(bad & ~give_up, state.rollbacks + 1, state.rollbacks),
+        )
+        reason = jnp.where(finite, StopReason.DIVERGED, StopReason.NOT_FINITE)
+        signal = Signal.stop_if(give_up, reason, event.clock.step)
+        back = lax.cond(bad, lambda: self._lowered(state.good, now), lambda: now)
+        return new, signal._replace(state=back)
+
+    def report(self, state: RollBackState) -> Mapping[str, jax.Array]:
+        """How many times it has gone back."""
+        return {"rollbacks": state.rollbacks}
+
+    def _lowered(self, good: TrainState, now: TrainState) -> TrainState:
+        """The good state, in the present: at a lower rate than now, and where the schedule is."""
+        opt_state = with_counts_of(good.opt_state, now.opt_state)
+        if self.factor < 1:
+            opt_state = with_scale(opt_state, scale_of(now.opt_state) * self.factor)
+        return good._replace(opt_state=opt_state)
+
+
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype, copy=True), tree)
+
+
+def roll_back(
+    monitor: str = "train/loss",
+    *,
+    factor: float = 0.5,
+    at_most: int = 3,
+    divergence_threshold: float | None = None,
+    divergence_factor: float | None = None,
+    mode: Mode = "min",
+) -> RollBack:
+    r"""Goes back to the last good epoch when the loss is not finite, and on at a lower rate.
+
+    An epoch is bad at whose end the metric or a parameter is not finite (see `terminate_on_nan`
+    for what that finds), or the metric has diverged. The parameters, the model state and the
+    optimizer's state are then those of the last good epoch's end, or the first ones, and the
+    learning rate is multiplied by `factor`, from there on and each time. The clock goes on: the
+    next epoch has its own batches and keys, and the schedule is where it would have been. After
+    `at_most` times the next bad epoch ends the run, with the last good state as its result.
+
+    The history keeps the bad epochs, with what was measured; its column "rollbacks" has how many
+    there were before an epoch, and "learning_rate" the rate in force.
+
+    The optimizer needs `scale_by_callback()` behind its learning rate, as for `adapt_rate`; both
+    may be in one run. Put `roll_back` first, so that the other callbacks see the state that the
+    run goes on with.
+
+    Costs one copy of the train state in the carry: for Adam three times the parameters, and as
+    much in every checkpoint.
+
+    Args:
+        monitor: the metric's name.
+        factor: what the learning rate is multiplied by, in (0, 1]; 1 keeps it.
+        at_most: how many times it may go back, at least 1.
+        divergence_threshold: a value worse than which the metric has diverged; None is none.
+        divergence_factor: the same relative to the best value $b$ of the good epochs, greater than
+            1: a value has diverged that is worse than $b$ by more than $(k - 1) |b|$; for a loss
+            above 0, one above $k b$.
+        mode: whether "min" or "max" is better.
+
+    Returns:
+        A callback, for `fit`, `Loop` or a loop of one's own. Its `init` takes the state to begin
+        with from the event.
+
+    Raises:
+        ValueError: an argument is out of its range; or, when the loop is traced, there is no such
+            metric, or no `scale_by_callback` in the optimizer.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.ones(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> data = ody.ArrayDataset(jnp.zeros(8), batch_size=4)
+        >>> result = ody.fit(
+        ...     task, lambda rate: optax.chain(optax.sgd(rate), ody.scale_by_callback()),
+        ...     data, epochs=4, learning_rate=3.0, writers=[],
+        ...     callbacks=ody.roll_back(divergence_threshold=2.0))
+        >>> for name in ("train/loss", "learning_rate", "rollbacks"):
+        ...     print(name, [round(float(x), 2) for x in result.history[name]])
+        train/loss [13.0, 2.5, 0.62, 0.04]
+        learning_rate [3.0, 1.5, 0.75, 0.75]
+        rollbacks [0.0, 1.0, 2.0, 2.0]
+    """
+    check_monitor(monitor, mode)
+    check_rate_factor("factor", factor)
+    check_count("at_most", at_most, 1)
+    check_finite("divergence_threshold", divergence_threshold)
+    check_factor_of_growth("divergence_factor", divergence_factor)
+    return RollBack(
+        monitor=monitor,
+        factor=float(factor),
+        at_most=at_most,
+        divergence_threshold=divergence_threshold,
+        divergence_factor=divergence_factor,
+        mode=mode,
+    )

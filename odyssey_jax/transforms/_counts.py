@@ -1,0 +1,44 @@
+"""What an optimizer counts for the run, and not for its parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from odyssey_jax._types import PyTree
+from odyssey_jax.transforms._loss_scale import LossScaleState
+
+_INJECTED = optax.InjectStatefulHyperparamsState
+_SKIPPING = optax.ApplyIfFiniteState
+
+
+def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
+    """An optimizer's state whose schedules, and count of skipped updates, are another's.
+
+    A state that is gone back to is that of an earlier step, and the schedule goes on with the
+    clock. What belongs to the parameters stays, such as Adam's moments and their own count.
+    """
+
+    def moved(mine: Any, others: Any) -> Any:
+        if isinstance(mine, optax.ScaleByScheduleState):
+            return others
+        if isinstance(mine, (_INJECTED, _SKIPPING)):
+            inner = with_counts_of(mine.inner_state, others.inner_state)
+            return others._replace(inner_state=inner)
+        if isinstance(mine, LossScaleState):
+            return others._replace(inner=with_counts_of(mine.inner, others.inner))
+        return mine
+
+    kinds = (optax.ScaleByScheduleState, _INJECTED, _SKIPPING, LossScaleState)
+    return jax.tree.map(moved, opt_state, other, is_leaf=lambda x: isinstance(x, kinds))
+
+
+def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:
+    """How many updates `optax.apply_if_finite` has left out so far; nothing without it."""
+    is_one = lambda x: isinstance(x, _SKIPPING)
+    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_one) if is_one(x)]
+    counts = [x.total_notfinite for x in found]
+    return {"skipped_updates": jnp.asarray(sum(counts), jnp.float32)} if counts else {}
