@@ -52,7 +52,9 @@ from odyssey_jax.loop import Carry as Carry
 from odyssey_jax.loop import Inputs as Inputs
 from odyssey_jax.loop import Loop as Loop
 from odyssey_jax.loop import Population as Population
+from odyssey_jax.loop import equal_average as equal_average
 from odyssey_jax.loop import evaluate as evaluate
+from odyssey_jax.loop import exponential_average as exponential_average
 from odyssey_jax.loop import make_loop as make_loop
 from odyssey_jax.loop import mixed_precision as mixed_precision
 from odyssey_jax.loop import own as own

@@ -35,11 +35,21 @@ class TrainState(NamedTuple):
         params: pytree of arrays, what the optimizer updates.
         model_state: pytree of arrays that the model itself updates (batch statistics).
         opt_state: the optimizer's state.
+        average: an average of the parameters and the model state, where `fit(average=...)` or
+            `make_loop` is told to keep one, with `params` and `model_state` of its own.
     """
 
     params: PyTree
     model_state: PyTree = None
     opt_state: PyTree = None
+    average: Any = None
+
+    @property
+    def validated(self) -> TrainState:
+        """The state whose parameters are validated and given back: the average's, if any."""
+        if self.average is None:
+            return self
+        return self._replace(params=self.average.params, model_state=self.average.model_state)
 
 
 class Point(enum.Enum):

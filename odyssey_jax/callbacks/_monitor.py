@@ -54,7 +54,7 @@ def beats(value: Any, other: Any, mode: Mode, *, rtol: Any = 0.0, atol: Any = 0.
 def init_best(event: Event, monitor: str, snapshot: bool) -> Best:
     """Makes the record of a run that has seen nothing; names a metric that does not exist."""
     event.metric(monitor)
-    kept = (event.state.params, event.state.model_state)
+    kept = (event.state.validated.params, event.state.validated.model_state)
     return Best(
         value=jnp.zeros((), jnp.float32),
         epoch=jnp.zeros((), jnp.int32),
@@ -88,7 +88,7 @@ def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> 
     if kept is not None:
         # A conditional, not a select: most epochs of a long run don't improve, and the copy of
         # the parameters is the only part of a callback that costs anything.
-        now = (event.state.params, event.state.model_state)
+        now = (event.state.validated.params, event.state.validated.model_state)
         kept = lax.cond(better, lambda: now, lambda: best.snapshot)
     scalars = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best._replace(snapshot=None))
     return scalars._replace(snapshot=kept)

@@ -40,7 +40,7 @@ from odyssey_jax.host._schedule_change import (
 )
 from odyssey_jax.host._session import Session
 from odyssey_jax.host.writers import JsonLines, ProgressLine, RunInfo, Writer
-from odyssey_jax.loop import Inputs, make_loop
+from odyssey_jax.loop import Averaging, Inputs, make_loop
 from odyssey_jax.store import Store
 from odyssey_jax.transforms import LossScale
 
@@ -60,6 +60,7 @@ def fit(
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
     loss_scale: LossScale | None = None,
+    average: Averaging | None = None,
     batch_sharding: jax.sharding.NamedSharding | None = None,
     seed: int = 0,
     directory: str | Path | None = None,
@@ -112,6 +113,8 @@ def fit(
         accumulate_steps: train steps whose mean gradient makes one update.
         loss_scale: from `loss_scale`, for a task of `mixed_precision` in float16; None scales
             nothing.
+        average: `exponential_average(...)` or `equal_average(...)` of the parameters, which is
+            then what is validated, tracked as the best, and given back; None keeps none.
         batch_sharding: how a batch is laid out over devices, such as
             `NamedSharding(mesh, P("data"))`; parameters are then replicated over its mesh.
         seed: the run's root key is `jax.random.key(seed)`.
@@ -208,6 +211,7 @@ def fit(
             batch_sharding=batch_sharding,
             sampling=sampled,
             loss_scale=loss_scale,
+            average=average,
         )
         inputs = Inputs(train, valid, with_all_digits(schedule))
         carry = fresh_carry(task, loop, inputs, seed)

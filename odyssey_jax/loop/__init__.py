@@ -1,5 +1,9 @@
 """The loop: the train step, the compiled program around it, and populations of runs."""
 
+from odyssey_jax.loop._average import Average as Average
+from odyssey_jax.loop._average import Averaging as Averaging
+from odyssey_jax.loop._average import equal_average as equal_average
+from odyssey_jax.loop._average import exponential_average as exponential_average
 from odyssey_jax.loop._blocks import Blocks as Blocks
 from odyssey_jax.loop._blocks import plan_blocks as plan_blocks
 from odyssey_jax.loop._carry import Carry as Carry

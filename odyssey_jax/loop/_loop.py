@@ -25,6 +25,7 @@ from odyssey_jax._types import (
     TrainState,
 )
 from odyssey_jax.callbacks import Chain, chain
+from odyssey_jax.loop._average import Averaging
 from odyssey_jax.loop._blocks import Blocks, plan_blocks
 from odyssey_jax.loop._carry import Carry, Inputs, Keys, own
 from odyssey_jax.loop._evaluate import evaluate_pass
@@ -75,6 +76,7 @@ class Loop:
     axis_name: str | None
     sampling: Sampling | None = None
     loss_scale: LossScale | None = None
+    average: Averaging | None = None
 
     def __hash__(self) -> int:
         return self._hash
@@ -101,9 +103,10 @@ class Loop:
             ValueError: a callback monitors a metric that does not exist.
         """
         opt_state = self._optimizer(inputs).init(params)
+        average = None if self.average is None else self.average.init(params, model_state)
         carry = Carry(
             clock=Clock(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)),
-            state=TrainState(params, model_state, opt_state),
+            state=TrainState(params, model_state, opt_state, average),
             key=key,
             callbacks=None,
             metrics=None,
@@ -162,6 +165,7 @@ class Loop:
         Returns:
             The carry whose `state` is the result.
         """
+        carry = carry._replace(state=carry.state.validated)
         return self._notify(Point.TRAIN_END, carry, carry.latest)
 
     # What follows is `run`, from the outside in.
@@ -222,6 +226,7 @@ class Loop:
             state, metrics, finite, samples = inner
             key = jax.random.fold_in(call.keys.step, count)
             state, outputs = train_step(self.loss, optimizer, state, batch, key)
+            state = self._average(state, count)
             samples = self._sample(samples, count, state, outputs, call.inputs)
             # A first loss that is not finite is a mistake in the set-up, not in the training.
             finite &= jnp.isfinite(outputs["loss"]) | (count != 0)
@@ -257,6 +262,17 @@ class Loop:
         return carry._replace(
             clock=clock, state=state, metrics=metrics, signal=signal, samples=samples
         )
+
+    def _average(self, state: TrainState, step: jax.Array) -> TrainState:
+        """Takes the parameters into their average, where the step has updated them."""
+        if self.average is None:
+            return state
+        averaging, accumulate = self.average, self.accumulate_steps
+        take = lambda: averaging.update(state.average, state, step // accumulate)
+        if accumulate == 1:
+            return state._replace(average=take())
+        is_update = (step + 1) % accumulate == 0
+        return state._replace(average=lax.cond(is_update, take, lambda: state.average))
 
     def _sample(self, samples, step, state: TrainState, outputs, inputs: Inputs):
         if self.sampling is None:
@@ -300,7 +316,7 @@ class Loop:
     def _valid_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         if inputs.valid is None:
             return {}
-        values = evaluate_pass(self.evaluate, self.metrics, carry.state, inputs.valid)
+        values = evaluate_pass(self.evaluate, self.metrics, carry.state.validated, inputs.valid)
         return _under("valid", values)
 
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
@@ -390,6 +406,7 @@ def make_loop(
     axis_name: str | None = None,
     sampling: Sampling | None = None,
     loss_scale: LossScale | None = None,
+    average: Averaging | None = None,
 ) -> Loop:
     """Makes the compiled core of `fit`, for people who drive it themselves.
 
@@ -409,6 +426,7 @@ def make_loop(
             `jax.vmap(..., axis_name=...)` or `jax.shard_map`; None is a single run.
         sampling: which outputs of single train steps are kept, from `sampling`; None keeps none.
         loss_scale: from `loss_scale`, for float16; None scales nothing.
+        average: from `exponential_average` or `equal_average`; None keeps none.
 
     Returns:
         The loop. Loops made with equal arguments are equal, and share one compiled program.
@@ -449,6 +467,7 @@ def make_loop(
         axis_name=axis_name,
         sampling=sampling,
         loss_scale=loss_scale,
+        average=average,
     )
     _check_hashable(loop)
     return loop

@@ -105,7 +105,8 @@ def train_step(
     if scale is not None:
         grads, outputs = unscaled(grads, scale), {"loss_scale": scale, **outputs}
     outputs = {**norms(state.params, grads, updates), **outputs}
-    return TrainState(params, model_state, opt_state), weighted(outputs, batch, loss=value)
+    state = state._replace(params=params, model_state=model_state, opt_state=opt_state)
+    return state, weighted(outputs, batch, loss=value)
 
 
 def norms(params: PyTree, grads: PyTree, updates: PyTree) -> dict[str, jax.Array]:

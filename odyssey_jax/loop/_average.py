@@ -1,0 +1,155 @@
+"""Averages of the parameters over the train steps: what is validated, and given back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from odyssey_jax._types import PyTree, TrainState
+
+
+class Average(NamedTuple):
+    """An average so far; `TrainState.average`.
+
+    Args:
+        params: the averaged parameters.
+        model_state: the averaged model state; what is no real number in it is the latest.
+        updates: int32 scalar, how many are in it.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    updates: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """How an average takes in another update; see `exponential_average` and `equal_average`."""
+
+    decay: float | None
+    warmup: bool
+    start: int
+    every: int
+
+    def init(self, params: PyTree, model_state: PyTree) -> Average:
+        """Begins with what there is."""
+        return Average(params, model_state, jnp.zeros((), jnp.int32))
+
+    def update(self, average: Average, state: TrainState, update: jax.Array) -> Average:
+        """Takes in the state after an update.
+
+        Args:
+            average: so far.
+            state: after the update.
+            update: int32 scalar, the updates done before it.
+        """
+        done = update + 1 - self.start
+        if self.start == 0 and self.every == 1:
+            return self._taken(average, state)
+        due = (done > 0) & (done % self.every == 0)
+        # Until the first is due, the average is the state itself.
+        latest = Average(state.params, state.model_state, average.updates)
+        begun = average.updates > 0
+        wait = lambda: jax.tree.map(lambda a, b: jnp.where(begun, a, b), average, latest)
+        return lax.cond(due, lambda: self._taken(average, state), wait)
+
+    def _taken(self, average: Average, state: TrainState) -> Average:
+        share = self._share(average.updates.astype(jnp.float32))
+
+        def towards(old: jax.Array, new: jax.Array) -> jax.Array:
+            if not jnp.issubdtype(old.dtype, jnp.floating):
+                return new
+            return old + share.astype(old.dtype) * (new - old)
+
+        params = jax.tree.map(towards, average.params, state.params)
+        model_state = jax.tree.map(towards, average.model_state, state.model_state)
+        return Average(params, model_state, average.updates + 1)
+
+    def _share(self, count: jax.Array) -> jax.Array:
+        """The share of the new one, after `count` others."""
+        if self.decay is None:
+            return 1 / (count + 1)
+        decay = jnp.float32(self.decay)
+        return 1 - (jnp.minimum(decay, (1 + count) / (10 + count)) if self.warmup else decay)
+
+
+def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averaging:
+    r"""Averages the parameters exponentially (EMA), for `fit(average=...)` and `make_loop`.
+
+    $$\bar\theta_t = \bar\theta_{t-1} + (1 - d_t) (\theta_t - \bar\theta_{t-1}), \qquad
+      d_t = \min\left(d, \frac{1 + t}{10 + t}\right)$$
+
+    after update $t$, counted from 0; without warm-up, $d_t = d$. $\bar\theta$ begins as the
+    first parameters. Validation, metrics, the best epoch and the result are the average's;
+    training goes on with the parameters themselves. Batch statistics and other real numbers of
+    the model's state are averaged alike. It is one more copy of both, and saved with the run.
+
+    Args:
+        decay: the share $d$ of the past, in [0, 1).
+        warmup: whether it begins small, so that the first parameters are soon forgotten.
+
+    Returns:
+        What `fit` and `make_loop` take.
+
+    Raises:
+        ValueError: the decay is out of its range.
+
+    Source:
+        Polyak and Juditsky (1992); the warm-up is that of
+        `tf.train.ExponentialMovingAverage(num_updates=...)` and timm's `ModelEmaV3`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.zeros(()), lambda w, batch: -w * batch.mean())
+        >>> data = ody.ArrayDataset(jnp.ones(4), batch_size=4)
+        >>> result = ody.fit(task, optax.sgd(1.0), data, epochs=3, writers=[],
+        ...                  average=ody.exponential_average(0.5, warmup=False))
+        >>> float(result.model), float(result.carry.state.params)  # of 0, 1, 2, 3
+        (2.125, 3.0)
+    """
+    if isinstance(decay, bool) or not 0 <= decay < 1:
+        raise ValueError(f"decay must be in the range [0, 1), got {decay!r}.")
+    return Averaging(float(decay), warmup, start=0, every=1)
+
+
+def equal_average(start: int, every: int = 1) -> Averaging:
+    r"""Averages the parameters of the last part of a run equally (SWA), for `fit(average=...)`.
+
+    $$\bar\theta = \frac{1}{n} \sum_{i=1}^n \theta_{s + i k}$$
+
+    over the parameters after $s + k$, $s + 2k$, ... updates. Until the first of these, it is the
+    parameters themselves. As with `exponential_average`, it is what is validated and given back,
+    and the model's batch statistics are averaged alike.
+
+    Args:
+        start: the updates $s$ before it begins, at least 0.
+        every: the updates $k$ from one to the next, at least 1; an epoch's is usual, where the
+            rate is cyclic.
+
+    Returns:
+        What `fit` and `make_loop` take.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Source:
+        Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization"
+        (2018); `torch.optim.swa_utils.AveragedModel`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.zeros(()), lambda w, batch: -w * batch.mean())
+        >>> data = ody.ArrayDataset(jnp.ones(4), batch_size=4)
+        >>> result = ody.fit(task, optax.sgd(1.0), data, epochs=7, writers=[],
+        ...                  average=ody.equal_average(start=2, every=2))
+        >>> float(result.model)  # of 4 and 6
+        5.0
+    """
+    for name, value, least in (("start", start, 0), ("every", every, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+    return Averaging(None, False, start, every)
