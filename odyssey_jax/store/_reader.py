@@ -26,6 +26,7 @@ from odyssey_jax.store._errors import (
 from odyssey_jax.store._layout import Layout, Place
 from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._paths import tail
+from odyssey_jax.store._pins import pins
 from odyssey_jax.store._place import blank, keep, loose_shardings, place_all
 from odyssey_jax.store._retain import Mode, ranked
 from odyssey_jax.store._saved_leaf import SavedLeaf, saved_leaf
@@ -191,6 +192,26 @@ class Reader:
                 f"best needs a monitor; give {type(self).__name__}(..., monitor='valid/loss')"
             )
         return next(iter(ranked(self._read_values(steps, skipped), self.mode)), None)
+
+    def pinned(self) -> tuple[int, ...]:
+        """Lists the committed steps that are pinned: kept whatever else is.
+
+        Returns:
+            Their numbers, ascending.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros(3)}, {})
+            ...     store.pin(1)
+            ...     store.save(2, {"w": np.zeros(3)}, {})
+            ...     store.wait()
+            ...     store.steps(), store.pinned()
+            ((1, 2), (1,))
+        """
+        return tuple(sorted(pins(self.directory).intersection(self.steps())))
 
     def _read_values(
         self, steps: Iterable[int], unreadable: dict[int, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 Mode = Literal["min", "max"]
@@ -36,8 +36,10 @@ def retain(
     keep_last: int | None = 1,
     keep_best: int = 0,
     mode: Mode = "min",
+    keep_every: int | None = None,
+    pinned: Collection[int] = (),
 ) -> frozenset[int]:
-    """Chooses the steps to keep: the union of the last n and the best k.
+    """Chooses the steps to keep: a union, of which each part is right by itself.
 
     Where fewer than k steps have a value, the best places that are left go to none: a step
     whose value is NaN or missing is kept for being recent, never for being good.
@@ -47,6 +49,8 @@ def retain(
         keep_last: How many of the newest to keep, at least 1; None keeps all.
         keep_best: How many of the best to keep.
         mode: ``"min"`` if smaller is better, ``"max"`` if larger is.
+        keep_every: Steps that are multiples of it are kept for good; None for none.
+        pinned: Steps that are kept whatever else holds.
 
     Returns:
         The steps to keep. The latest is always among them.
@@ -55,10 +59,12 @@ def retain(
         >>> history = dict(enumerate([0.5, 0.1, float("nan"), 0.4, 0.3]))
         >>> sorted(retain(history, keep_last=1, keep_best=2))
         [1, 4]
-        >>> sorted(retain(history, keep_last=2, keep_best=1))
-        [1, 3, 4]
+        >>> sorted(retain(history, keep_last=2, keep_every=2, pinned=[1]))
+        [0, 1, 2, 3, 4]
     """
     if keep_last is None:
         return frozenset(values)
     last = sorted(values)[-max(keep_last, 1) :]
-    return frozenset(last) | frozenset(ranked(values, mode)[:keep_best])
+    best = ranked(values, mode)[:keep_best]
+    for_good = (step for step in values if keep_every is not None and step % keep_every == 0)
+    return frozenset(last).union(best, for_good, values.keys() & set(pinned))

@@ -22,6 +22,7 @@ from odyssey_jax.store._errors import (
 from odyssey_jax.store._failures import Failures, OnFailedSave
 from odyssey_jax.store._format import header
 from odyssey_jax.store._layout import Layout, to_json
+from odyssey_jax.store._pins import pin, pins, unpin
 from odyssey_jax.store._planner import Planner
 from odyssey_jax.store._reader import Reader, Result, Which, as_number, check_step
 from odyssey_jax.store._retain import Mode, retain
@@ -40,6 +41,7 @@ class Store(Reader):
         directory: Where the steps are; made if it does not exist.
         keep_last: How many of the newest steps to keep, at least 1; None keeps all.
         keep_best: How many of the best steps by ``monitor`` to keep beside those.
+        keep_every: Steps that are multiples of it are kept for good; None for none.
         monitor: The metric that says what is best.
         mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
         max_in_flight: How many saves may be unfinished at once, the one being written
@@ -71,6 +73,7 @@ class Store(Reader):
         *,
         keep_last: int | None = 1,
         keep_best: int = 0,
+        keep_every: int | None = None,
         monitor: str | None = None,
         mode: Mode = "min",
         max_in_flight: int = 2,
@@ -78,7 +81,7 @@ class Store(Reader):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._failures = Failures(on_failed_save)
-        _check_policy(keep_last, keep_best, monitor)
+        _check_policy(keep_last, keep_best, keep_every, monitor)
         if max_in_flight < 1:
             raise CheckpointError(f"max_in_flight must be at least 1, got {max_in_flight}")
         super().__init__(directory, monitor=monitor, mode=mode)
@@ -89,11 +92,13 @@ class Store(Reader):
             )
         self.keep_last = keep_last
         self.keep_best = keep_best
+        self.keep_every = keep_every
         self._clock = clock
         self._planner = Planner()
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
+        self._save_seconds = 0.0
         self._closed = False
         _files.make_directory(self.directory)
         _files.sweep(self.directory)
@@ -111,6 +116,14 @@ class Store(Reader):
     def would_block(self) -> bool:
         """Whether a save requested now would wait for one in flight to be committed."""
         return self._background.full
+
+    @property
+    def save_seconds(self) -> float | None:
+        """Seconds that the last save was written for; None while one is in flight.
+
+        Before the first it is 0.
+        """
+        return None if self.in_flight else self._save_seconds
 
     def __enter__(self) -> Self:
         return self
@@ -194,8 +207,8 @@ class Store(Reader):
             )
 
     def _retention(self) -> dict[str, Any]:
-        keep = {"keep_last": self.keep_last, "keep_best": self.keep_best}
-        return keep | {"monitor": self.monitor, "mode": self.mode}
+        names = ("keep_last", "keep_best", "keep_every", "monitor", "mode")
+        return {name: getattr(self, name) for name in names}
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))
@@ -223,6 +236,7 @@ class Store(Reader):
         snapshot: Snapshot,
         staging: Staging,
     ) -> None:
+        begun = time.perf_counter()
         what = f"checkpoint of step {step} was not written to {str(self.directory)!r}"
         try:
             with _files.writing(self.directory):
@@ -246,15 +260,19 @@ class Store(Reader):
         finally:
             self._unfinished.discard(step)
             self._staging.append(staging)
+            self._save_seconds = time.perf_counter() - begun
 
     def _delete_old(self, step: int) -> None:
         # What cannot be read is not ours to delete: it may be of a newer format.
         values = self._read_values(set(self.steps()) - self._skipped.keys(), {})
-        old = values.keys() - retain(values, self.keep_last, self.keep_best, self.mode)
+        pinned = pins(self.directory)
+        old = values.keys() - retain(
+            values, self.keep_last, self.keep_best, self.mode, self.keep_every, pinned
+        )
         # What was skipped for being corrupt is in nobody's place, and goes when the run is
         # past it.
         if self.keep_last is not None:
-            old |= {corrupt for corrupt in self._skipped if corrupt < step}
+            old |= {corrupt for corrupt in self._skipped if corrupt < step} - pinned
         if doomed := old & set(self.steps()):
             self._drop(doomed)
 
@@ -323,14 +341,68 @@ class Store(Reader):
         self._background.wait()
         return super()._pick(step, attempt)
 
+    def pin(self, step: int) -> None:
+        """Keeps a step whatever else is kept, in this program and any later one.
+
+        If it is being saved, this waits until it is committed.
+
+        Args:
+            step: A committed step; nothing happens if it is pinned already.
+
+        Raises:
+            CheckpointNotFoundError: The step is not committed.
+            CheckpointWriteError: The mark cannot be written, or the save failed.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     for step in (1, 2, 3):
+            ...         store.save(step, {"w": np.zeros(3)}, {})
+            ...         if step == 1:
+            ...             store.pin(step)
+            ...     store.wait()
+            ...     store.steps()
+            (1, 3)
+        """
+        self.wait()
+        step = check_step(step)
+        pin(self.directory, step)
+        if step not in self.steps():  # looked at last, when nobody would delete it any more
+            unpin(self.directory, step)
+            raise self._not_found(step)
+
+    def unpin(self, step: int) -> None:
+        """Takes a pin away: the step goes when no other rule keeps it, after the next save.
+
+        Args:
+            step: A committed step; nothing happens if it is not pinned.
+
+        Raises:
+            CheckpointNotFoundError: The step is not committed.
+            CheckpointWriteError: The mark cannot be deleted.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros(3)}, {})
+            ...     store.pin(1)
+            ...     store.unpin(1)
+            ...     store.pinned()
+            ()
+        """
+        if check_step(step) not in self.steps():
+            raise self._not_found(step)
+        unpin(self.directory, step)
+
     def forget(self, steps: Iterable[int]) -> None:
         """Deletes steps.
 
         Args:
-            steps: Committed steps.
+            steps: Committed steps, none of them pinned.
 
         Raises:
             CheckpointNotFoundError: One of them is not committed; none is deleted then.
+            CheckpointError: One of them is pinned; none is deleted then.
             CheckpointWriteError: One could not be deleted.
 
         Example:
@@ -349,6 +421,11 @@ class Store(Reader):
             raise CheckpointNotFoundError(
                 f"no steps {unknown} in {str(self.directory)!r}; committed are {list(self.steps())}"
             )
+        if pinned := sorted(doomed & pins(self.directory)):
+            raise CheckpointError(
+                f"steps {pinned} in {str(self.directory)!r} are pinned; unpin them first to "
+                "delete them"
+            )
         try:
             self._drop(doomed)
         except OSError as error:
@@ -359,9 +436,13 @@ class Store(Reader):
         _files.sweep(self.directory)
 
 
-def _check_policy(keep_last: int | None, keep_best: int, monitor: str | None) -> None:
+def _check_policy(
+    keep_last: int | None, keep_best: int, keep_every: int | None, monitor: str | None
+) -> None:
     if keep_last is not None and keep_last < 1:
         raise CheckpointError(f"keep_last must be at least 1, or None for all, got {keep_last}")
+    if keep_every is not None and keep_every < 1:
+        raise CheckpointError(f"keep_every must be at least 1, or None, got {keep_every}")
     if keep_best < 0:
         raise CheckpointError(f"keep_best must be at least 0, got {keep_best}")
     if keep_best and monitor is None:

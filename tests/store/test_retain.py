@@ -35,6 +35,22 @@ def test_table(values, last, best, mode, kept):
     assert retain(values, last, best, mode) == kept
 
 
+@pytest.mark.parametrize(
+    ("every", "pinned", "kept"),
+    [
+        (None, [], {6}),
+        (3, [], {0, 3, 6}),
+        (4, [5], {0, 4, 5, 6}),
+        (99, [1, 2, 77], {0, 1, 2, 6}),  # a pin of a step that is not there keeps nothing
+        (1, [], set(range(7))),
+    ],
+)
+def test_every_nth_and_pinned(every, pinned, kept):
+    assert retain(HISTORY, keep_every=every, pinned=pinned) == kept
+    assert retain(HISTORY, None, keep_every=every, pinned=pinned) == set(range(7))
+    assert retain(HISTORY, 1, 2, "min", every, pinned) == kept | {1, 6}
+
+
 def oracle_best(values, k, mode):
     left = {s: v for s, v in values.items() if v is not None and v == v}
     chosen = set()
@@ -52,22 +68,35 @@ histories = st.dictionaries(
 )
 
 
+policies = st.tuples(
+    st.none() | st.integers(1, 6),
+    st.integers(0, 6),
+    st.sampled_from(["min", "max"]),
+    st.none() | st.integers(1, 9),
+    st.sets(st.integers(0, 30), max_size=4),
+)
+
+
 @settings(max_examples=60, deadline=None)
-@given(histories, st.none() | st.integers(1, 6), st.integers(0, 6), st.sampled_from(["min", "max"]))
-def test_equals_the_oracle(values, last, best, mode):
+@given(histories, policies)
+def test_equals_the_oracle(values, policy):
+    last, best, mode, every, pinned = policy
     recent = set(sorted(values)[-last:]) if last else set(values)
-    assert retain(values, last, best, mode) == recent | oracle_best(values, best, mode)
+    for_good = {step for step in values if step in pinned or (every and step % every == 0)}
+    kept = retain(values, *policy)
+    assert kept == recent | oracle_best(values, best, mode) | for_good
+    assert not values or max(values) in kept
 
 
 @settings(max_examples=60, deadline=None)
-@given(histories, st.integers(1, 6), st.integers(0, 6), st.sampled_from(["min", "max"]))
-def test_deleting_as_one_goes_keeps_the_same(values, last, best, mode):
+@given(histories, policies)
+def test_deleting_as_one_goes_keeps_the_same(values, policy):
     """What is deleted after one save would not have been wanted after a later one."""
     kept = {}
     for step in sorted(values):
         kept[step] = values[step]
-        kept = {s: kept[s] for s in retain(kept, last, best, mode)}
-    assert set(kept) == retain(values, last, best, mode)
+        kept = {s: kept[s] for s in retain(kept, *policy)}
+    assert set(kept) == retain(values, *policy)
 
 
 @settings(max_examples=60, deadline=None)
