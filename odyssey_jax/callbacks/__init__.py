@@ -7,7 +7,9 @@ from odyssey_jax.callbacks._any_all import all_of as all_of
 from odyssey_jax.callbacks._any_all import any_of as any_of
 from odyssey_jax.callbacks._chain import Chain as Chain
 from odyssey_jax.callbacks._chain import chain as chain
+from odyssey_jax.callbacks._checkpoint import NEVER as NEVER
 from odyssey_jax.callbacks._checkpoint import Checkpoint as Checkpoint
+from odyssey_jax.callbacks._checkpoint import Ranking as Ranking
 from odyssey_jax.callbacks._checkpoint import Retention as Retention
 from odyssey_jax.callbacks._checkpoint import checkpoint as checkpoint
 from odyssey_jax.callbacks._early_stopping import EarlyStopping as EarlyStopping
@@ -21,6 +23,8 @@ from odyssey_jax.callbacks._log import log as log
 from odyssey_jax.callbacks._max_steps import MaxSteps as MaxSteps
 from odyssey_jax.callbacks._max_steps import max_steps as max_steps
 from odyssey_jax.callbacks._monitor import Best as Best
+from odyssey_jax.callbacks._on import On as On
+from odyssey_jax.callbacks._on import on as on
 from odyssey_jax.callbacks._roll_back import RollBack as RollBack
 from odyssey_jax.callbacks._roll_back import RollBackState as RollBackState
 from odyssey_jax.callbacks._roll_back import roll_back as roll_back
@@ -28,3 +32,9 @@ from odyssey_jax.callbacks._terminate_on_nan import TerminateOnNan as TerminateO
 from odyssey_jax.callbacks._terminate_on_nan import terminate_on_nan as terminate_on_nan
 from odyssey_jax.callbacks._track_best import TrackBest as TrackBest
 from odyssey_jax.callbacks._track_best import track_best as track_best
+from odyssey_jax.callbacks._when import Moment as Moment
+from odyssey_jax.callbacks._when import When as When
+from odyssey_jax.callbacks._when import after as after
+from odyssey_jax.callbacks._when import at as at
+from odyssey_jax.callbacks._when import every as every
+from odyssey_jax.callbacks._when import until as until

@@ -1,30 +1,71 @@
-"""Asks for a checkpoint every so often; what is kept of them is the store's to carry out."""
+"""Asks for checkpoints: every so often, and of the best epochs; the store carries it out."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from odyssey_jax._types import Event, Point, Signal
 from odyssey_jax.callbacks._monitor import Mode, check_monitor
+from odyssey_jax.callbacks._when import When, at, epoch_of, every, require_epochs
+
+NEVER = at(epochs=())
 
 
 class Retention(NamedTuple):
-    """Which checkpoints a store keeps; the arguments of `Store` under the same names."""
+    """Which checkpoints are kept, beside those that are pinned.
+
+    Args:
+        keep_last: how many of the newest; None is all.
+        keep_best: how many of the best by `monitor`.
+        keep_every_epochs: every so many epochs' is kept for good; None keeps none so.
+        monitor: the metric's name, or None.
+        mode: whether "min" or "max" is better.
+    """
 
     keep_last: int | None
     keep_best: int
+    keep_every_epochs: int | None
     monitor: str | None
     mode: Mode
+
+    def for_store(self, steps_per_epoch: int) -> dict[str, Any]:
+        """Says the same to a `Store`, which counts steps.
+
+        Args:
+            steps_per_epoch: train steps to an epoch.
+
+        Returns:
+            The arguments of `Store` by name.
+        """
+        own = self._asdict()
+        epochs = own.pop("keep_every_epochs")
+        return {**own, "keep_every": None if epochs is None else epochs * steps_per_epoch}
+
+
+class Ranking(NamedTuple):
+    """The state of a `checkpoint` that keeps the best.
+
+    Args:
+        scores: float32 [keep_best], the best values so far, best first; with the mode "max" their
+            negatives. Infinite where there has been no epoch yet.
+        length: int32 scalar, how many there have been, at most `keep_best`.
+    """
+
+    scores: jax.Array
+    length: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The callback that `checkpoint` makes; it has no state."""
+    """The callback that `checkpoint` makes; its state is a `Ranking`, or None."""
 
-    every_epochs: int
+    when: When | None
     retention: Retention
 
     @property
@@ -32,35 +73,106 @@ class Checkpoint:
         """Acts at the end of an epoch."""
         return (Point.EPOCH_END,)
 
-    def init(self, event: Event) -> None:
-        """Checks that the monitored metric exists."""
-        if self.retention.monitor is not None:
-            event.metric(self.retention.monitor)
+    @property
+    def condition(self) -> When:
+        """When a save is due whatever the metrics: as asked, and what is kept for good."""
+        asked = NEVER if self.when is None else self.when
+        kept = self.retention.keep_every_epochs
+        return asked if kept is None else asked | every(epochs=kept)
 
-    def update(self, state: None, event: Event) -> tuple[None, Signal]:
-        """Asks for a save at every n-th epoch's end."""
-        due = (jnp.asarray(event.clock.epoch, jnp.int32) + 1) % self.every_epochs == 0
+    def only_best(self) -> Checkpoint:
+        """Leaves everything but the best to whoever runs the loop.
+
+        Returns:
+            A checkpoint that asks for saves of the best epochs only.
+        """
+        kept = self.retention._replace(keep_every_epochs=None)
+        return dataclasses.replace(self, when=NEVER, retention=kept)
+
+    def init(self, event: Event) -> Ranking | None:
+        """Makes the ranking of a run that has seen no epoch."""
+        if self.when is not None:
+            require_epochs(self.condition, "in a loop of your own a checkpoint is asked for")
+        if self.retention.monitor is None:
+            return None
+        event.metric(self.retention.monitor)
+        scores = jnp.full(self.retention.keep_best, jnp.inf, jnp.float32)
+        return Ranking(scores, jnp.zeros((), jnp.int32))
+
+    def update(self, state: Ranking | None, event: Event) -> tuple[Ranking | None, Signal]:
+        """Asks for a save if one is due, or if the epoch is among the best so far."""
+        due = jnp.asarray(self.when is None or self.condition.holds(*epoch_of(event.clock)))
+        if state is not None and self.retention.monitor is not None:
+            value = event.metric(self.retention.monitor)
+            state, entered = _enter(state, value if self.retention.mode == "min" else -value)
+            due = due | entered
         return state, Signal.none()._replace(save=due)
+
+    def ranking(self, metrics: Mapping[str, Any]) -> Ranking | None:
+        """Makes the state that `update` would have come to.
+
+        It follows from the history, so it is not saved: `keep_best` and `monitor` may change.
+
+        Args:
+            metrics: name to float32 [epochs], the values of every epoch so far.
+
+        Returns:
+            The state; None if no best is kept.
+        """
+        if self.retention.monitor is None:
+            return None
+        values = np.asarray(metrics[self.retention.monitor], np.float32)
+        scores = np.sort(values if self.retention.mode == "min" else -values)  # NaN comes last
+        best = scores[: np.count_nonzero(~np.isnan(scores))][: self.retention.keep_best]
+        padded = np.full(self.retention.keep_best, np.inf, np.float32)
+        padded[: len(best)] = best
+        return Ranking(jnp.asarray(padded), jnp.asarray(len(best), jnp.int32))
+
+
+def _enter(ranking: Ranking, score: jax.Array) -> tuple[Ranking, jax.Array]:
+    """Takes the ranking past an epoch; also says whether that epoch entered it.
+
+    As the store ranks: strictly better enters, ties stay with the earlier, NaN never does.
+    """
+    scores, length = ranking
+    full = length >= scores.shape[0]
+    entered = ~jnp.isnan(score) & (~full | (score < scores[-1]))
+    new = jnp.sort(jnp.append(scores, score))[:-1]
+    after = Ranking(new, jnp.where(full, length, length + 1))
+    return jax.tree.map(lambda a, b: jnp.where(entered, a, b), after, ranking), entered
 
 
 def checkpoint(
+    when: When | None = None,
     *,
-    every_epochs: int = 1,
+    every_epochs: int | None = None,
     keep_last: int | None = 1,
     keep_best: int = 0,
+    keep_every_epochs: int | None = None,
     monitor: str | None = None,
     mode: Mode = "min",
 ) -> Checkpoint:
-    """Saves the whole carry every n epochs; keeps the last ones and the best.
+    """Saves the whole carry from time to time; keeps the last, the best and every n-th.
 
-    `fit` also saves at the end of the run, whatever the cadence. What is kept is the union of
-    the last and the best of the epochs that were saved; the latest is always kept. In a loop
-    of one's own, save when `signal.save` says so (`Store` does it).
+    What is kept is the union of `keep_last`, `keep_best`, `keep_every_epochs` and what
+    `Store.pin` pinned; the latest always is. What is to be kept is saved, whatever the cadence:
+    an epoch that is among the best so far, and every n-th.
+
+    Without a cadence, `fit` saves about every half minute, at the end of an epoch if one comes
+    soon, and so seldom that saving takes no more than a twentieth of the time. In any case it
+    saves at the end of the run. With one, each save that is due is made. Within an epoch a run
+    is saved at the end of a block, of at most 10 train steps.
+
+    In a loop of one's own, save when `signal.save` says so (`Store` does it); without a cadence
+    that is at each epoch's end.
 
     Args:
-        every_epochs: epochs from one save to the next, at least 1.
+        when: when to save, such as `every(steps=1000) | every(seconds=600)`. In a loop of one's
+            own, of epochs only.
+        every_epochs: short for `when=every(epochs=...)`.
         keep_last: how many of the newest to keep, at least 1; None keeps all.
         keep_best: how many of the best by `monitor` to keep as well, at least 0.
+        keep_every_epochs: every so many epochs one is kept for good, at least 1; None for none.
         monitor: the metric's name, needed where `keep_best` is not 0.
         mode: whether "min" or "max" is better.
 
@@ -68,8 +180,9 @@ def checkpoint(
         A callback whose `retention` holds the arguments for `Store`.
 
     Raises:
-        ValueError: an argument is out of its range; or, when the loop is traced, there is no
-            such metric.
+        TypeError: `when` is no condition.
+        ValueError: an argument is out of its range, or does not go with another; or, when the
+            loop is traced, there is no such metric.
 
     Example:
         >>> import odyssey_jax as ody
@@ -78,17 +191,28 @@ def checkpoint(
         ...  if saving.update(None, ody.Event({}, ody.Clock(0, epoch)))[1].save]
         [4, 9]
     """
-    _check_count("every_epochs", every_epochs, 1)
+    if when is not None and not isinstance(when, When):
+        raise TypeError(f"when must be a condition such as every(epochs=5), got {when!r}.")
+    if every_epochs is not None:
+        _check_count("every_epochs", every_epochs, 1)
+        if when is not None:
+            raise ValueError(
+                f"every_epochs={every_epochs} is short for when=every(epochs={every_epochs}): "
+                f"join it to when={when!r} with |."
+            )
+        when = every(epochs=every_epochs)
     if keep_last is not None:
         _check_count("keep_last", keep_last, 1, " or None for all")
     _check_count("keep_best", keep_best, 0)
+    if keep_every_epochs is not None:
+        _check_count("keep_every_epochs", keep_every_epochs, 1, " or None")
     if monitor is not None:
         check_monitor(monitor, mode)
     elif keep_best:
         raise ValueError(f"keep_best={keep_best} needs a monitor, such as monitor='valid/loss'.")
     if monitor is not None and not keep_best:
         raise ValueError(f"monitor={monitor!r} is for keep_best, which is 0: say how many to keep.")
-    return Checkpoint(every_epochs, Retention(keep_last, keep_best, monitor, mode))
+    return Checkpoint(when, Retention(keep_last, keep_best, keep_every_epochs, monitor, mode))
 
 
 def _check_count(name: str, value: int, least: int, otherwise: str = "") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         store = saved = None
         if directory is not None and saving is not None:
-            keep = saving.retention._asdict()
+            keep = saving.retention.for_store(run_identity["steps_per_epoch"])
             store = stack.enter_context(Store(Path(directory) / "checkpoints", **keep))
             saved = _find_run(store, resume, run_identity)
         if saved is not None:
@@ -226,7 +226,7 @@ def fit(
             "config": dict(config or {}),
         }
         seconds = saved.get("seconds", 0.0) if saved else 0.0
-        session = Session(loop, inputs, epochs, store, about, seconds, interrupt)
+        session = Session(loop, inputs, epochs, store, saving, about, seconds, interrupt)
         if writers is None:
             writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
         info = RunInfo(
@@ -248,9 +248,13 @@ def fit(
 def _with_log_and_checkpoint(
     callbacks: Callback | None, directory: str | Path | None
 ) -> tuple[Chain, Checkpoint | None]:
-    """Puts the history first, and finds what says when to save; with a directory there is one."""
-    given = () if callbacks is None else (callbacks,)
-    found = list(_checkpoints(given))
+    """Puts the history first, and takes out what says when to save; with a directory there is one.
+
+    The program asks for the best epochs only. When else to save is data of the session, so that
+    another cadence needs no other program.
+    """
+    given = chain(*(() if callbacks is None else (callbacks,))).callbacks
+    found = [callback for callback in given if isinstance(callback, Checkpoint)]
     if len(found) > 1:
         raise ValueError(f"there may be one checkpoint callback, got {found}.")
     if found and directory is None:
@@ -258,15 +262,8 @@ def _with_log_and_checkpoint(
     if directory is not None and not found:
         found = [checkpoint()]
         given = (*given, *found)
-    return chain(log(), *given), found[0] if found else None
-
-
-def _checkpoints(callbacks: Sequence[Callback]) -> Iterator[Checkpoint]:
-    for callback in callbacks:
-        if isinstance(callback, Checkpoint):
-            yield callback
-        elif isinstance(callback, Chain):
-            yield from _checkpoints(callback.callbacks)
+    asking = (c.only_best() if isinstance(c, Checkpoint) else c for c in given)
+    return chain(log(), *asking), found[0] if found else None
 
 
 def _find_run(store: Store, resume: Resume, run_identity: Mapping[str, Any]) -> dict | None:

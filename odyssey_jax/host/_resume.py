@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from odyssey_jax._types import Signal, Task
 from odyssey_jax.callbacks import AdaptRate, Chain, Checkpoint, Log, TrackBest
+from odyssey_jax.host._rankings import with_rankings, without_rankings
 from odyssey_jax.host._result import history_of
 from odyssey_jax.host._samples import record, with_room
 from odyssey_jax.loop import Carry, Inputs, Keys, Loop, init_compiled, own, plan_blocks
@@ -130,12 +131,14 @@ def restore(store: Store, metadata: Mapping[str, Any], loop: Loop, carry: Carry)
             can't be read.
     """
     capacity = history_of(carry).epoch.shape[0]
-    target = with_room(_with_capacity(carry, metadata["capacity"]), metadata.get("samples"))
+    target = _with_capacity(without_rankings(carry, loop.callbacks), metadata["capacity"])
+    target = with_room(target, metadata.get("samples"))
     restored = store.restore(target, metadata["step"]).tree
     if metadata["callbacks"] != describe(loop.callbacks):
         # Callbacks with other hyper-parameters decide anew: more patience goes on.
         restored = restored._replace(signal=own(Signal.none()))
-    return with_room(_with_capacity(restored, capacity), record(loop.sampling))
+    restored = _with_capacity(with_rankings(restored, loop.callbacks), capacity)
+    return with_room(restored, record(loop.sampling))
 
 
 def _with_capacity(carry: Carry, capacity: int) -> Carry:

@@ -9,11 +9,16 @@ from typing import Any
 import jax
 
 from odyssey_jax._types import StopReason
+from odyssey_jax.callbacks import Checkpoint
+from odyssey_jax.host._agree import greatest
+from odyssey_jax.host._cadence import Cadence
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
+from odyssey_jax.host._rankings import without_rankings
 from odyssey_jax.host._result import history_of, rows, why
 from odyssey_jax.host._resume import describe
 from odyssey_jax.host._samples import sample_rows
+from odyssey_jax.host._waiting import Waiting
 from odyssey_jax.host.writers import Live, Row, Writer
 from odyssey_jax.loop import Carry, Inputs, Loop, plan_blocks, run_compiled
 from odyssey_jax.store import Store
@@ -27,6 +32,7 @@ class Session:
         inputs: what it reads.
         epochs: the epochs after which the run is complete.
         store: where to save, or None.
+        saving: when to, or None.
         about: what the checkpoints' metadata says of the run.
         seconds: what the run took before, until the checkpoint that it goes on from.
         interrupt: what may end it before it is over.
@@ -38,12 +44,14 @@ class Session:
         inputs: Inputs,
         epochs: int,
         store: Store | None,
+        saving: Checkpoint | None,
         about: Mapping[str, Any],
         seconds: float,
         interrupt: Interrupt,
     ):
         self._loop, self._inputs, self._store, self._about = loop, inputs, store, about
-        self._interrupt = interrupt
+        self._saving, self._interrupt = saving, interrupt
+        self._waiting = Waiting(loop.callbacks)
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
         self._written = self._sampled = 0
@@ -75,23 +83,36 @@ class Session:
         pace = Pace(first=self._blocks.block)
         carry = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
         self._give_up_later(step)
+        cadence = Cadence(self._saving, self._blocks, self._inputs.train, step)
         while not self._is_over(carry):
             steps = self._interrupt.agree(pace.steps)
             if self._interrupt.reason:
                 break
             begun = time.perf_counter()
-            carry = self._call(carry, min(step + steps, self._last))
+            carry = self._call(carry, min(cadence.limit(step, steps), self._last))
             seconds = time.perf_counter() - begun
             done, step = int(carry.clock.step) - step, int(carry.clock.step)
             pace.took(done, seconds)
             self._steps, self._seconds = self._steps + done, self._seconds + seconds
             self._check_first_loss(carry)
             self._write(carry, writers)
-            if self._store is not None:
-                self._store.check_for_errors()
-            if bool(carry.signal.save) and self._saved_step != step:
-                self._save(carry)
+            self._save_what_is_due(carry, cadence)
         return carry
+
+    def _save_what_is_due(self, carry: Carry, cadence: Cadence) -> None:
+        if self._store is None:
+            return
+        self._store.check_for_errors()
+        step, took = int(carry.clock.step), self._store.save_seconds
+        due, busy = greatest(cadence.due(step, took), not cadence.is_free(took))
+        if busy and not due and self._waiting.accepts(carry):
+            self._waiting.put(carry)
+        elif (due or bool(carry.signal.save)) and self._saved_step != step:
+            self._save(carry)
+            cadence.saved()
+        elif not busy and self._waiting.carry is not None:
+            self._save_waiting()
+            cadence.saved()
 
     def _give_up_later(self, step: int) -> None:
         """Deletes checkpoints past the step that the run goes on from: no longer its own.
@@ -134,9 +155,24 @@ class Session:
         )
 
     def _save(self, carry: Carry) -> None:
+        """Saves; a best that waits comes first, unless this one is better."""
+        if self._waiting.accepts(carry):
+            self._waiting.take()
+        self._save_waiting()
+        self._commit(carry)
+
+    def _save_waiting(self) -> None:
+        carry = self._waiting.take()
+        if carry is not None:
+            self._commit(carry)
+
+    def _commit(self, carry: Carry) -> None:
         if self._store is None:
             return
-        scalars = {name: x for name, x in carry.latest.items() if x.ndim == 0}
+        step = self._saved_step = int(carry.clock.step)
+        # Within an epoch nothing was measured: the parameters are others than at its start.
+        measured = carry.latest if step % self._blocks.epoch == 0 else {}
+        scalars = {name: x for name, x in measured.items() if x.ndim == 0}
         stop, reason = why(carry, self._interrupt.reason, over=self._is_over(carry))
         metadata = {
             "epoch": int(carry.clock.epoch),
@@ -148,8 +184,7 @@ class Session:
             "callbacks": describe(self._loop.callbacks),
             **self._about,
         }
-        self._saved_step = int(carry.clock.step)
-        self._store.save(self._saved_step, carry, metadata)
+        self._store.save(step, without_rankings(carry, self._loop.callbacks), metadata)
 
     def _check_first_loss(self, carry: Carry) -> None:
         if int(carry.signal.stop) == StopReason.FIRST_LOSS_NOT_FINITE:

@@ -19,7 +19,9 @@ ALL = [
     ody.early_stopping("loss", 3),
     ody.early_stopping("loss", 3, restore_best=True),
     ody.track_best("loss"),
-    ody.checkpoint(every_epochs=2, keep_best=1, monitor="loss"),
+    ody.checkpoint(every_epochs=2, keep_best=2, monitor="loss"),
+    ody.checkpoint(ody.every(epochs=3) & ~ody.at(epochs=6) | ody.after(epochs=9)),
+    ody.on(ody.every(epochs=2), ody.track_best("loss")),
     ody.log(),
     ody.all_of(ody.early_stopping("loss", 2, smoothing=0.5), ody.early_stopping("loss", 1)),
     ody.chain(),
@@ -73,28 +75,6 @@ def test_track_best_keeps_a_copy_of_the_best():
         assert not signal.save
     assert (int(state.epoch), int(state.step), float(state.value)) == (1, 7, 3.0)
     np.testing.assert_array_equal(state.snapshot[0]["w"], np.full(3, 3.0))
-
-
-@pytest.mark.parametrize(("every", "due"), [(1, [0, 1, 2, 3, 4, 5]), (3, [2, 5]), (9, [])])
-def test_checkpoint_asks_at_every_nth_epoch(every, due):
-    callback = ody.checkpoint(every_epochs=every)
-    assert [e for e in range(6) if callback.update(None, event(e))[1].save] == due
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"every_epochs": 0}, "every_epochs must be an integer of at least 1, got 0"),
-        ({"keep_last": 0}, "keep_last must be an integer of at least 1 or None for all, got 0"),
-        ({"keep_best": -1}, "keep_best must be an integer of at least 0, got -1"),
-        ({"keep_best": 1}, "keep_best=1 needs a monitor"),
-        ({"monitor": "loss"}, "monitor='loss' is for keep_best, which is 0"),
-        ({"keep_best": 1, "monitor": "loss", "mode": "up"}, "mode must be 'min' or 'max'"),
-    ],
-)
-def test_checkpoint_refuses_bad_arguments(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        ody.checkpoint(**kwargs)
 
 
 def test_log_is_a_table_of_the_scalars():

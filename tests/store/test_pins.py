@@ -75,9 +75,7 @@ def test_what_is_not_committed_cannot_be_pinned(tmp_path):
     with Store(tmp_path) as store:
         save(store, 1)
         for change in (store.pin, store.unpin):
-            with pytest.raises(
-                CheckpointNotFoundError, match=r"no step 7 .*committed are \[1"
-            ):
+            with pytest.raises(CheckpointNotFoundError, match=r"no step 7 .*committed are \[1"):
                 change(7)
             with pytest.raises(CheckpointError, match="a step is an integer of at least 0, got -1"):
                 change(-1)

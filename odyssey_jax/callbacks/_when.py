@@ -1,0 +1,389 @@
+"""When to act: one small algebra for every cadence, pure in where a run was and where it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, get_args
+
+from odyssey_jax._types import Clock
+
+Unit = Literal["epochs", "steps", "examples", "seconds"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+_MOST = 2**31 - 1
+
+
+class Moment(NamedTuple):
+    """How far a run is, in each of the units; None where that is not known.
+
+    Args:
+        epochs: epochs done.
+        steps: train steps done.
+        examples: examples trained on, each pass over the data counted.
+        seconds: seconds since the training was begun or gone on with.
+    """
+
+    epochs: Any = None
+    steps: Any = None
+    examples: Any = None
+    seconds: Any = None
+
+
+class When:
+    """A condition on how far a run is, to be joined with `&`, `|` and `~`.
+
+    Whoever acts on a condition looks at it from time to time: a callback at the ends of epochs,
+    `fit` whenever the loop is back. It is a function of the look before and of this one, so a
+    mark that lies between two looks is seen at the later, and several are seen as one. It has
+    no state, it is hashable and compared by value, and it can be traced.
+
+    `every`, `at`, `after` and `until` make one.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> late = ody.every(epochs=5) & ody.after(epochs=20) | ody.at(epochs=[1, 2])
+        >>> late
+        every(epochs=5) & after(epochs=20) | at(epochs=(1, 2))
+        >>> [n for n in range(1, 31) if late.holds(ody.Moment(n - 1), ody.Moment(n))]
+        [1, 2, 20, 25, 30]
+    """
+
+    @property
+    def units(self) -> frozenset[Unit]:
+        """The units that must be known to decide it."""
+        raise NotImplementedError
+
+    def holds(self, before: Moment, now: Moment) -> Any:
+        """Decides it.
+
+        Args:
+            before: where the run was at the last look; at first, `Moment(0, 0, 0, 0)`.
+            now: where it is, not before that.
+
+        Returns:
+            bool, or a bool array if the moments hold arrays.
+
+        Raises:
+            ValueError: a unit is not known.
+        """
+        raise NotImplementedError
+
+    def next_mark(self, unit: Unit, done: Any) -> Any:
+        """Finds where to look next, so that nothing is seen late.
+
+        Args:
+            unit: one of the units.
+            done: how many of it are done.
+
+        Returns:
+            The next number of it, greater than `done`, at which the condition may change; None
+            if there is none.
+        """
+        raise NotImplementedError
+
+    def __and__(self, other: When) -> When:
+        return _join(And, self, other)
+
+    def __or__(self, other: When) -> When:
+        return _join(Or, self, other)
+
+    def __invert__(self) -> When:
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} is neither true nor false by itself: join with &, | and ~.")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Atom(When):
+    """A condition on one unit."""
+
+    unit: Unit
+    number: Any
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.lower()}({self.unit}={self.number!r})"
+
+    @property
+    def units(self) -> frozenset[Unit]:
+        return frozenset({self.unit})
+
+    def holds(self, before: Moment, now: Moment) -> Any:
+        counts = [getattr(moment, self.unit) for moment in (before, now)]
+        if None in counts:
+            raise ValueError(f"{self!r} can't be decided where the {self.unit} are not known.")
+        return self._between(*counts)
+
+    def next_mark(self, unit: Unit, done: Any) -> Any:
+        return self._next(done) if unit == self.unit else None
+
+    def _between(self, before: Any, now: Any) -> Any:
+        raise NotImplementedError
+
+    def _next(self, done: Any) -> Any:
+        raise NotImplementedError
+
+
+class Every(_Atom):
+    """What `every` makes."""
+
+    def _between(self, before: Any, now: Any) -> Any:
+        return now // self.number > before // self.number
+
+    def _next(self, done: Any) -> Any:
+        return (done // self.number + 1) * self.number
+
+
+class At(_Atom):
+    """What `at` makes."""
+
+    def _between(self, before: Any, now: Any) -> Any:
+        inside = ((before < mark) & (mark <= now) for mark in self.number)
+        return functools.reduce(operator.or_, inside, False)
+
+    def _next(self, done: Any) -> Any:
+        return next((mark for mark in self.number if mark > done), None)
+
+
+class After(_Atom):
+    """What `after` makes."""
+
+    def _between(self, before: Any, now: Any) -> Any:
+        del before
+        return now >= self.number
+
+    def _next(self, done: Any) -> Any:
+        return self.number if done < self.number else None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Joined(When):
+    """Several conditions as one."""
+
+    conditions: tuple[When, ...]
+
+    @property
+    def units(self) -> frozenset[Unit]:
+        return frozenset().union(*(condition.units for condition in self.conditions))
+
+    def next_mark(self, unit: Unit, done: Any) -> Any:
+        marks = (condition.next_mark(unit, done) for condition in self.conditions)
+        return min((mark for mark in marks if mark is not None), default=None)
+
+    def _values(self, before: Moment, now: Moment) -> list[Any]:
+        return [condition.holds(before, now) for condition in self.conditions]
+
+
+class And(_Joined):
+    """What `&` makes."""
+
+    def holds(self, before: Moment, now: Moment) -> Any:
+        return functools.reduce(operator.and_, self._values(before, now))
+
+    def __repr__(self) -> str:
+        return " & ".join(_in_brackets(condition, Or) for condition in self.conditions)
+
+
+class Or(_Joined):
+    """What `|` makes."""
+
+    def holds(self, before: Moment, now: Moment) -> Any:
+        return functools.reduce(operator.or_, self._values(before, now))
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.conditions))
+
+
+class Not(_Joined):
+    """What `~` makes."""
+
+    def __init__(self, condition: When) -> None:
+        super().__init__((condition,))
+
+    def holds(self, before: Moment, now: Moment) -> Any:
+        return self._values(before, now)[0] ^ True  # `not`, of an array as well
+
+    def __invert__(self) -> When:
+        return self.conditions[0]
+
+    def __repr__(self) -> str:
+        return f"~{_in_brackets(self.conditions[0], And, Or)}"
+
+
+def _in_brackets(condition: When, *kinds: type[When]) -> str:
+    return f"({condition!r})" if isinstance(condition, kinds) else repr(condition)
+
+
+def _join(kind: type[And] | type[Or], left: Any, right: Any) -> When:
+    """Joins two; those that are joined alike already are laid out flat."""
+    if not isinstance(right, When):
+        return NotImplemented
+    parts = (x.conditions if isinstance(x, kind) else (x,) for x in (left, right))
+    return kind(tuple(part for several in parts for part in several))
+
+
+def every(
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    examples: int | None = None,
+    seconds: float | None = None,
+) -> When:
+    """Holds each time that so many more of a unit are done, counted from the beginning.
+
+    Args:
+        epochs: epochs, at least 1.
+        steps: train steps, at least 1.
+        examples: examples trained on, at least 1.
+        seconds: seconds of training, greater than 0; counted anew when a run is gone on with.
+
+    Returns:
+        A condition.
+
+    Raises:
+        ValueError: not exactly one of them is given, or it is out of its range.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> saving = ody.checkpoint(ody.every(epochs=5) | ody.every(seconds=600))
+        >>> saving.when.holds(ody.Moment(epochs=4, seconds=0), ody.Moment(epochs=4, seconds=601))
+        True
+    """
+    return Every(*_one("every", epochs, steps, examples, seconds, _number))
+
+
+def at(
+    *,
+    epochs: int | Iterable[int] | None = None,
+    steps: int | Iterable[int] | None = None,
+    examples: int | Iterable[int] | None = None,
+    seconds: float | Iterable[float] | None = None,
+) -> When:
+    """Holds once at each of the given numbers of a unit; at none of them, never.
+
+    Args:
+        epochs: how many epochs are done, one number or several, each at least 1.
+        steps: how many train steps, likewise.
+        examples: how many examples were trained on, likewise.
+        seconds: how many seconds of training, each greater than 0.
+
+    Returns:
+        A condition.
+
+    Raises:
+        ValueError: not exactly one of them is given, or a number is out of its range.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> ody.at(steps=[1000, 100]) | ody.at(seconds=60.0)
+        at(steps=(100, 1000)) | at(seconds=(60.0,))
+    """
+    return At(*_one("at", epochs, steps, examples, seconds, _numbers))
+
+
+def after(
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    examples: int | None = None,
+    seconds: float | None = None,
+) -> When:
+    """Holds as soon as so many of a unit are done, and from then on.
+
+    Args:
+        epochs: epochs, at least 1.
+        steps: train steps, at least 1.
+        examples: examples trained on, at least 1.
+        seconds: seconds of training, greater than 0; counted anew when a run is gone on with.
+
+    Returns:
+        A condition.
+
+    Raises:
+        ValueError: not exactly one of them is given, or it is out of its range.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> rarely_at_last = ody.every(epochs=1) & ody.until(epochs=3) | ody.every(epochs=4)
+        >>> [n for n in range(1, 10) if rarely_at_last.holds(ody.Moment(n - 1), ody.Moment(n))]
+        [1, 2, 4, 8]
+    """
+    return After(*_one("after", epochs, steps, examples, seconds, _number))
+
+
+def until(
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    examples: int | None = None,
+    seconds: float | None = None,
+) -> When:
+    """Holds while fewer than so many of a unit are done: `~after(...)`.
+
+    Args:
+        epochs: epochs, at least 1.
+        steps: train steps, at least 1.
+        examples: examples trained on, at least 1.
+        seconds: seconds of training, greater than 0; counted anew when a run is gone on with.
+
+    Returns:
+        A condition.
+
+    Raises:
+        ValueError: not exactly one of them is given, or it is out of its range.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> ody.until(epochs=20) == ~ody.after(epochs=20)
+        True
+    """
+    return ~After(*_one("until", epochs, steps, examples, seconds, _number))
+
+
+def epoch_of(clock: Clock) -> tuple[Moment, Moment]:
+    """The moments between which the running epoch lies: at its end, the look before and this."""
+    return Moment(epochs=clock.epoch), Moment(epochs=clock.epoch + 1)
+
+
+def require_epochs(when: When, whose: str) -> None:
+    """Refuses a condition that the ends of epochs are not enough to decide."""
+    if not isinstance(when, When):
+        raise TypeError(f"when must be a condition such as every(epochs=5), got {when!r}.")
+    if others := sorted(when.units - {"epochs"}):
+        raise ValueError(
+            f"{whose} at the ends of epochs, where {' and '.join(others)} don't count: use "
+            f"epochs=, got {when!r}."
+        )
+
+
+def _one(name: str, *given_and_check: Any) -> tuple[Unit, Any]:
+    """The one unit that is given, and its number, checked."""
+    *given, check = given_and_check
+    pairs = zip(UNITS, given, strict=True)
+    found: list[tuple[Unit, Any]] = [(unit, x) for unit, x in pairs if x is not None]
+    if len(found) != 1:
+        got = ", ".join(f"{unit}={x!r}" for unit, x in found) or "none"
+        raise ValueError(
+            f"{name} takes exactly one of {', '.join(UNITS)}; got {got}. Join several with & or |."
+        )
+    unit, number = found[0]
+    return unit, check(f"{name}({unit}=...)", unit, number)
+
+
+def _number(name: str, unit: Unit, number: Any) -> Any:
+    if unit == "seconds":
+        real = isinstance(number, int | float) and not isinstance(number, bool)
+        if not real or not math.isfinite(number) or number <= 0:
+            raise ValueError(f"{name} must be finite and greater than 0, got {number!r}.")
+    elif isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST:
+        raise ValueError(f"{name} must be an integer in the range [1, 2**31 - 1], got {number!r}.")
+    return number
+
+
+def _numbers(name: str, unit: Unit, numbers: Any) -> tuple[Any, ...]:
+    several = numbers if isinstance(numbers, Iterable) else (numbers,)
+    return tuple(sorted({_number(name, unit, number) for number in several}))
