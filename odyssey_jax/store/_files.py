@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -19,6 +20,20 @@ except ImportError:  # pragma: no cover - Windows has none, and goes without the
 _STEP = re.compile(r"(0|[1-9]\d*)$")
 # Orbax's unfinished saves, and what a deletion has begun with.
 _LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)$")
+
+# What the system refuses a reader now, whatever is in the file.
+REFUSALS = frozenset(
+    [
+        errno.EACCES,
+        errno.EAGAIN,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EPERM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    ]
+)
 
 
 def make_directory(directory: Path) -> None:

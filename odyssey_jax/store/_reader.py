@@ -276,10 +276,17 @@ class Reader:
         except Exception as error:
             if step not in self.steps():  # another program deleted it meanwhile
                 raise self._not_found(step) from error
-            why = _reason(error) if isinstance(error, CheckpointError) else _files.reason(error)
-            raise CheckpointCorruptError(
-                f"{self._name(step)} cannot be read: {why}", why
-            ) from error
+            why = _reason(error) if isinstance(error, CheckpointError) else self._why(error)
+            message = f"{self._name(step)} cannot be read: {why}"
+            # Says nothing of the checkpoint: to go on from an older one would give it up.
+            if _files.errno_of(error) in _files.REFUSALS:
+                raise CheckpointError(message) from error
+            raise CheckpointCorruptError(message, why) from error
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.filename:
+            return f"{os.path.relpath(error.filename, self.directory)}: {_files.reason(error)}"
+        return _files.reason(error)
 
     def _not_found(self, step: int) -> CheckpointNotFoundError:
         return CheckpointNotFoundError(

@@ -1,12 +1,16 @@
 """Corrupt checkpoints: named, and passed over for the newest or the best that is good."""
 
+import errno
+import io
 import math
+import os
 
 import numpy as np
 import pytest
 
 from odyssey_jax.store import (
     CheckpointCorruptError,
+    CheckpointError,
     CheckpointNotFoundError,
     CheckpointSkippedWarning,
     Reader,
@@ -66,6 +70,24 @@ def test_the_best_that_is_good(directory):
     with pytest.raises(CheckpointCorruptError, match=r"as the best: .*step 1 .*; step 0 "):
         reader.restore(TREE, "best")
     assert Reader(directory, monitor="loss").best() == 1, "whose metadata is good"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("file", ["metadata/metadata", "state/packed.float64/0"])
+def test_what_the_system_refuses_is_not_passed_over(directory, monkeypatch, number, file):
+    """To go on from an older one would give up the newest, with which nothing is wrong."""
+    io_open = io.open
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith(f"3/{file}"):
+            raise OSError(number, os.strerror(number), str(path))
+        return io_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(CheckpointError, match=f"cannot be read: 3/{file}: {os.strerror(number)}"):
+        Reader(directory).restore(TREE)
+    monkeypatch.undo()
+    assert Reader(directory).restore(TREE).step == 3
 
 
 def test_a_step_that_is_named_is_the_only_one(directory):
