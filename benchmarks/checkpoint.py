@@ -13,6 +13,8 @@ Orbax's defaults do not wait for the disk with all of their files, the store doe
 
 from __future__ import annotations
 
+import gc
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -100,16 +102,21 @@ def compare(
 
     def saving(name: str) -> Callable[[], dict[str, float]]:
         def save() -> dict[str, float]:
-            blocked, total = opened[name].save(carry.step())
+            tree = carry.step()
+            settle()
+            blocked, total = opened[name].save(tree)
             if name == "store":
                 carry.check_donation()
             return {f"{name}: save, blocked": blocked, f"{name}: save, total": total}
 
         return save
 
-    def restoring(name: str) -> Callable[[], None]:
-        def restore() -> None:
+    def restoring(name: str) -> Callable[[], float]:
+        def restore() -> float:
+            settle()
+            start = time.perf_counter()
             jax.block_until_ready(opened[name].restore(carry.tree))
+            return time.perf_counter() - start
 
         return restore
 
@@ -120,6 +127,12 @@ def compare(
     for saver in opened.values():
         saver.close()
     return dict(sorted(times.items(), key=lambda item: (":" in item[0], item[0])))
+
+
+def settle() -> None:
+    """Does what those before left to be done: to the disk, and to Python's memory."""
+    os.sync()
+    gc.collect()
 
 
 def overlapping(folder: Path, tree: Any, rounds: int) -> Times:

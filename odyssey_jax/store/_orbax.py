@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +116,16 @@ class Writer:
                     how["packed"][name] = ocp.SaveArgs(chunk_byte_size=pack.chunk * itemsize)
             items["state"] = ocp.args.PyTreeSave(tree, save_args=how)
         final = self._directory / str(step)
-        with ThreadPoolExecutor(1) as beside, quiet():
-            sums = beside.submit(_checksums.of_packs, packed, layout.packs)
+        sums: Future[dict[str, Checksum]] = Future()
+        with quiet():
             unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
             self._finish = lambda: _finish(unfinished, sums, loose)
             self._orbax.save(final, args=ocp.args.Composite(**items))
+            # Only now, while the files are being written: sooner it would delay their begin.
+            try:
+                sums.set_result(_checksums.of_packs(packed, layout.packs))
+            except BaseException as error:  # `_finish` waits for it, and raises it
+                sums.set_exception(error)
             self._orbax.wait_until_finished()
         sync_files(final)  # Orbax wrote its marker there after `_finish`
         sync(self._directory)
