@@ -8,6 +8,7 @@ Beside them lies ``checksums.json``, which Orbax does not look at.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -62,6 +63,11 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
     )
 
 
+# Directories first: where one cannot be made, Orbax's threads would wait for it for five
+# minutes, and the program's end for them.
+_IN_TURN = ocp.AsyncOptions(create_directories_asynchronously=False)
+
+
 class Writer:
     """Writes steps into one directory, each atomically.
 
@@ -78,9 +84,12 @@ class Writer:
                     state=_state_handler(),
                     metadata=ocp.JsonCheckpointHandler(),
                     layout=ocp.JsonCheckpointHandler(),
+                    composite_options=ocp.CompositeOptions(async_options=_IN_TURN),
                 ),
                 # Called when all files are written, before the rename that commits them.
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
+                async_options=dataclasses.replace(
+                    _IN_TURN, post_finalization_callback=self._before_commit
+                ),
             )
 
     def write(

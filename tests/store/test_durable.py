@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def protected():
 
 def test_a_directory_that_was_made_read_only(protected):
     path, protect, release = protected
+    threads = set(threading.enumerate())
     with Store(path) as store:
         store.save(1, TREE, {})
         store.wait()
@@ -87,3 +89,4 @@ def test_a_directory_that_was_made_read_only(protected):
         assert store.steps() == (3,)
         store._background.join()
         assert [p.name for p in path.iterdir()] == ["3"]
+    assert set(threading.enumerate()) <= threads, "nothing keeps the program from ending"
