@@ -1,6 +1,7 @@
 """odyssey_jax: schedules, callbacks, the compiled training loop and checkpoints, for JAX."""
 
 from odyssey_jax import compat as compat
+from odyssey_jax import testing as testing
 from odyssey_jax._types import Callback as Callback
 from odyssey_jax._types import Clock as Clock
 from odyssey_jax._types import Event as Event

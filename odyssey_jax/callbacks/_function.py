@@ -26,7 +26,8 @@ def callback(
 
     Args:
         init: `event -> state`; structure, shapes and dtypes are final.
-        update: `(state, event) -> (state, signal)`; start from `Signal.none()`.
+        update: `(state, event) -> (state, signal)`; start from `Signal.none()` or
+            `Signal.stop_if(...)`.
         points: when `update` is called; see `event.point`.
 
     Returns:
@@ -37,14 +38,29 @@ def callback(
         ValueError: something in `points` is no `Point`.
 
     Example:
-        >>> import jax.numpy as jnp, odyssey_jax as ody
-        >>> def stop_below(state, event):
-        ...     reached = event.metric("loss") < 0.1
-        ...     reason = jnp.where(reached, ody.StopReason.REQUESTED, ody.StopReason.NONE)
-        ...     return state, ody.Signal.none()._replace(stop=reason.astype(jnp.int32))
-        >>> target = ody.callback(lambda event: None, stop_below)
-        >>> bool(target.update(None, ody.Event({"loss": 0.05}))[1].stop)
-        True
+        A callback with a state, written, checked and run. It stops after three rises in a row:
+
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> def init(event):
+        ...     event.metric("train/loss")  # a run that has no such metric is refused at once
+        ...     return {"last": jnp.float32(jnp.inf), "rises": jnp.int32(0)}
+        >>> def update(state, event):
+        ...     loss = event.metric("train/loss")
+        ...     rises = jnp.where(loss > state["last"], state["rises"] + 1, 0)
+        ...     return {"last": loss, "rises": rises}, ody.Signal.stop_if(rises >= 3)
+        >>> stop_rising = ody.callback(init, update)
+        >>> ody.testing.check_callback(stop_rising)
+        >>> task = ody.pure_task(jnp.ones(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> data = ody.ArrayDataset(jnp.zeros(8), batch_size=4)
+        >>> result = ody.fit(
+        ...     task, optax.sgd(1.1), data, epochs=99, callbacks=stop_rising, writers=[])
+        >>> result.epochs, result.reason
+        (4, 'a callback asked to stop')
+
+        The state goes into the checkpoints, and each member of a population has its own. What a
+        callback `report`s of it, a dict of scalars, are columns of the history (`Reporting`); the
+        hyper-parameters of one that is a frozen dataclass with `points`, `init` and `update` are
+        its fields.
     """
     for point in points:
         if not isinstance(point, Point):

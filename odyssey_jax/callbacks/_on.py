@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax import lax
 
 from odyssey_jax._types import Callback, Event, Point, PyTree, Signal
-from odyssey_jax.callbacks._chain import chain
+from odyssey_jax.callbacks._chain import chain, report_each
 from odyssey_jax.callbacks._checkpoint import Checkpoint
 from odyssey_jax.callbacks._when import When, epoch_of, require_epochs
 
@@ -44,6 +46,10 @@ class On:
             return state, Signal.none()._replace(state=event.state if changes else None)
 
         return lax.cond(self.when.holds(*epoch_of(event.clock)), act, rest)
+
+    def report(self, state: PyTree) -> Mapping[str, Any]:
+        """What the other adds to the history, if it does."""
+        return report_each((self.callback,), (state,))
 
 
 def on(when: When, callback: Callback) -> On:

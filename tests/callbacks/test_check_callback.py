@@ -1,0 +1,175 @@
+"""The checker for callbacks: every one of ours passes, and each broken one is told."""
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import odyssey_jax as ody
+
+LOSS = "valid/loss"
+OURS = [
+    ody.early_stopping(LOSS, 2),
+    ody.early_stopping(
+        LOSS, 2, rtol=0.1, baseline=0.0, divergence_factor=9, stopping_threshold=-9, nan="ignore",
+        smoothing=0.5, cooldown=1, min_epochs=2, start_from_epoch=1, restore_best=True,
+    ),
+    ody.track_best(LOSS, mode="max"),
+    ody.checkpoint(keep_best=2, monitor=LOSS),
+    ody.on(ody.every(epochs=2), ody.roll_back(LOSS)),
+    ody.log(),
+    ody.max_steps(20),
+    ody.terminate_on_nan(LOSS),
+    ody.roll_back(LOSS, divergence_factor=2),
+    ody.adapt_rate(LOSS, ody.reduce_on_plateau(0.5, 1)),
+    ody.all_of(ody.early_stopping(LOSS, 1), ody.early_stopping("train/loss", 2)),
+    ody.chain(ody.log(), ody.any_of(ody.roll_back(LOSS), ody.early_stopping(LOSS, 1))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("callback", OURS, ids=lambda callback: type(callback).__name__)
+def test_ours_pass(callback):
+    ody.testing.check_callback(callback)
+
+
+def test_every_kind_of_ours_is_among_them():
+    public = vars(ody.callbacks).values()
+    kinds = {x for x in public if inspect.isclass(x) and hasattr(x, "points")}
+    checked = {type(callback) for callback in OURS}
+    assert kinds - checked <= {ody.callbacks.FunctionCallback}
+
+
+def test_a_random_key_in_the_state():
+    def update(key, event):
+        key, used = jax.random.split(key)
+        return key, ody.Signal.stop_if(jax.random.uniform(used) < 0.1)
+
+    ody.testing.check_callback(ody.callback(lambda event: jax.random.key(3), update))
+
+
+def test_at_every_point():
+    count = lambda state, event: (state + 1, ody.Signal.none())
+    every = ody.callback(lambda event: jnp.zeros((), jnp.int32), count, list(ody.Point))
+    ody.testing.check_callback(every)
+
+
+@dataclasses.dataclass(frozen=True)
+class Right:
+    """What each of the following breaks in one place."""
+
+    points = (ody.Point.EPOCH_END,)
+
+    def init(self, event):
+        return {"worse": jnp.zeros((), jnp.int32)}
+
+    def update(self, state, event):
+        worse = jnp.where(event.metric(LOSS) > 0, state["worse"] + 1, 0)
+        return {"worse": worse}, ody.Signal.stop_if(worse > 2)
+
+
+class Unequal:
+    points, init, update = Right.points, Right.init, Right.update
+
+
+@dataclasses.dataclass(frozen=True)
+class Unhashable(Right):
+    weights: list = dataclasses.field(default_factory=list)
+
+
+class Pointless(Right):
+    points = ("epoch_end",)
+
+
+class Untyped(Right):
+    def init(self, event):
+        return {"worse": 0}
+
+
+class Growing(Right):
+    def update(self, state, event):
+        return {**state, "more": state["worse"]}, ody.Signal.none()
+
+
+class Widening(Right):
+    def update(self, state, event):
+        return {"worse": state["worse"].astype(jnp.float32)}, ody.Signal.none()
+
+
+class Silent(Right):
+    def update(self, state, event):
+        return state, True
+
+
+class Vague(Right):
+    def update(self, state, event):
+        return state, ody.Signal.none()._replace(stop=jnp.float32(1))
+
+
+class Mutating(Right):
+    def update(self, state, event):
+        new, signal = super().update(state, event)
+        state["worse"] = new["worse"] + 1
+        return new, signal
+
+
+class Reforming(Right):
+    def update(self, state, event):
+        return state, ody.Signal.none()._replace(state=event.state._replace(params=()))
+
+
+CALLS = []
+
+
+class Remembering(Right):
+    def update(self, state, event):
+        CALLS.append(event)
+        return {"worse": jnp.int32(len(CALLS))}, ody.Signal.none()
+
+
+class Tracing(Right):
+    """Tells whether it is compiled, and does other things then."""
+
+    def update(self, state, event):
+        traced = isinstance(event.clock.epoch, jax.core.Tracer)
+        return {"worse": state["worse"] + (2 if traced else 1)}, ody.Signal.none()
+
+
+def test_what_is_right_passes():
+    ody.testing.check_callback(Right())
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (Right, "a callback needs points, init.event. and update"),
+        (Unequal(), "not equal to a copy of itself.*frozen dataclass"),
+        (Unhashable(), "can't be hashed.*frozen dataclass"),
+        (Pointless(), r"points must be a tuple of ody.Point, got \('epoch_end',\)"),
+        (Untyped(), r"the state\['worse'\] that init makes is 0: make it an array"),
+        (Growing(), "the state has another form than it had.*never change"),
+        (Widening(), "the state has another form than it had.*float32"),
+        (Silent(), "update must return a Signal second, got True"),
+        (Vague(), "the signal has another form than it had"),
+        (Reforming(), "the train state has another form"),
+        (Mutating(), "update changed what it was given"),
+        (Remembering(), "update, called again with the same, gives"),
+        (Tracing(), "update under jax.jit gives 2 and not 1.*function of its arguments alone"),
+    ],
+)
+def test_what_is_wrong_is_told(broken, message):
+    with pytest.raises(AssertionError, match=message):
+        ody.testing.check_callback(broken)
+
+
+def test_a_python_decision_is_named_by_jax():
+    def update(state, event):
+        return state, ody.Signal.stop_if(bool(event.metric(LOSS) > 0))
+
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        ody.testing.check_callback(ody.callback(lambda event: None, update))
+    with pytest.raises(ValueError, match="no metric 'valid/loss'; the scalar metrics are: loss"):
+        ody.testing.check_callback(Right(), ["loss"])
+    with pytest.raises(ValueError, match="epochs must be at least 2, got 1"):
+        ody.testing.check_callback(Right(), epochs=1)
