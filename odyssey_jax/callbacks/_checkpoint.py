@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from odyssey_jax._types import Event, Point, Signal
 from odyssey_jax.callbacks._monitor import Mode, check_monitor
 from odyssey_jax.callbacks._when import When, at, epoch_of, every, require_epochs
 
+OnFailedSave = Literal["raise", "warn"]
 NEVER = at(epochs=())
 
 
@@ -67,6 +68,7 @@ class Checkpoint:
 
     when: When | None
     retention: Retention
+    on_failed_save: OnFailedSave = "raise"
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -151,6 +153,7 @@ def checkpoint(
     keep_every_epochs: int | None = None,
     monitor: str | None = None,
     mode: Mode = "min",
+    on_failed_save: OnFailedSave = "raise",
 ) -> Checkpoint:
     """Saves the whole carry from time to time; keeps the last, the best and every n-th.
 
@@ -175,6 +178,9 @@ def checkpoint(
         keep_every_epochs: every so many epochs one is kept for good, at least 1; None for none.
         monitor: the metric's name, needed where `keep_best` is not 0.
         mode: whether "min" or "max" is better.
+        on_failed_save: what `fit` does, the next time that the loop comes up, about a save that
+            failed: "raise" its error, which ends the run, or "warn" of it with a count, and
+            again at the end; later saves are tried then.
 
     Returns:
         A callback whose `retention` holds the arguments for `Store`.
@@ -212,7 +218,11 @@ def checkpoint(
         raise ValueError(f"keep_best={keep_best} needs a monitor, such as monitor='valid/loss'.")
     if monitor is not None and not keep_best:
         raise ValueError(f"monitor={monitor!r} is for keep_best, which is 0: say how many to keep.")
-    return Checkpoint(when, Retention(keep_last, keep_best, keep_every_epochs, monitor, mode))
+    if on_failed_save not in get_args(OnFailedSave):
+        words = " or ".join(map(repr, get_args(OnFailedSave)))
+        raise ValueError(f"on_failed_save must be {words}, got {on_failed_save!r}.")
+    retention = Retention(keep_last, keep_best, keep_every_epochs, monitor, mode)
+    return Checkpoint(when, retention, on_failed_save)
 
 
 def _check_count(name: str, value: int, least: int, otherwise: str = "") -> None:

@@ -89,9 +89,11 @@ def fit(
     - after SIGTERM it raises `SystemExit(143)`, which runs `finally` blocks and ends the program;
     - a handler of your own for the signal is called then, and if it returns, `fit` returns.
 
-    A second signal does at once what it does without `fit`; what was committed stays. Without
-    a directory nothing can be saved, and SIGTERM loses the run. The handlers are set while
-    there is something to train, in the main thread only, and those before are set again.
+    A second signal does at once what it does without `fit`: it ends the program, or raises
+    `KeyboardInterrupt`, after which a save that is being written is still waited for. What was
+    committed stays. Without a directory nothing can be saved, and SIGTERM loses the run. The
+    handlers are set while there is something to train, in the main thread only, and those before
+    are set again.
 
     Args:
         task: what is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.
@@ -150,6 +152,8 @@ def fit(
         ValueError: an argument is out of its range, does not go with another, or is not the
             one that the run in the directory was begun with (of a learning rate, the message
             says where it first differs and by how much); or the first loss is not finite.
+        CheckpointWriteError: a save failed, at the next exit of the loop or at the end (on
+            request a warning, see `checkpoint`); what was committed stays.
         CheckpointError: the directory can't be written to, or holds a run of another model,
             optimizer or set of callbacks.
         SystemExit: after SIGTERM, as said above.
@@ -185,8 +189,9 @@ def fit(
     with contextlib.ExitStack() as stack:
         store = saved = None
         if directory is not None and saving is not None:
-            keep = saving.retention.for_store(run_identity["steps_per_epoch"])
-            store = stack.enter_context(Store(Path(directory) / "checkpoints", **keep))
+            how = saving.retention.for_store(run_identity["steps_per_epoch"])
+            how["on_failed_save"] = saving.on_failed_save
+            store = stack.enter_context(Store(Path(directory) / "checkpoints", **how))
             saved = _find_run(store, resume, run_identity)
         if saved is not None:
             done = saved["step"] // accumulate_steps

@@ -82,6 +82,20 @@ CONFIGURATIONS = {
             ody.checkpoint(every_epochs=1),
         ),
     },
+    "within epochs": lambda: {
+        "task": examples.nnx_task(),
+        "callbacks": ody.chain(
+            ody.early_stopping("valid/loss", 400, restore_best=True),
+            ody.checkpoint(ody.every(steps=3) & ~ody.at(steps=9), keep_last=2),
+        ),
+        "steps_per_epoch": 7,
+        "epochs": EPOCHS // 2,
+    },
+    "by the clock": lambda: {
+        "callbacks": ody.checkpoint(ody.every(seconds=0.01), keep_best=1, monitor="valid/loss"),
+        "steps_per_epoch": 7,
+        "epochs": 200 * EPOCHS,
+    },
     "stopped": lambda: {
         "learning_rate": 0.5,
         "callbacks": ody.chain(
