@@ -25,7 +25,9 @@ class Transfer:
 
     Args:
         rename: Pattern -> what takes its place in the names that were saved (`re.sub`), one
-            after the other, so that each sees what those before it made.
+            after the other, so that each sees what those before it made. A name stands for
+            any kind of key: ``{"^": ""}`` restores a NamedTuple into a dictionary with its
+            fields as keys.
         initialize: Patterns of the target's names whose leaves keep the target's values,
             whether or not the checkpoint has leaves for them.
         ignore: Patterns of the names that were saved, before they are renamed, whose leaves
@@ -135,7 +137,7 @@ def assign(
     report = replace(
         compared,
         extra=tuple(leaf for leaf in saved if leaf.path in extra),
-        renamed=renamed,
+        renamed={path: name for path, name in renamed.items() if goes_to[path] != path},
         initialized=tuple(leaf for leaf in target if leaf.path in kept),
         ignored=tuple(leaf for leaf in saved if leaf.path in ignored),
     )
@@ -155,14 +157,16 @@ def _found(patterns: Sequence[str], leaves: Sequence[Leaf], argument: str, what:
 
 
 def _rename(patterns: Mapping[str, str], leaves: Sequence[Leaf]) -> dict[str, str]:
-    """The new names of the leaves that are renamed, by path."""
-    old = {leaf.path: name_of(leaf.path) for leaf in leaves} if patterns else {}
-    names = dict(old)
+    """The new names of the leaves in whose names a pattern is found, by path."""
+    names = {leaf.path: name_of(leaf.path) for leaf in leaves} if patterns else {}
+    renamed: dict[str, str] = {}
     for pattern, replacement in patterns.items():
-        if not any(re.search(pattern, name) for name in names.values()):
+        found = [path for path, name in names.items() if re.search(pattern, name)]
+        if not found:
             raise _nowhere(pattern, "rename", "checkpoint", names.values())
-        names = {path: re.sub(pattern, replacement, name) for path, name in names.items()}
-    return {path: name for path, name in names.items() if name != old[path]}
+        for path in found:
+            names[path] = renamed[path] = re.sub(pattern, replacement, names[path])
+    return renamed
 
 
 def _nowhere(pattern: str, argument: str, what: str, names: Iterable[str]) -> CheckpointError:

@@ -1,5 +1,7 @@
 """Restoring into another model: what goes where, decided without a disk."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,13 @@ from odyssey_jax.store import (
 from odyssey_jax.store._leaves import Leaf, flatten
 from odyssey_jax.store._paths import name_of, split
 from odyssey_jax.store._transfer import assign
+
+
+class Carry(NamedTuple):
+    """A NamedTuple node."""
+
+    params: Any
+    rest: Any
 
 
 def leaves(**shapes):
@@ -78,6 +87,16 @@ def test_two_leaves_may_change_names():
     saved = leaves(a=(), b=())
     transfer = Transfer(rename={"^a$": "tmp", "^b$": "a", "^tmp$": "b"})
     assert assign(saved, saved, transfer).sources == ("['b']", "['a']")
+
+
+def test_a_name_stands_for_any_kind_of_key():
+    saved = flatten(Carry({"w": 1.0}, [2.0]))[0]
+    target = flatten({"params": {"w": 0.0}, "rest": (0.0,)})[0]
+    assert not assign(saved, target).report.exact
+    sources, report = assign(saved, target, Transfer(rename={"^": ""}))
+    assert sources == (".params['w']", ".rest[0]")
+    assert report.exact
+    assert report.renamed == {".params['w']": "params/w", ".rest[0]": "rest/0"}
 
 
 def test_an_ignored_leaf_that_the_target_wants_is_missing():
