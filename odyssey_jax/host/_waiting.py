@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import jax
 
-from odyssey_jax.callbacks import AdaptRate, Chain, Checkpoint, EarlyStopping, Log, TrackBest
+from odyssey_jax.callbacks import (
+    AdaptRate,
+    Chain,
+    Checkpoint,
+    EarlyStopping,
+    Log,
+    MaxSteps,
+    RollBack,
+    TerminateOnNan,
+    TrackBest,
+)
 from odyssey_jax.loop import Carry, own
 
 # They never ask for a save: what is asked for beside them is the best.
-_SILENT = (AdaptRate, EarlyStopping, Log, TrackBest)
+_SILENT = (AdaptRate, EarlyStopping, Log, MaxSteps, RollBack, TerminateOnNan, TrackBest)
 
 
 class Waiting:

@@ -176,6 +176,14 @@ def test_on_passes_the_train_state_on():
     assert got == [0, 2, 2]
 
 
+def test_on_adds_the_columns_that_the_callback_adds():
+    guard = ody.roll_back("loss", factor=1)
+    columns = guard.report(guard.init(event(0)))
+    wrapped = ody.on(ody.every(epochs=2), guard)
+    assert wrapped.report(wrapped.init(event(0))).keys() == columns.keys()
+    assert ody.on(ody.every(epochs=2), ody.log(3)).report(None) == {}
+
+
 @pytest.mark.parametrize(
     ("when", "callback", "error", "message"),
     [
