@@ -51,15 +51,37 @@ def test_the_readmes_schedules_run_as_printed(main_program):
     np.testing.assert_allclose(np.log2(scales), np.round(np.log2(scales)), atol=1e-5)
 
 
+def test_the_readmes_checkpoints_are_read_as_printed(main_program):
+    restored = run(3, main_program)["restored"]
+    assert (restored.step, restored.tree["epoch"]) == (100, 7)
+    assert restored.report.exact
+    best = main_program["result"].state.params["head"]["kernel"]
+    np.testing.assert_array_equal(restored.tree["params"]["head"]["kernel"], best)
+
+
 def test_the_readmes_own_loop_runs_as_printed():
-    names = run(3, {"__name__": "__main__"})
+    names = run(4, {"__name__": "__main__"})
     assert names["ody"].StopReason(int(names["stop"])).name == "NO_IMPROVEMENT"
     assert abs(names["w"] - names["jnp"].arange(3.0)).max() < 0.05
-    assert len(PROGRAMS) == 4
+    assert len(PROGRAMS) == 5
+
+
+def tables():
+    """The lines of each table, by the first cell of its head."""
+    found = re.findall(r"(?:^\|.*\n)+", README, flags=re.MULTILINE)
+    return {text.split("|")[1].strip(): text.splitlines() for text in found}
+
+
+def test_the_readmes_callbacks_are_there():
+    _, _, *rows = tables()[""]
+    names = [name for row in rows for name in re.findall("`(.*?)`", row.split("|")[1])]
+    assert len(names) > 10
+    for name in names:
+        assert operator.attrgetter(name.removeprefix("ody."))(ody), name
 
 
 def test_the_readmes_table_names_what_is_there():
-    _, _, *rows = [line for line in README.splitlines() if line.startswith("|")]
+    _, _, *rows = tables()["odyssey_jax"]
     peers = (ody, compat.torch, optax, compat.timm, compat.transformers, compat.keras)
     ours = set()
     for row in rows:
