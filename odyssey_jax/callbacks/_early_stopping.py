@@ -223,7 +223,7 @@ def early_stopping(
 
     The hyper-parameters are no part of the state: another patience applies from the resume on.
     Only `smoothing`, `cooldown` and `restore_best` keep something there, so a run goes on with
-    those that it was begun with, or without them.
+    those of them that it was begun with, and with no others.
 
     Args:
         monitor: the metric's name, such as "valid/loss".

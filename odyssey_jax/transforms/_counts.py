@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -37,8 +38,22 @@ def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
 
 
 def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:
-    """How many updates `optax.apply_if_finite` has left out so far; nothing without it."""
-    is_one = lambda x: isinstance(x, _SKIPPING)
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_one) if is_one(x)]
-    counts = [x.total_notfinite for x in found]
+    """How many updates were left out so far; nothing where none can be.
+
+    By `optax.apply_if_finite` or a loss scale.
+    """
+    kinds = (_SKIPPING, LossScaleState)
+    counts = list(_skipped(opt_state, kinds))
     return {"skipped_updates": jnp.asarray(sum(counts), jnp.float32)} if counts else {}
+
+
+def _skipped(opt_state: PyTree, kinds: Any) -> Iterator[jax.Array]:
+    """The counts of each, and of those within it."""
+    is_one = lambda x: isinstance(x, kinds)
+    for found in jax.tree.leaves(opt_state, is_leaf=is_one):
+        if isinstance(found, LossScaleState):
+            yield found.skipped
+            yield from _skipped(found.inner, kinds)
+        elif isinstance(found, _SKIPPING):
+            yield found.total_notfinite
+            yield from _skipped(found.inner_state, kinds)

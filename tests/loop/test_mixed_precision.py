@@ -77,6 +77,7 @@ def test_a_scale_too_large_is_found_and_the_updates_are_skipped():
     scales = result.samples["loss_scale"]
     np.testing.assert_array_equal(scales[:5], 2.0 ** (40 - np.arange(5)))
     assert int(result.state.opt_state.skipped) == np.sum(scales[1:] < scales[:-1])
+    assert result.history["skipped_updates"][-1] == int(result.state.opt_state.skipped)
     assert np.all(result.model > 0)
 
 
