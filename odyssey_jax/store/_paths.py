@@ -93,6 +93,8 @@ def tail(path: str, depth: int) -> str:
         >>> tail(".state.params['w']", 2)
         "['w']"
     """
+    if depth == 0:
+        return path
     parts = split(path)
     if len(parts) < depth:
         raise CheckpointError(

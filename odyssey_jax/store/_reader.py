@@ -23,6 +23,7 @@ from odyssey_jax.store._errors import (
     CheckpointSkippedWarning,
     CheckpointVersionError,
 )
+from odyssey_jax.store._garbage import uncollected
 from odyssey_jax.store._layout import Layout, Place
 from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._paths import tail
@@ -435,8 +436,8 @@ class Reader:
                 purpose.
             subtree: The node of the saved tree that the target is like: its keys with ``/``
                 between them, such as ``"state/params"``. Empty for the whole tree.
-            verify: Whether to compare the arrays with their checksums, which takes about as
-                long as reading them from memory. The metadata always is.
+            verify: Whether to compare the arrays with their checksums; without, a restore
+                from memory takes about a third less time. The metadata always is compared.
 
         Returns:
             The step, a tree with the target's structure and each leaf with the sharding of
@@ -463,7 +464,8 @@ class Reader:
             (array([0., 1., 2.]), ("['w']",))
         """
         how = {"transfer": transfer, "subtree": subtree, "verify": verify}
-        restored, skipped = self._pick(step, lambda step: self._restore(target, step, **how))
+        with uncollected():
+            restored, skipped = self._pick(step, lambda step: self._restore(target, step, **how))
         return restored._replace(skipped=skipped)
 
     def _restore(
