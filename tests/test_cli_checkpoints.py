@@ -28,7 +28,7 @@ def tree(step):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run's directory with three checkpoints; 20 is the best."""
+    """A run's directory with three checkpoints; 20 is the best, 10 is pinned."""
     root = tmp_path_factory.mktemp("run")
     directory = root / "checkpoints"
     with ody.Store(directory, keep_last=None, keep_best=1, monitor="loss") as store:
@@ -36,6 +36,7 @@ def made(tmp_path_factory):
             metrics = {"loss": loss, "accuracy": 0.125}
             store.save(step, tree(step), {"epoch": epoch, "metrics": metrics, "config": {"a": [1]}})
             store.wait()
+        store.pin(10)
     return root
 
 
@@ -71,7 +72,7 @@ def test_the_list(made, capsys):
         ["20", "2", "loss", "0.25"],
         ["30", "3", "loss", "nan"],
     ]
-    assert [line.split("ago")[1].strip() for line in lines] == ["", "best", "latest"]
+    assert [line.split("ago")[1].strip() for line in lines] == ["pinned", "best", "latest"]
     assert total.startswith("3 checkpoints, ")
     assert total.endswith("best by min of loss")
     assert run(capsys, made / "checkpoints").splitlines()[-1] == total
@@ -88,6 +89,7 @@ def test_the_list_in_json(made, capsys):
     assert ten["format_version"] == ody.store.FORMAT_VERSION
     assert ten["versions"]["jax"] == jax.__version__
     assert thirty["metrics"]["loss"] is None
+    assert [x["pinned"] for x in (ten, twenty, thirty)] == [True, False, False]
     assert [x["best"] for x in (ten, twenty, thirty)] == [False, True, False]
     assert [x["latest"] for x in (ten, twenty, thirty)] == [False, False, True]
     assert not any(x["error"] for x in (ten, twenty, thirty))
@@ -224,19 +226,20 @@ def test_prune_says_and_with_yes_does(root, capsys):
 
     options = ("prune", "--keep-last", 1)
     out = run(capsys, root, *options)
-    assert out.splitlines()[0] == "kept: 30"
-    assert out.splitlines()[1].startswith("to be deleted with --yes: 10, 20, ")
+    assert out.splitlines()[0] == "kept: 10, 30"
+    assert out.splitlines()[1].startswith("to be deleted with --yes: 20, ")
     assert steps() == (10, 20, 30)
-    assert "kept: 20, 30\n" in run(capsys, root, *options, "--keep-best", 1)
-    assert "deleted: 10, 20" in run(capsys, root, *options, "--yes")
-    assert steps() == (30,)
+    assert "kept: 10, 20, 30\n" in run(capsys, root, *options, "--keep-best", 1)
+    assert "kept: 10, 20, 30\n" in run(capsys, root, *options, "--keep-every", 20)
+    assert "deleted: 20" in run(capsys, root, *options, "--yes")
+    assert steps() == (10, 30)
 
 
 def test_prune_leaves_what_it_cannot_read(root, capsys):
     flip(root / "checkpoints" / "20" / "metadata" / "metadata")
     out = run(capsys, root, "prune", "--keep-last", 1, "--yes")
     assert "? step 20 is kept, since it cannot be read: metadata/metadata is damaged" in out
-    assert ody.Reader(root / "checkpoints").steps() == (20, 30)
+    assert ody.Reader(root / "checkpoints").steps() == (10, 20, 30)
 
 
 def test_looking_changes_nothing(made, capsys):
@@ -262,6 +265,7 @@ def test_looking_changes_nothing(made, capsys):
         (["", "verify", "10", "11"], "committed are [10, 20, 30]"),
         (["", "diff", "10", "none:10"], "'none' is not a directory"),
         (["", "prune", "--keep-last", "0"], "--keep-last must be at least 1, got 0"),
+        (["", "prune", "--keep-last", "1", "--keep-every", "0"], "--keep-every must be at least 1"),
         (["", "prune"], None),
     ],
 )

@@ -36,9 +36,11 @@ def run(parsed: argparse.Namespace) -> None:
 def _records(reader: Reader) -> list[dict[str, Any]]:
     found = [record for step in reader.steps() if (record := _record(reader, step))]
     best = None if reader.monitor is None else reader.best()
+    pinned = reader.pinned()
     for record in found:
         record["latest"] = record is found[-1]
         record["best"] = record["step"] == best
+        record["pinned"] = record["step"] in pinned
     return found
 
 
@@ -62,7 +64,7 @@ def _record(reader: Reader, step: int) -> dict[str, Any] | None:
 def _cells(record: dict[str, Any], monitor: str | None) -> tuple[str, ...]:
     metrics = record["metrics"] or {}
     shown = [monitor] if monitor in metrics else list(metrics)[:_SHOWN]
-    notes = [name for name in ("latest", "best") if record[name]]
+    notes = [name for name in ("latest", "best", "pinned") if record[name]]
     notes += [] if record["error"] is None else [f"cannot be read: {record['error']}"]
     return (
         str(record["step"]),

@@ -16,10 +16,13 @@ def add_parser(actions: Any) -> None:
         "prune",
         help="delete what a rule does not keep",
         description="Says which checkpoints a rule does not keep, and with --yes deletes them. "
-        "The latest is always kept, and so is what can't be read.",
+        "The latest is always kept, and so is what is pinned and what can't be read.",
     )
     action.add_argument("--keep-last", type=int, required=True, metavar="N", help="the newest N")
     action.add_argument("--keep-best", type=int, default=0, metavar="K", help="the best K")
+    action.add_argument(
+        "--keep-every", type=int, metavar="N", help="the steps that are multiples of N"
+    )
     action.add_argument("--yes", action="store_true", help="delete them")
     action.set_defaults(run=run)
 
@@ -28,16 +31,23 @@ def run(parsed: argparse.Namespace) -> None:
     """Deletes checkpoints."""
     if parsed.json:
         raise ValueError("prune has no --json.")
-    for name, least in (("keep_last", 1), ("keep_best", 0)):
+    for name, least in (("keep_last", 1), ("keep_best", 0), ("keep_every", 1)):
         value = getattr(parsed, name)
-        if value < least:
+        if value is not None and value < least:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} must be at least {least}, got {value}.")
     reader = open_reader(parsed)
     if parsed.keep_best and reader.monitor is None:
         raise ValueError("--keep-best needs --monitor and --mode: no metric was recorded.")
     values = _values(reader)
-    kept = retain(values, parsed.keep_last, parsed.keep_best, reader.mode)
+    kept = retain(
+        values,
+        parsed.keep_last,
+        parsed.keep_best,
+        reader.mode,
+        keep_every=parsed.keep_every,
+        pinned=reader.pinned(),
+    )
     doomed = sorted(values.keys() - kept)
     freed = sum(reader.size(step) for step in doomed)
     if doomed and parsed.yes:
