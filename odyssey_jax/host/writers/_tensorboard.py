@@ -85,7 +85,7 @@ class TensorBoard:
         """Appends the rows, and what is due at the last of them."""
         events = [*_epochs(rows), *_samples(live.samples)]
         if rows:
-            events.append(_event(live.step, _rates(live)))
+            events.append(_scalars(live.step, _rates(live)))
         if self._due("histograms", rows):
             found = histograms(live.state.params).items()
             values = [_histogram(f"params/{name}", histogram) for name, histogram in found]
@@ -109,7 +109,7 @@ class TensorBoard:
 
 def _event(step: int, values: Iterable[Any] = ()) -> Any:
     """An event of some values of a summary, now."""
-    event = _event_file.message("Event")
+    event = _event_file.new_event()
     event.step, event.wall_time = step, time.time()
     event.summary.value.extend(values)
     return event
@@ -117,7 +117,7 @@ def _event(step: int, values: Iterable[Any] = ()) -> Any:
 
 def _first() -> Any:
     """What a file begins with."""
-    event = _event_file.message("Event")
+    event = _event_file.new_event()
     event.wall_time, event.file_version = time.time(), "brain.Event:2"
     return event
 
@@ -129,30 +129,28 @@ def _session_start() -> Any:
     return event
 
 
-def _scalar(tag: str, value: float) -> Any:
-    summary = _event_file.message("Summary")
-    return summary.value.add(tag=tag, simple_value=float(value))
-
-
-def _scalars(row: Row, prefix: str = "") -> Any:
-    values = [_scalar(prefix + name, x) for name, x in row.items() if name != "step"]
-    return _event(int(row["step"]), values)
+def _scalars(step: int, values: Mapping[str, float], prefix: str = "") -> Any:
+    event = _event(step)
+    for name, value in values.items():
+        if name != "step":
+            event.summary.value.add(tag=prefix + name, simple_value=float(value))
+    return event
 
 
 def _epochs(rows: Sequence[Row]) -> list[Any]:
-    return [_scalars(row) for row in rows]
+    return [_scalars(int(row["step"]), row) for row in rows]
 
 
 def _samples(rows: Sequence[Row]) -> list[Any]:
-    return [_scalars(row, _STEPS) for row in rows]
+    return [_scalars(int(row["step"]), row, _STEPS) for row in rows]
 
 
-def _rates(live: Live) -> list[Any]:
+def _rates(live: Live) -> dict[str, float]:
     rates = {
         "steps_per_second": live.steps_per_second,
         "examples_per_second": live.examples_per_second,
     }
-    return [_scalar(name, rate) for name, rate in rates.items() if not math.isnan(rate)]
+    return {name: rate for name, rate in rates.items() if not math.isnan(rate)}
 
 
 def _texts(config: Mapping[str, Any]) -> list[Any]:
