@@ -45,69 +45,79 @@ class Meeting:
         name: the same in all processes. Several of one name are told apart by their order.
 
     Example:
-        >>> Meeting("example").decide(3, max)
+        >>> Meeting("example").decide(3, max, "size")
         3
     """
 
     def __init__(self, name: str) -> None:
         self._place = f"odyssey_jax/{name}/{next(_numbers[name])}"
         self._round = 0
+        self._told: Exception | None = None
 
-    def decide(self, value: Any, choose: Callable[[list[Any]], Any]) -> Any:
+    def decide(self, value: Any, choose: Callable[[list[Any]], Any], what: str) -> Any:
         """Chooses one value for all; returns when every process has come.
 
         Args:
             value: this process's; JSON.
             choose: from the values, in the order of the processes, to the one for all; JSON.
                 Called in process 0 only.
+            what: which decision this is, for an error if another process is at another one.
 
         Returns:
             What was chosen; the same in every process.
 
         Raises:
-            ProcessFailedError: another process failed instead of coming.
+            ProcessFailedError: another process failed instead of coming, or process 0 and
+                another are at different decisions.
             TimeoutError: another process did not come.
         """
         if jax.process_count() == 1:
             return choose([value])
         here = self._next()
         if jax.process_index() == 0:
-            answer = self._conclude(here, value, choose)
+            answer = self._conclude(here, {"value": value, "what": what}, choose)
         else:
-            _say(f"{here}/{jax.process_index()}", {"value": value})
+            _say(f"{here}/{jax.process_index()}", {"value": value, "what": what})
             answer = _hear(f"{here}/answer")
         return _value(answer)
 
-    def fail(self, error: Exception) -> None:
-        """Fails the next decision for all, in place of taking part in it; does not wait."""
-        if jax.process_count() == 1 or isinstance(error, ProcessFailedError):
-            return
-        me = jax.process_index()
-        _say(f"{self._next()}/{me or 'answer'}", _failure(me, error))
-
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Lets the others know of an exception: they are, or will be, waiting at a decision."""
+    def together(self, reason: Callable[[Exception], str] = str) -> Iterator[None]:
+        """Lets the others know of an exception: they are, or will be, waiting at a decision.
+
+        It fails the next one for all, in place of taking part in it, and does not wait.
+
+        Args:
+            reason: says what to tell them of it.
+        """
         try:
             yield
+        except ProcessFailedError:  # they know
+            raise
         except Exception as error:
-            self.fail(error)
+            if jax.process_count() > 1 and error is not self._told:
+                self._told = error
+                me = jax.process_index()
+                _say(f"{self._next()}/{me or 'answer'}", _failure(me, error, reason(error)))
             raise
 
     def _next(self) -> str:
         self._round += 1
         return f"{self._place}/{self._round}"
 
-    def _conclude(self, here: str, value: Any, choose: Callable[[list[Any]], Any]) -> dict:
-        said = [{"value": value}, *_hear_all(here)]
+    def _conclude(
+        self, here: str, own: dict[str, Any], choose: Callable[[list[Any]], Any]
+    ) -> dict[str, Any]:
+        said = [own, *_hear_all(here)]
         # Everyone is here, and so has read the answer before.
         _client().key_value_delete(f"{self._place}/{self._round - 1}")
-        answer = next((s for s in said if "failed" in s), None)
+        answer = next((s for s in said if "failed" in s), None) or _apart(said)
         if answer is None:
             try:
                 answer = {"value": choose([s["value"] for s in said])}
             except Exception as error:
-                _say(f"{here}/answer", _failure(0, error))
+                self._told = error
+                _say(f"{here}/answer", _failure(0, error, str(error)))
                 raise
         _say(f"{here}/answer", answer)
         return answer
@@ -116,40 +126,58 @@ class Meeting:
 _main = Meeting("main")
 
 
-def agree(value: int) -> int:
-    """The largest of all processes' values; to be called by all, from the main thread.
-
-    Args:
-        value: this process's, such as a flag.
-
-    Returns:
-        The largest; the same in every process.
+def decide(value: Any, choose: Callable[[list[Any]], Any], what: str) -> Any:
+    """`Meeting.decide` for the main thread.
 
     Example:
-        >>> agree(3)
+        >>> decide(3, sum, "example")
         3
     """
-    return _main.decide(int(value), max)
+    return _main.decide(value, choose, what)
 
 
-def from_first(value: Any) -> Any:
+def greatest(*values: int, what: str) -> tuple[int, ...]:
+    """The greatest of each value over all processes; each of them must call this.
+
+    Args:
+        *values: integers.
+        what: which decision this is, for an error if another process is at another one.
+
+    Returns:
+        As many integers, the same on every process; on one process, the values.
+
+    Example:
+        >>> greatest(3, False, what="example")
+        (3, 0)
+    """
+    largest = lambda each: [max(column) for column in zip(*each, strict=True)]
+    return tuple(decide([int(value) for value in values], largest, what))
+
+
+def from_first(value: Any, what: str) -> Any:
     """Process 0's value; to be called by all, from the main thread.
 
     Args:
         value: JSON; the other processes' is ignored.
+        what: which decision this is, for an error if another process is at another one.
 
     Returns:
         Process 0's; the same in every process.
 
     Example:
-        >>> from_first("here")
+        >>> from_first("here", "example")
         'here'
     """
-    return _main.decide(value, lambda values: values[0])
+    return decide(value, first, what)
+
+
+def first(values: list[Any]) -> Any:
+    """Chooses process 0's."""
+    return values[0]
 
 
 def together() -> contextlib.AbstractContextManager[None]:
-    """Lets the others know of an exception: it is raised where they next `agree`."""
+    """Lets the others know of an exception: it is raised at their next decision."""
     return _main.together()
 
 
@@ -158,10 +186,21 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def _failure(process: int, error: Exception) -> dict[str, Any]:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _failure(process: int, error: Exception, reason: str) -> dict[str, Any]:
+    text = " ".join(reason.split()) or type(error).__name__
     number = getattr(error, "errno", None)
     return {"failed": [process, text, number if isinstance(number, int) else None]}
+
+
+def _apart(said: list[dict[str, Any]]) -> dict[str, Any] | None:
+    for process, each in enumerate(said):
+        if each["what"] != said[0]["what"]:
+            reason = (
+                f"it is at {each['what']!r}, and process 0 at {said[0]['what']!r}: all must call "
+                "the same functions of odyssey_jax in the same order"
+            )
+            return {"failed": [process, reason, None]}
+    return None
 
 
 def _value(answer: dict[str, Any]) -> Any:

@@ -49,7 +49,7 @@ def start(program, *arguments, processes=2, devices=2):
 def finish(running, code=0):
     """Waits for them, and gives back what each printed (Gloo's own lines left out)."""
     try:
-        ended = [process.communicate(timeout=120) for process in running]
+        ended = [process.communicate(timeout=300) for process in running]
     except subprocess.TimeoutExpired:
         for process in running:
             process.kill()

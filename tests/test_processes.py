@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from odyssey_jax._processes import Meeting, agree, from_first, is_first
+from odyssey_jax._processes import Meeting, from_first, greatest, is_first
 from tests.processes import run
 
 AGREE = """
@@ -14,23 +14,24 @@ import odyssey_jax._processes as p
 me = jax.process_index()
 assert p.is_first() == (me == 0)
 for n in range(20):
-    assert p.agree(n * me) == n * (jax.process_count() - 1)
-    assert p.from_first({"n": [n, me, float("inf")]}) == {"n": [n, 0, float("inf")]}
+    assert p.greatest(n * me, -me, what="a") == (n * (jax.process_count() - 1), 0)
+    assert p.from_first({"n": [n, me, float("inf")]}, "f") == {"n": [n, 0, float("inf")]}
 
 # A thread meets while the main one does, each in its own order.
 beside = p.Meeting("beside")
 found = []
 thread = threading.Thread(
-    target=lambda: [found.append(beside.decide(i + me, list)) for i in range(20)]
+    target=lambda: [found.append(beside.decide(i + me, list, "b")) for i in range(20)]
 )
 thread.start()
-assert [p.agree(me - n) for n in range(20)] == [jax.process_count() - 1 - n for n in range(20)]
+last = jax.process_count() - 1
+assert [p.greatest(me - n, what="a")[0] for n in range(20)] == [last - n for n in range(20)]
 thread.join()
 assert found == [[i + j for j in range(jax.process_count())] for i in range(20)]
 
 # Who comes late is waited for.
-time.sleep(1.5 * me)
-p.agree(0)
+time.sleep(1.2 * (me == 1))
+p.greatest(0, what="a")
 
 # Whoever fails, all hear of it, once, and go on together.
 for culprit in range(jax.process_count()):
@@ -38,20 +39,20 @@ for culprit in range(jax.process_count()):
         with p.together():
             if me == culprit:
                 raise OSError(28, "No space left on device")
-            p.agree(1)
+            p.greatest(1, what="a")
     except p.ProcessFailedError as error:
         assert str(error) == f"process {culprit}: [Errno 28] No space left on device", error
         assert error.errno == 28
         assert me != culprit
     except OSError:
         assert me == culprit
-    assert p.agree(me) == jax.process_count() - 1
+    assert p.greatest(me, what="a")[0] == jax.process_count() - 1
 
 def refuse(values):
     raise ValueError(f"not {values}")
 
 try:
-    p.Meeting("chooser").decide(me, refuse)
+    p.Meeting("chooser").decide(me, refuse, "c")
 except (ValueError, p.ProcessFailedError) as error:
     assert f"not {list(range(jax.process_count()))}" in str(error)
 
@@ -62,14 +63,14 @@ if me == 0:
     assert len(rounds) <= 5, rounds
 begun = time.perf_counter()
 for n in range(100):
-    p.agree(0)
+    p.greatest(0, what="a")
 assert time.perf_counter() - begun < 10  # each far below the half second between two exits
 
 # One that never comes is given up.
 if me == 0:
     p._PATIENCE = 0.5
     try:
-        p.agree(1)
+        p.greatest(1, what="a")
     except TimeoutError as error:
         print(error)
 """
@@ -86,7 +87,7 @@ def test_what_all_agree_on():
 
 
 def test_one_process_agrees_with_itself():
-    assert (agree(True), from_first([1]), is_first()) == (1, [1], True)
-    assert Meeting("alone").decide(2, lambda values: values) == [2]
+    assert (greatest(True, what="a"), from_first([1], "f"), is_first()) == ((1,), [1], True)
+    assert Meeting("alone").decide(2, list, "d") == [2]
     with pytest.raises(ZeroDivisionError), Meeting("alone").together():
         raise ZeroDivisionError

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import AxisType
 
 from odyssey_jax._types import ScheduleFn
 from odyssey_jax.data import ArrayDataset
@@ -75,7 +76,9 @@ def check_config(config: Mapping[str, Any] | None) -> None:
 
 
 def check_sharding(sharding: Any, train: ArrayDataset) -> None:
+    """Refuses a batch's sharding that this program, or this data, can't have."""
     if sharding is None:
+        _check_one_process()
         return
     if not isinstance(sharding, jax.sharding.NamedSharding):
         raise TypeError(
@@ -88,10 +91,24 @@ def check_sharding(sharding: Any, train: ArrayDataset) -> None:
             f"a batch of {train.batch_size} examples can't be cut evenly by {sharding}: choose "
             "a batch_size that is a multiple of the devices."
         ) from error
+    if any(kind is not AxisType.Auto for kind in sharding.mesh.axis_types):
+        raise ValueError(
+            f"batch_sharding={sharding} has a mesh whose axes are not automatic: make it with "
+            "jax.sharding.Mesh(jax.devices(), ('data',)), or give jax.make_mesh "
+            "axis_types=(jax.sharding.AxisType.Auto,)."
+        )
+    missing = set(range(jax.process_count())) - {d.process_index for d in sharding.device_set}
+    if missing:
+        raise ValueError(
+            f"batch_sharding={sharding} has no device of the processes {sorted(missing)}: make its "
+            "mesh of jax.devices(), which are all processes'."
+        )
 
 
-def replicate(tree: Any, sharding: jax.sharding.NamedSharding | None) -> Any:
-    if sharding is None:
-        return tree
-    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(tree, everywhere)
+def _check_one_process() -> None:
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"this program runs on {jax.process_count()} processes, which fit trains one model "
+            "together: pass batch_sharding=, such as NamedSharding(mesh, "
+            "PartitionSpec('data')) with mesh = jax.sharding.Mesh(jax.devices(), ('data',))."
+        )

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from odyssey_jax._processes import from_first, is_first, together
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, chain, checkpoint, log
 from odyssey_jax.data import ArrayDataset
@@ -17,10 +18,10 @@ from odyssey_jax.host._arguments import (
     check_config,
     check_sharding,
     in_steps,
-    replicate,
     with_all_digits,
 )
 from odyssey_jax.host._interrupt import Interrupt, MaxTime
+from odyssey_jax.host._replicate import check_alike, replicate
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
 from odyssey_jax.host._resume import (
     Resume,
@@ -95,6 +96,12 @@ def fit(
     handlers are set while there is something to train, in the main thread only, and those before
     are set again.
 
+    On several processes (`jax.distributed`) all of them call this with the same arguments, the
+    whole data included, and a `batch_sharding` over the devices of all; the directory is one
+    that they share. Process 0 writes the history, a signal to one ends the training of all at
+    the same step, and an error in one is raised in all. The result's arrays are replicated over
+    the mesh.
+
     Args:
         task: what is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.
         optimizer: an Optax transformation, such as `optax.adamw(schedule)`; or a function that
@@ -119,6 +126,7 @@ def fit(
             then what is validated, tracked as the best, and given back; None keeps none.
         batch_sharding: how a batch is laid out over devices, such as
             `NamedSharding(mesh, P("data"))`; parameters are then replicated over its mesh.
+            Needed on several processes, as said above.
         seed: the run's root key is `jax.random.key(seed)`.
         directory: where checkpoints and `metrics.jsonl` go; None keeps nothing.
         resume: what to go on from where the directory holds a run: "latest", "best", a step,
@@ -192,6 +200,8 @@ def fit(
             how = saving.retention.for_store(run_identity["steps_per_epoch"])
             how["on_failed_save"] = saving.on_failed_save
             store = stack.enter_context(Store(Path(directory) / "checkpoints", **how))
+        stack.enter_context(together())
+        if store is not None:
             saved = _find_run(store, resume, run_identity)
         if saved is not None:
             done = saved["step"] // accumulate_steps
@@ -220,9 +230,18 @@ def fit(
         )
         inputs = Inputs(train, valid, with_all_digits(schedule))
         carry = fresh_carry(task, loop, inputs, seed)
+        check_alike(
+            {
+                "set of arguments": (run_identity, epochs),
+                "training data": train,
+                "validation data": valid,
+                "learning rate": schedule,
+                "model or optimizer": carry,
+            }
+        )
         carry, inputs = replicate((carry, inputs), batch_sharding)
         if store is not None and saved is not None:
-            carry = restore(store, saved, loop, carry)
+            carry = replicate(restore(store, saved, loop, carry), batch_sharding)
         about = {
             "run": run_identity,
             "epochs": epochs,
@@ -242,12 +261,14 @@ def fit(
             step=int(carry.clock.step),
             config=about["config"],
         )
+        writers = writers if is_first() else ()
         for writer in writers:
             stack.callback(writer.close)
             writer.open(info)
         carry = session.train(carry, writers)
+        steps_per_second = from_first(session.steps_per_second, "fit")
     interrupt.pass_on()
-    return make_result(task, loop, carry, session.steps_per_second, interrupt)
+    return make_result(task, loop, carry, steps_per_second, interrupt)
 
 
 def _with_log_and_checkpoint(

@@ -9,8 +9,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from odyssey_jax._processes import greatest
 from odyssey_jax._types import StopReason
-from odyssey_jax.host._agree import greatest
 from odyssey_jax.host._signals import Signals
 
 MaxTime = float | timedelta
@@ -57,7 +57,7 @@ class Interrupt:
             Those that all take, if there is no reason to end.
         """
         late = self._clock() >= self._end
-        steps, received, late = greatest(steps, self._signals.received, late)
+        steps, received, late = greatest(steps, self._signals.received, late, what="fit")
         if received:
             self._signals.received = received
             self.reason, self.exit_code = StopReason.INTERRUPTED, 128 + received

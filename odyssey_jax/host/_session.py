@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from odyssey_jax._processes import greatest
 from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import Checkpoint
-from odyssey_jax.host._agree import greatest
 from odyssey_jax.host._cadence import Cadence
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
@@ -104,7 +104,7 @@ class Session:
             return
         self._store.check_for_errors()
         step, took = int(carry.clock.step), self._store.save_seconds
-        due, busy = greatest(cadence.due(step, took), not cadence.is_free(took))
+        due, busy = greatest(cadence.due(step, took), not cadence.is_free(took), what="fit")
         if busy and not due and self._waiting.accepts(carry):
             self._waiting.put(carry)
         elif (due or bool(carry.signal.save)) and self._saved_step != step:

@@ -81,6 +81,11 @@ class Background:
         if thread is not None:
             thread.join()
 
+    @property
+    def failed(self) -> bool:
+        """Whether there are failures to take."""
+        return bool(self._failures)
+
     def take_failures(self) -> list[BaseException]:
         """Hands over what tasks raised since it was last called, in their order."""
         taken = self._failures.copy()

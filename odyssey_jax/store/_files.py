@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from odyssey_jax._processes import ProcessFailedError
 from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError
 
 try:
@@ -161,6 +162,8 @@ def reason(error: BaseException) -> str:
         >>> reason(ValueError("Failed to write: No space [os_error_code='28']"))
         'No space left on device'
     """
+    if isinstance(error, ProcessFailedError):
+        return str(error)
     if (number := errno_of(error)) is not None:
         return os.strerror(number)
     text = " ".join(str(error).split())
@@ -174,7 +177,7 @@ def errno_of(error: BaseException) -> int | None:
 
     TensorStore's exceptions hold it in their text only.
     """
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError | ProcessFailedError) and error.errno:
         return error.errno
     found = re.search(r"os_error_code='(\d+)'|\[OS error (\d+)", str(error))
     return int(found[1] or found[2]) if found else None

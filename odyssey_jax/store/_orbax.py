@@ -26,6 +26,7 @@ from odyssey_jax.store._files import sync, sync_files, sync_tree
 from odyssey_jax.store._layout import Layout
 from odyssey_jax.store._packs import aligned
 from odyssey_jax.store._quiet import quiet
+from odyssey_jax.store._rounds import Rounds
 
 
 class _PackHandler(type_handlers.NumpyHandler):
@@ -54,6 +55,12 @@ async def _read(info: Any) -> np.ndarray:
     return result
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Each process calls Orbax by itself: what they must do together is in `Rounds`."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+
+
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
     registry = type_handlers.create_type_handler_registry(
         (np.ndarray, _PackHandler()), (jax.Array, type_handlers.ArrayHandler())
@@ -63,33 +70,42 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
     )
 
 
-# Directories first: where one cannot be made, Orbax's threads would wait for it for five
-# minutes, and the program's end for them.
+# Directories first: other processes write into them; and where one cannot be made, Orbax's
+# threads would wait for it for five minutes, and the program's end for them.
 _IN_TURN = ocp.AsyncOptions(create_directories_asynchronously=False)
 
 
 class Writer:
-    """Writes steps into one directory, each atomically.
+    """Writes steps into one directory, each atomically; the first process has one.
 
     Args:
         directory: The store's directory.
+        rounds: Where the processes meet.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, rounds: Rounds) -> None:
+        self._directory, self._rounds = directory, rounds
         self._finish: Callable[[], None] | None = None
+        self._begun: Future[Path] | None = None  # where other processes write their part
+        options = dataclasses.replace(
+            _IN_TURN,
+            # Called when this process has written its files, before they are finished.
+            barrier_sync_fn=self._barrier,
+            # Called when all files are written, before the rename that commits them.
+            post_finalization_callback=self._before_commit,
+        )
         with quiet():
             self._orbax = ocp.AsyncCheckpointer(
                 ocp.CompositeCheckpointHandler(
                     state=_state_handler(),
                     metadata=ocp.JsonCheckpointHandler(),
                     layout=ocp.JsonCheckpointHandler(),
-                    composite_options=ocp.CompositeOptions(async_options=_IN_TURN),
+                    composite_options=ocp.CompositeOptions(
+                        async_options=_IN_TURN, multiprocessing_options=_alone()
+                    ),
                 ),
-                # Called when all files are written, before the rename that commits them.
-                async_options=dataclasses.replace(
-                    _IN_TURN, post_finalization_callback=self._before_commit
-                ),
+                async_options=options,
+                multiprocessing_options=_alone(),
             )
 
     def write(
@@ -126,22 +142,35 @@ class Writer:
             items["state"] = ocp.args.PyTreeSave(tree, save_args=how)
         final = self._directory / str(step)
         sums: Future[dict[str, Checksum]] = Future()
+        self._begun = Future() if loose and jax.process_count() > 1 else None
         with quiet():
             unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
-            self._finish = lambda: _finish(unfinished, sums, loose)
+            self._finish = lambda: _finish(unfinished, sums, self._sum_loose(unfinished, loose))
             self._orbax.save(final, args=ocp.args.Composite(**items))
+            if self._begun is not None:
+                state = next(unfinished.glob("state*"))
+                _settle(self._begun, lambda: self._rounds.begun(state))
             # Only now, while the files are being written: sooner it would delay their begin.
-            try:
-                sums.set_result(_checksums.of_packs(packed, layout.packs))
-            except BaseException as error:  # `_finish` waits for it, and raises it
-                sums.set_exception(error)
+            _settle(sums, lambda: _checksums.of_packs(packed, layout.packs))
             self._orbax.wait_until_finished()
         sync_files(final)  # Orbax wrote its marker there after `_finish`
         sync(self._directory)
 
+    def _barrier(self, *, key: str, timeout_ms: int) -> None:
+        del timeout_ms
+        if self._begun is not None and "async_write_complete" in key:
+            self._begun.result()
+            self._rounds.written()
+
     def _before_commit(self) -> None:
         assert self._finish is not None
         self._finish()
+
+    def _sum_loose(self, unfinished: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
+        if not loose:
+            return {}
+        self._rounds.finished()
+        return self._rounds.summed(_checksums.of_loose(unfinished, loose))
 
     def close(self) -> None:
         """Ends Orbax's threads."""
@@ -149,12 +178,61 @@ class Writer:
             self._orbax.close()
 
 
+def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
+    """Computes what Orbax's thread waits for; an exception is raised there, and ends the save."""
+    try:
+        future.set_result(compute())
+    except BaseException as error:
+        future.set_exception(error)
+
+
 def _finish(
-    unfinished: Path, sums: Future[dict[str, Checksum]], loose: Mapping[str, jax.Array]
+    unfinished: Path, packed: Future[dict[str, Checksum]], loose: Mapping[str, Checksum]
 ) -> None:
     """Writes the checksums, and makes all of it durable."""
-    _checksums.write(unfinished, sums.result() | _checksums.of_loose(unfinished, loose))
+    _checksums.write(unfinished, packed.result() | dict(loose))
     sync_tree(unfinished)
+
+
+class ShardWriter:
+    """Writes the shards that a process holds; each process but the first has one.
+
+    TensorStore makes every file that it writes durable; the directories are the first's.
+
+    Args:
+        directory: The store's directory.
+        rounds: Where the processes meet.
+    """
+
+    def __init__(self, directory: Path, rounds: Rounds) -> None:
+        self._directory, self._rounds = directory, rounds
+        self._handler = _state_handler()
+
+    def write(
+        self,
+        step: int,
+        header: Mapping[str, Any],
+        layout: Layout,
+        described: Mapping[str, Any],
+        packed: Mapping[str, np.ndarray],
+        loose: Mapping[str, jax.Array],
+    ) -> None:
+        """Writes this process's share of one step; the arguments are `Writer.write`'s."""
+        del header, layout, described, packed
+        if not loose:
+            return
+        state: Any = self._rounds.begun(None)
+        with quiet():
+            self._handler.save(state, args=ocp.args.PyTreeSave({"loose": dict(loose)}))
+        self._rounds.written()
+        self._rounds.finished()
+        unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
+        self._rounds.summed(_checksums.of_loose(unfinished, loose))
+
+    def close(self) -> None:
+        """Ends Orbax's threads."""
+        with quiet():
+            self._handler.close()
 
 
 def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +254,7 @@ def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
     }
     item = {"loose": dict.fromkeys(how, 0)}
     with quiet():
-        reader = ocp.Checkpointer(_state_handler())
+        reader = ocp.Checkpointer(_state_handler(), multiprocessing_options=_alone())
         args = ocp.args.PyTreeRestore(item, restore_args={"loose": how}, partial_restore=True)
         tree = reader.restore(path / "state", args=args)
         reader.close()

@@ -91,14 +91,12 @@ def place_all(
     for i, array in zip(anywhere, jax.device_put([results[i] for i in anywhere]), strict=True):
         results[i] = array
     shardings = [_sharding(targets[i]) for i in somewhere]
-    arrays = jax.device_put([results[i] for i in somewhere], shardings)
+    arrays = _put([results[i] for i in somewhere], shardings)
     for i, array in zip(somewhere, arrays, strict=True):
         results[i] = array
     for i, (place, target) in enumerate(zip(places, targets, strict=True)):
         if is_key(target):
-            keys = jax.random.wrap_key_data(jnp.asarray(results[i]), impl=place.impl)
-            sharding = _sharding(target)
-            results[i] = keys if sharding is None else jax.device_put(keys, sharding)
+            results[i] = _keys(results[i], place.impl, _sharding(target))
         elif getattr(target, "weak_type", False):
             results[i] = _weaken(results[i])
     return results
@@ -146,6 +144,26 @@ def keep(leaf: Leaf, target: Any) -> Any:
         f"leaf {leaf.path} is to keep the target's value, and the target is a "
         f"{type(target).__name__}, which has none; give an array"
     )
+
+
+def _keys(data: np.ndarray, impl: str | None, sharding: Any) -> jax.Array:
+    if sharding is None or sharding.is_fully_addressable:
+        keys = jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
+        return keys if sharding is None else jax.device_put(keys, sharding)
+    return jax.random.wrap_key_data(_put([data], [sharding])[0], impl=impl)
+
+
+def _put(values: list[np.ndarray], shardings: list[Any]) -> list[jax.Array]:
+    """Puts whole arrays on devices; of those that other processes have, this one's part.
+
+    `jax.device_put` would compare them between the processes, one by one.
+    """
+    if all(sharding.is_fully_addressable for sharding in shardings):
+        return jax.device_put(values, shardings)
+    return [
+        jax.make_array_from_callback(value.shape, sharding, lambda index, value=value: value[index])
+        for value, sharding in zip(values, shardings, strict=True)
+    ]
 
 
 def _weaken(array: jax.Array) -> jax.Array:

@@ -99,7 +99,7 @@ class Reader:
         self._skipped: dict[int, str] = {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.directory)!r}, steps={self.steps()})"
+        return f"{type(self).__name__}({str(self.directory)!r}, steps={self._committed()})"
 
     def steps(self) -> tuple[int, ...]:
         """Lists the committed steps.
@@ -114,6 +114,10 @@ class Reader:
             ...     store.steps()
             ()
         """
+        return self._committed()
+
+    def _committed(self) -> tuple[int, ...]:
+        """The committed steps as this process sees them."""
         return _files.committed_steps(self.directory)
 
     @property
@@ -185,7 +189,7 @@ class Reader:
 
     def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
         """The newest or the best step of those not skipped; skips those without metadata."""
-        steps = [step for step in self.steps() if step not in skipped]
+        steps = [step for step in self._committed() if step not in skipped]
         if which == "latest":
             return max(steps, default=None)
         if self.monitor is None:
@@ -268,14 +272,14 @@ class Reader:
     @contextlib.contextmanager
     def _open(self, step: int) -> Iterator[Step]:
         """Opens a step; whatever goes wrong with it is one error that says what and where."""
-        if step not in self.steps():
+        if step not in self._committed():
             raise self._not_found(step)
         try:
             yield Step(self.directory / str(step), self._name(step))
         except (CheckpointVersionError, MemoryError):  # neither says that it is damaged
             raise
         except Exception as error:
-            if step not in self.steps():  # another program deleted it meanwhile
+            if step not in self._committed():  # another program deleted it meanwhile
                 raise self._not_found(step) from error
             why = _reason(error) if isinstance(error, CheckpointError) else self._why(error)
             message = f"{self._name(step)} cannot be read: {why}"
@@ -291,7 +295,7 @@ class Reader:
 
     def _not_found(self, step: int) -> CheckpointNotFoundError:
         return CheckpointNotFoundError(
-            f"no step {step} in {str(self.directory)!r}; committed are {list(self.steps())}"
+            f"no step {step} in {str(self.directory)!r}; committed are {list(self._committed())}"
         )
 
     def _name(self, step: int) -> str:
@@ -571,7 +575,7 @@ class Reader:
             try:
                 result = attempt(found)
             except CheckpointNotFoundError:
-                if found in self.steps():
+                if found in self._committed():
                     raise
                 continue  # another program deleted it meanwhile
             except CheckpointCorruptError as error:
@@ -594,14 +598,14 @@ class Reader:
                 f"no checkpoint in {str(self.directory)!r} can be taken as the {which}: "
                 f"{_listed(skipped)}"
             )
-        if not self.steps():
+        if not self._committed():
             return CheckpointNotFoundError(
                 f"there is no checkpoint in {str(self.directory)!r}; save one first, or check "
                 "the directory"
             )
         return CheckpointNotFoundError(
             f"no checkpoint in {str(self.directory)!r} has a value of {self.monitor!r}; "
-            f"committed are {list(self.steps())}"
+            f"committed are {list(self._committed())}"
         )
 
 

@@ -54,7 +54,7 @@ def sources(
         What `plan` takes, and the data of each leaf: of a typed key its words.
 
     Raises:
-        CheckpointError: A leaf's data is partly on other machines.
+        CheckpointError: A leaf's data is on other processes than the first, which saves it.
     """
     pairs = [_source(leaf, value, on_device) for leaf, value in zip(leaves, values, strict=True)]
     return [source for source, _ in pairs], [data for _, data in pairs]
@@ -73,18 +73,21 @@ def _source(leaf: Leaf, value: Any, on_device: bool | None) -> tuple[Source, Any
     home = _home(data.sharding, on_device)
     if home is None:
         raise CheckpointError(
-            f"leaf {leaf.path} is partly on other processes, which the store cannot save yet"
+            f"leaf {leaf.path} is on devices of other processes only, and process 0 writes what is "
+            f"replicated: give it a sharding over all devices, not {data.sharding}"
         )
     return Source(*about, home=home, impl=impl), data
 
 
 @lru_cache(maxsize=256)
 def _home(sharding: jax.sharding.Sharding, on_device: bool | None) -> str | None:
-    if not sharding.is_fully_addressable:
-        return None
     if not sharding.is_fully_replicated:
-        return "spread"
+        # Orbax writes no array that a process has for itself, among several.
+        own = sharding.is_fully_addressable and jax.process_count() > 1
+        return "host" if own else "spread"
     device = min(sharding.device_set, key=lambda device: device.id)
+    if not sharding.is_fully_addressable and device.process_index > 0:
+        return None
     packs_there = device.platform != "cpu" if on_device is None else on_device
     return str(device.id) if packs_there else "host"
 
@@ -148,6 +151,12 @@ def take(layout: Layout, values: Sequence[Any], staging: Staging) -> Snapshot:
     return Snapshot(staging.buffers | on_device, loose)
 
 
+def loose_only(layout: Layout, values: Sequence[Any]) -> Snapshot:
+    """Copies the leaves that lie by themselves: what a process but the first saves."""
+    pairs = zip(layout.places, values, strict=True)
+    return Snapshot({}, {p.array: jnp.copy(value) for p, value in pairs if p.lies == "loose"})
+
+
 def _on_host(value: Any) -> Any:
     """What NumPy can copy from, so that no view of the buffer stays behind.
 
@@ -159,7 +168,7 @@ def _on_host(value: Any) -> Any:
         return memoryview(cast(Any, value))  # a tenth of the time of the other way
     except BufferError:  # a dtype that Python has no name for, or several devices
         # `np.asarray` leaves its view in the array that it is given: here in a new one.
-        return np.asarray(value.addressable_data(0))
+        return np.asarray(value.addressable_data(0) if value.is_fully_replicated else value)
 
 
 def _lay_end_to_end(values: Sequence[jax.Array], size: int) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import jax
 
+from odyssey_jax._processes import ProcessFailedError, from_first, greatest, is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background
 from odyssey_jax.store._encode import decode, dumps
@@ -26,7 +27,8 @@ from odyssey_jax.store._pins import pin, pins, unpin
 from odyssey_jax.store._planner import Planner
 from odyssey_jax.store._reader import Reader, Result, Which, as_number, check_step
 from odyssey_jax.store._retain import Mode, retain
-from odyssey_jax.store._snapshot import Snapshot, Staging, take
+from odyssey_jax.store._rounds import Rounds, alike, check_shared
+from odyssey_jax.store._snapshot import Snapshot, Staging, loose_only, take
 
 
 class Store(Reader):
@@ -36,6 +38,12 @@ class Store(Reader):
     during a save, what had been committed stays. Old steps are deleted only after a newer
     one is committed. One program at a time should write to a directory; any number may
     read it.
+
+    On several processes (`jax.distributed`) the directory is one that all of them share, and
+    all call the same methods in the same order, from the main thread: of an array that is
+    spread over them each writes its own part, process 0 writes what is replicated and what it
+    has for itself, deletes, and decides where they might see different things. A save that
+    fails in one fails in all. To look at a directory in one process only, use a `Reader`.
 
     Args:
         directory: Where the steps are; made if it does not exist.
@@ -85,11 +93,6 @@ class Store(Reader):
         if max_in_flight < 1:
             raise CheckpointError(f"max_in_flight must be at least 1, got {max_in_flight}")
         super().__init__(directory, monitor=monitor, mode=mode)
-        if jax.process_count() > 1:
-            raise CheckpointError(
-                f"the store cannot save from several processes yet, and this program runs on "
-                f"{jax.process_count()}"
-            )
         self.keep_last = keep_last
         self.keep_best = keep_best
         self.keep_every = keep_every
@@ -100,12 +103,16 @@ class Store(Reader):
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
         self._save_seconds = 0.0
         self._closed = False
-        _files.make_directory(self.directory)
-        _files.sweep(self.directory)
+        with together():
+            _files.make_directory(self.directory)
+            check_shared(self.directory)
+        self._sweep()
+        self._rounds = Rounds(self.directory)
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
-        self._writer = _orbax.Writer(self.directory)
+        kind = _orbax.Writer if is_first() else _orbax.ShardWriter
+        self._writer = kind(self.directory, self._rounds)
 
     @property
     def in_flight(self) -> int:
@@ -186,19 +193,20 @@ class Store(Reader):
         value = self._monitored(head)
         layout, data = self._planner.plan(tree)
         staging = self._staging.pop() if self._staging else Staging()
-        snapshot = take(layout, data, staging)
+        snapshot = take(layout, data, staging) if is_first() else loose_only(layout, data)
         self._unfinished.add(step)
         self._background.start(
             lambda: self._commit(step, head, value, layout, snapshot, staging),
-            afterwards=lambda: _files.sweep(self.directory),
+            afterwards=self._sweep,
         )
 
     def _check_new(self, step: int) -> None:
-        if step in self._unfinished:
-            raise CheckpointError(f"step {step} is being saved already")
+        with together():
+            if step in self._unfinished:
+                raise CheckpointError(f"step {step} is being saved already")
         try:
             committed = self.steps()
-        except CheckpointError:
+        except (CheckpointError, ProcessFailedError):
             return  # what is wrong with the directory, the save will find
         if step in committed and step not in self._skipped:
             raise CheckpointError(
@@ -237,22 +245,25 @@ class Store(Reader):
         staging: Staging,
     ) -> None:
         begun = time.perf_counter()
-        what = f"checkpoint of step {step} was not written to {str(self.directory)!r}"
+        where = repr(str(self.directory))
+        what = f"checkpoint of step {step} was not written to {where}"
         try:
-            with _files.writing(self.directory):
-                if step in self._skipped:
-                    self._drop({step} & set(self.steps()))
-                self._writer.write(
-                    step,
-                    head,
-                    layout,
-                    to_json(layout),
-                    snapshot.on_host(layout),
-                    snapshot.loose,
-                )
-            self._values[step] = value
-            what = f"after step {step} old checkpoints were not deleted in {str(self.directory)!r}"
-            self._delete_old(step)
+            with self._rounds.together():
+                with _files.writing(self.directory):
+                    if step in self._skipped:
+                        self._drop({step} & set(self._committed()))
+                    self._writer.write(
+                        step,
+                        head,
+                        layout,
+                        to_json(layout),
+                        snapshot.on_host(layout),
+                        snapshot.loose,
+                    )
+                self._values[step] = value
+                what = f"after step {step} old checkpoints were not deleted in {where}"
+                self._delete_old(step)
+                self._rounds.committed()
         except Exception as error:
             failure = CheckpointWriteError(f"{what}: {_files.reason(error)}")
             failure.errno = _files.errno_of(error)
@@ -264,7 +275,7 @@ class Store(Reader):
 
     def _delete_old(self, step: int) -> None:
         # What cannot be read is not ours to delete: it may be of a newer format.
-        values = self._read_values(set(self.steps()) - self._skipped.keys(), {})
+        values = self._read_values(set(self._committed()) - self._skipped.keys(), {})
         pinned = pins(self.directory)
         old = values.keys() - retain(
             values, self.keep_last, self.keep_best, self.mode, self.keep_every, pinned
@@ -273,14 +284,19 @@ class Store(Reader):
         # past it.
         if self.keep_last is not None:
             old |= {corrupt for corrupt in self._skipped if corrupt < step} - pinned
-        if doomed := old & set(self.steps()):
+        if doomed := old & set(self._committed()):
             self._drop(doomed)
 
     def _drop(self, steps: Iterable[int]) -> None:
-        _files.remove(self.directory, sorted(steps))
+        if is_first():
+            _files.remove(self.directory, sorted(steps))
         for step in steps:
             self._values.pop(step, None)
             self._skipped.pop(step, None)
+
+    def _sweep(self) -> None:
+        if is_first():
+            _files.sweep(self.directory)
 
     def wait(self) -> None:
         """Waits until all saves in flight are committed.
@@ -311,6 +327,10 @@ class Store(Reader):
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             ...     store.check_for_errors()
         """
+        if jax.process_count() > 1:
+            (failed,) = greatest(self._background.failed, what="Store.check_for_errors")
+            if failed:  # what failed in one process failed in all, or is about to
+                self._background.wait()
         self._failures.tell(self._background.take_failures())
 
     def close(self) -> None:
@@ -335,11 +355,32 @@ class Store(Reader):
             self._writer.close()
         self._failures.sum_up(self.directory)
 
+    def steps(self) -> tuple[int, ...]:
+        """Lists the committed steps.
+
+        Returns:
+            Their numbers, ascending; on several processes what process 0 sees. The one being
+            saved is not among them.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.steps()
+            ()
+        """
+        with together():
+            return tuple(from_first(super().steps(), "Store.steps"))
+
+    def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
+        with together():
+            return from_first(super()._candidate(which, skipped), f"Store.{which}")
+
     def _pick(
         self, step: int | Which, attempt: Callable[[int], Result]
     ) -> tuple[Result, dict[int, str]]:
         self._background.wait()
-        return super()._pick(step, attempt)
+        with together():
+            return super()._pick(step, lambda found: alike(lambda: attempt(found)))
 
     def pin(self, step: int) -> None:
         """Keeps a step whatever else is kept, in this program and any later one.
@@ -366,10 +407,12 @@ class Store(Reader):
         """
         self.wait()
         step = check_step(step)
-        pin(self.directory, step)
-        if step not in self.steps():  # looked at last, when nobody would delete it any more
-            unpin(self.directory, step)
-            raise self._not_found(step)
+        with together():
+            if is_first():
+                pin(self.directory, step)
+            if step not in self.steps():  # looked at last, when nobody would delete it any more
+                self._unpin(step)
+                raise self._not_found(step)
 
     def unpin(self, step: int) -> None:
         """Takes a pin away: the step goes when no other rule keeps it, after the next save.
@@ -390,9 +433,15 @@ class Store(Reader):
             ...     store.pinned()
             ()
         """
-        if check_step(step) not in self.steps():
-            raise self._not_found(step)
-        unpin(self.directory, step)
+        with together():
+            if check_step(step) not in self.steps():
+                raise self._not_found(step)
+            self._unpin(step)
+
+    def _unpin(self, step: int) -> None:
+        if is_first():
+            unpin(self.directory, step)
+        from_first(None, "Store.unpin")  # the others wait until it is done
 
     def forget(self, steps: Iterable[int]) -> None:
         """Deletes steps.
@@ -427,13 +476,15 @@ class Store(Reader):
                 "delete them"
             )
         try:
-            self._drop(doomed)
-        except OSError as error:
+            with together():
+                self._drop(doomed)
+                from_first(None, "Store.forget")  # the others wait until they are gone
+        except (OSError, ProcessFailedError) as error:
             raise CheckpointWriteError(
                 f"steps {sorted(doomed)} in {str(self.directory)!r} were not deleted: "
                 f"{_files.reason(error)}"
             ) from error
-        _files.sweep(self.directory)
+        self._sweep()
 
 
 def _check_policy(

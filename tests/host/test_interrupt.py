@@ -13,8 +13,8 @@ import optax
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax import StopReason
-from odyssey_jax.host import _agree, _session
+from odyssey_jax import StopReason, _processes
+from odyssey_jax.host import _session
 from odyssey_jax.host._interrupt import Interrupt
 from tests import examples
 from tests.examples import assert_same
@@ -280,9 +280,8 @@ def test_no_time_is_refused(tmp_path, value):
 
 def test_all_processes_end_alike(monkeypatch):
     others = [[3, 0, 0], [9, int(signal.SIGTERM), 1]]
-    monkeypatch.setattr(_agree.jax, "process_count", lambda: 3)
-    gather = lambda mine: np.stack([mine, *np.asarray(others, np.int32)])
-    monkeypatch.setattr(_agree.multihost_utils, "process_allgather", gather)
+    decide = lambda own, choose, what: choose([own, *others])
+    monkeypatch.setattr(_processes, "decide", decide)
     interrupt = Interrupt()
     assert interrupt.agree(5) == 9
     assert (interrupt.reason, interrupt.exit_code) == (StopReason.INTERRUPTED, 143)

@@ -1,0 +1,128 @@
+"""A save by several processes, in step with each other: the points at which they meet.
+
+They meet by the key-value service of jax.distributed, in the background thread: no device
+takes part, so that the main thread's programs go on meanwhile. Whoever fails fails the save of
+all (`Meeting.together`). With one process each of these returns at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import jax
+
+from odyssey_jax._processes import Meeting, decide, first, from_first, greatest, is_first
+from odyssey_jax.store import _files
+from odyssey_jax.store._checksums import Checksum
+from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError
+
+Result = TypeVar("Result")
+
+
+class Rounds:
+    """The meetings of a store's saves, in their order.
+
+    Args:
+        directory: the store's directory, the same in every process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._meeting = Meeting(f"saves to {directory}")
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Encloses a save: if it fails in one process, it fails in all, for that reason."""
+        return self._meeting.together(_files.reason)
+
+    def begun(self, state: Path | None) -> Path:
+        """The first process has made the directories.
+
+        Args:
+            state: In the first process, where arrays are to be written.
+
+        Returns:
+            The same, in every process.
+        """
+        return Path(self._meeting.decide(str(state), first, "begun"))
+
+    def written(self) -> None:
+        """All have written their arrays; the first process may finish and rename."""
+        self._meeting.decide(None, first, "written")
+
+    def finished(self) -> None:
+        """The first process has finished all but the checksums; they can be taken."""
+        self._meeting.decide(None, first, "finished")
+
+    def summed(self, sums: Mapping[str, Checksum]) -> dict[str, Checksum]:
+        """Brings the checksums of what each process holds to the first.
+
+        Args:
+            sums: File -> checksum, of this process's shards.
+
+        Returns:
+            In the first process, those of all; in others, nothing of use.
+        """
+        found: dict[str, Checksum] = {}
+
+        def collect(shares: list[dict[str, Any]]) -> None:
+            for share in shares:
+                found.update({file: Checksum(*known) for file, known in share.items()})
+
+        self._meeting.decide(dict(sums), collect, "summed")
+        return found
+
+    def committed(self) -> None:
+        """The first process has committed, and deleted what is old."""
+        self._meeting.decide(None, first, "committed")
+
+
+def alike(read: Callable[[], Result]) -> Result:
+    """Reads a step: what is corrupt to one process is corrupt to all.
+
+    Args:
+        read: Reads it, or this process's part of it.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        CheckpointCorruptError: One process raised it.
+    """
+    try:
+        result, wrong = read(), None
+    except CheckpointCorruptError as error:
+        if jax.process_count() == 1:
+            raise
+        result, wrong = None, [str(error), error.reason]
+    wrong = decide(wrong, lambda found: next(filter(None, found), None), "Store.restore")
+    if wrong is not None:
+        raise CheckpointCorruptError(*wrong)
+    return cast(Result, result)
+
+
+def check_shared(directory: Path) -> None:
+    """Refuses a directory that the processes do not share.
+
+    Raises:
+        CheckpointError: One does not see there what process 0 does.
+    """
+    if jax.process_count() == 1:
+        return
+    # Named so that it is swept away, should the program be killed here.
+    probe = directory / from_first(f"0.orbax-checkpoint-tmp-shared-{secrets.token_hex(8)}", "Store")
+    if is_first():
+        probe.mkdir()
+    from_first(None, "Store")
+    blind = 0 if probe.exists() else jax.process_index()
+    (blind,) = greatest(blind, what="Store")
+    if is_first():
+        probe.rmdir()
+    if blind:
+        raise CheckpointError(
+            f"checkpoint directory {str(directory)!r} is not shared: process {blind} does not see "
+            "what process 0 writes there; give a directory on a file system that all processes "
+            "share"
+        )
