@@ -396,6 +396,7 @@ class Store(Reader):
 
         Example:
             >>> import tempfile
+            >>> import numpy as np
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             ...     for step in (1, 2, 3):
             ...         store.save(step, {"w": np.zeros(3)}, {})
@@ -426,6 +427,7 @@ class Store(Reader):
 
         Example:
             >>> import tempfile
+            >>> import numpy as np
             >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             ...     store.save(1, {"w": np.zeros(3)}, {})
             ...     store.pin(1)
