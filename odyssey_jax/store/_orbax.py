@@ -71,8 +71,12 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 # Directories first: other processes write into them; and where one cannot be made, Orbax's
-# threads would wait for it for five minutes, and the program's end for them.
-_IN_TURN = ocp.AsyncOptions(create_directories_asynchronously=False)
+# threads would wait for it for five minutes, and the program's end for them. And no limit of ten
+# minutes to a save, which a slow disk may take and a program that was suspended has taken.
+_IN_TURN = ocp.AsyncOptions(
+    create_directories_asynchronously=False,
+    timeout_secs=7 * 24 * 3600,
+)
 
 
 class Writer:

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import itertools
 import resource
 import subprocess
 import sys
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -136,6 +139,19 @@ def test_a_step_that_cannot_be_deleted(tmp_path, monkeypatch):
         with pytest.raises(CheckpointWriteError, match=r"steps \[1\] .* were not deleted: Perm"):
             store.forget([1])
         assert store.steps() == (1, 2)
+
+
+def test_a_program_that_is_suspended_in_a_save_goes_on_with_it(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.futures import future
+
+    hours = itertools.count()
+    later = types.SimpleNamespace(**{**vars(time), "time": lambda: 3600.0 * next(hours)})
+    monkeypatch.setattr(future, "time", later)
+    with Store(tmp_path) as store:
+        store.save(1, TREE, {})
+        store.wait()
+        assert store.steps() == (1,)
+    assert next(hours) > 1
 
 
 def test_a_directory_that_cannot_be_made(tmp_path, monkeypatch):
