@@ -1,6 +1,7 @@
 """Settings of the whole suite: several devices, strict promotion, deterministic properties."""
 
 import os
+import signal
 
 # Before JAX starts: sharding and populations are tested on simulated devices.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -8,6 +9,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 import hypothesis
 import jax
 import pytest
+
+# What a shell starts in the background ignores Ctrl-C, and so would the suite and its runs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile(
     "odyssey", deadline=None, derandomize=True, print_blob=True, max_examples=50

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import odyssey_jax as ody
 from odyssey_jax.store import Store
@@ -58,6 +59,7 @@ def assert_no_growth(samples, what):
     assert last.resident - warm.resident <= 8 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_saves_leave_nothing_behind(tmp_path):
     update = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     carry = {f"layer {i}": jnp.zeros(50_000) for i in range(5)}  # 1 MB
@@ -94,6 +96,7 @@ class Probe:
         pass
 
 
+@pytest.mark.slow
 def test_epochs_leave_nothing_behind(tmp_path):
     data = ody.ArrayDataset(np.linspace(0, 1, 32, dtype=np.float32), batch_size=8)
     task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
