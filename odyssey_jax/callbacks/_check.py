@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 
-def check_count(name: str, value: Any, least: int = 0) -> None:
+def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> None:
     """Refuses what is no number of epochs, steps or times."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+        raise ValueError(
+            f"{name} must be an integer of at least {least}{otherwise}, got {value!r}."
+        )
 
 
 def check_finite(name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax._types import Event, Point, Signal
+from odyssey_jax.callbacks._check import check_count
 from odyssey_jax.callbacks._monitor import Mode, check_monitor
 from odyssey_jax.callbacks._when import When, at, epoch_of, every, require_epochs
 
@@ -200,7 +201,7 @@ def checkpoint(
     if when is not None and not isinstance(when, When):
         raise TypeError(f"when must be a condition such as every(epochs=5), got {when!r}.")
     if every_epochs is not None:
-        _check_count("every_epochs", every_epochs, 1)
+        check_count("every_epochs", every_epochs, 1)
         if when is not None:
             raise ValueError(
                 f"every_epochs={every_epochs} is short for when=every(epochs={every_epochs}): "
@@ -208,10 +209,10 @@ def checkpoint(
             )
         when = every(epochs=every_epochs)
     if keep_last is not None:
-        _check_count("keep_last", keep_last, 1, " or None for all")
-    _check_count("keep_best", keep_best, 0)
+        check_count("keep_last", keep_last, 1, " or None for all")
+    check_count("keep_best", keep_best, 0)
     if keep_every_epochs is not None:
-        _check_count("keep_every_epochs", keep_every_epochs, 1, " or None")
+        check_count("keep_every_epochs", keep_every_epochs, 1, " or None")
     if monitor is not None:
         check_monitor(monitor, mode)
     elif keep_best:
@@ -223,10 +224,3 @@ def checkpoint(
         raise ValueError(f"on_failed_save must be {words}, got {on_failed_save!r}.")
     retention = Retention(keep_last, keep_best, keep_every_epochs, monitor, mode)
     return Checkpoint(when, retention, on_failed_save)
-
-
-def _check_count(name: str, value: int, least: int, otherwise: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{name} must be an integer of at least {least}{otherwise}, got {value!r}."
-        )

@@ -25,7 +25,6 @@ from odyssey_jax.host._replicate import check_alike, replicate
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
 from odyssey_jax.host._resume import (
     Resume,
-    capacity_for,
     check_identity,
     fresh_carry,
     identity,
@@ -40,6 +39,7 @@ from odyssey_jax.host._schedule_change import (
     schedule_record,
 )
 from odyssey_jax.host._session import Session
+from odyssey_jax.host._table import capacity_for
 from odyssey_jax.host.writers import JsonLines, ProgressLine, RunInfo, Writer
 from odyssey_jax.loop import Averaging, Inputs, make_loop
 from odyssey_jax.store import Store

@@ -13,7 +13,7 @@ from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, History
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._samples import sample_table
-from odyssey_jax.host._table import Table
+from odyssey_jax.host._table import Table, as_rows
 from odyssey_jax.host.writers import Row
 from odyssey_jax.loop import Carry, Loop, finish_compiled
 
@@ -112,16 +112,8 @@ def table(history: History) -> dict[str, np.ndarray]:
 
 
 def rows(history: History, start: int = 0) -> list[Row]:
-    """The filled part of a history as rows, from a given one on.
-
-    Floats are written as the shortest decimal that reads back as the same float32.
-    """
-    columns = {name: column[start:] for name, column in table(history).items()}
-    plain = {
-        name: [float(str(x)) if x.dtype.kind == "f" else int(x) for x in column]
-        for name, column in columns.items()
-    }
-    return [dict(zip(plain, values, strict=True)) for values in zip(*plain.values(), strict=True)]
+    """The filled part of a history as rows, from a given one on."""
+    return as_rows({name: column[start:] for name, column in table(history).items()})
 
 
 def _first_best(carry: Carry) -> Best | None:

@@ -7,25 +7,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from odyssey_jax._types import Signal, Task
 from odyssey_jax.callbacks import AdaptRate, Chain, Checkpoint, Log, TrackBest
 from odyssey_jax.host._rankings import with_rankings, without_rankings
 from odyssey_jax.host._result import history_of
 from odyssey_jax.host._samples import record, with_room
+from odyssey_jax.host._table import resized
 from odyssey_jax.loop import Carry, Inputs, Keys, Loop, init_compiled, own, plan_blocks
 from odyssey_jax.store import Store
 
 Resume = Literal["latest", "best", False] | int
-
-# Room for the history comes in a few sizes, so that a run that is made longer keeps its program.
-_LEAST_CAPACITY = 128
-
-
-def capacity_for(epochs: int) -> int:
-    """The rows to make room for: the next power of two."""
-    return max(_LEAST_CAPACITY, 1 << (epochs - 1).bit_length())
 
 
 def fresh_carry(task: Task, loop: Loop, inputs: Inputs, seed: int) -> Carry:
@@ -143,16 +135,12 @@ def restore(store: Store, metadata: Mapping[str, Any], loop: Loop, carry: Carry)
 
 def _with_capacity(carry: Carry, capacity: int) -> Carry:
     """The carry with a history of another length."""
-
-    def resize(column: jax.Array) -> jax.Array:
-        return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
-
     history = history_of(carry)
     if history.epoch.shape[0] == capacity:
         return carry
-    resized = history._replace(
-        epoch=resize(history.epoch),
-        step=resize(history.step),
-        metrics=jax.tree.map(resize, history.metrics),
+    roomy = history._replace(
+        epoch=resized(history.epoch, capacity),
+        step=resized(history.step, capacity),
+        metrics={name: resized(x, capacity) for name, x in history.metrics.items()},
     )
-    return carry._replace(callbacks=(resized, *carry.callbacks[1:]))
+    return carry._replace(callbacks=(roomy, *carry.callbacks[1:]))

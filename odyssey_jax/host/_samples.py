@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax.host._table import as_rows, capacity_for, resized
 from odyssey_jax.host.writers import Row
 from odyssey_jax.loop import Carry, Sampling, sampling
-
-# Room comes in a few sizes, so that a run that is made longer keeps its program.
-_LEAST_CAPACITY = 128
 
 
 def sampling_for(
@@ -44,7 +41,7 @@ def sampling_for(
             raise ValueError(
                 f"log_every_n_steps must be an integer of at least 1 or None, got {every!r}."
             )
-        room = max(_LEAST_CAPACITY, 1 << (steps // every).bit_length())
+        room = capacity_for(steps // every + 1)  # the last one may not be complete
         now = sampling(every, outputs, max(room, then["capacity"] if then else 0))
     if saved is not None and _what(then) != _what(record(now)):
         raise ValueError(
@@ -80,12 +77,8 @@ def with_room(carry: Carry, recorded: Mapping[str, Any] | None) -> Carry:
     """The carry with as much room for samples as was recorded."""
     if carry.samples is None or recorded is None:
         return carry
-    capacity = recorded["capacity"]
-
-    def resize(column: jax.Array) -> jax.Array:
-        return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
-
-    return carry._replace(samples={name: resize(x) for name, x in carry.samples.items()})
+    room = recorded["capacity"]
+    return carry._replace(samples={name: resized(x, room) for name, x in carry.samples.items()})
 
 
 def sample_table(carry: Carry, sampling: Sampling | None, start: int = 0) -> dict[str, np.ndarray]:
@@ -101,10 +94,5 @@ def sample_table(carry: Carry, sampling: Sampling | None, start: int = 0) -> dic
 
 
 def sample_rows(carry: Carry, sampling: Sampling | None, start: int = 0) -> list[Row]:
-    """The same as rows; floats are the shortest decimals that read back as the same float32."""
-    table = sample_table(carry, sampling, start)
-    plain = {
-        name: [float(str(x)) if x.dtype.kind == "f" else int(x) for x in column]
-        for name, column in table.items()
-    }
-    return [dict(zip(plain, values, strict=True)) for values in zip(*plain.values(), strict=True)]
+    """The same as rows, as the history has them."""
+    return as_rows(sample_table(carry, sampling, start))

@@ -5,9 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax.host.writers import Row
+
 _SHOWN = 10  # rows printed: half from the start, half from the end
+
+
+# Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
+_LEAST_CAPACITY = 128
+
+
+def capacity_for(rows: int) -> int:
+    """The rows to make room for: the next power of two."""
+    return max(_LEAST_CAPACITY, 1 << (rows - 1).bit_length())
+
+
+def resized(column: jax.Array, capacity: int) -> jax.Array:
+    """A column with room for another number of rows."""
+    return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
+
+
+def as_rows(columns: Mapping[str, np.ndarray]) -> list[Row]:
+    """Columns as rows; floats as the shortest decimals that read back as the same float32."""
+    plain = {
+        name: [float(str(x)) if x.dtype.kind == "f" else int(x) for x in column]
+        for name, column in columns.items()
+    }
+    return [dict(zip(plain, values, strict=True)) for values in zip(*plain.values(), strict=True)]
 
 
 class Table(Mapping[str, np.ndarray]):

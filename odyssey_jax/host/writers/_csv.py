@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from odyssey_jax.host.writers._table_file import Tables
-from odyssey_jax.host.writers._writer import Live, Row, RunInfo
+from odyssey_jax.host.writers._table_file import TableWriter
+from odyssey_jax.host.writers._writer import Row
 
 
-class CsvFile:
+class CsvFile(TableWriter):
     """Writes a line of comma-separated values for each epoch, under a line of their names.
 
     As with `JsonLines` the file always is the history, and does not depend on how often the run
@@ -22,19 +22,7 @@ class CsvFile:
     """
 
     def __init__(self, name: str = "metrics.csv", steps: str = "steps.csv"):
-        self._tables = Tables("CsvFile", name, steps, _lines, lambda row: _text([row.keys()]))
-
-    def open(self, run: RunInfo) -> None:
-        """Writes the rows so far, in place of whatever the files held."""
-        self._tables.open(run.directory, run.rows, run.samples)
-
-    def write(self, rows: Sequence[Row], live: Live) -> None:
-        """Appends the rows."""
-        self._tables.append(rows, live.samples)
-
-    def close(self) -> None:
-        """Closes the files."""
-        self._tables.close()
+        super().__init__(name, steps, _lines, lambda row: _text([row.keys()]))
 
 
 def _lines(rows: Sequence[Row]) -> str:

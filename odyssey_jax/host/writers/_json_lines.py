@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 
-from odyssey_jax.host.writers._table_file import Tables
-from odyssey_jax.host.writers._writer import Live, Row, RunInfo
+from odyssey_jax.host.writers._table_file import TableWriter
+from odyssey_jax.host.writers._writer import Row
 
 
-class JsonLines:
+class JsonLines(TableWriter):
     """Writes a line of JSON for each epoch: epoch, step and every scalar metric.
 
     The file always is the history, no more and no less: after a resume it is written anew up to
@@ -24,19 +24,7 @@ class JsonLines:
     """
 
     def __init__(self, name: str = "metrics.jsonl", steps: str = "steps.jsonl"):
-        self._tables = Tables("JsonLines", name, steps, _lines, lambda row: "")
-
-    def open(self, run: RunInfo) -> None:
-        """Writes the rows so far, in place of whatever the files held."""
-        self._tables.open(run.directory, run.rows, run.samples)
-
-    def write(self, rows: Sequence[Row], live: Live) -> None:
-        """Appends the rows."""
-        self._tables.append(rows, live.samples)
-
-    def close(self) -> None:
-        """Closes the files."""
-        self._tables.close()
+        super().__init__(name, steps, _lines)
 
 
 def _lines(rows: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from odyssey_jax.host.writers._writer import Row
+from odyssey_jax.host.writers._writer import Live, Row, RunInfo
 
 Lines = Callable[[Sequence[Row]], str]
 
@@ -36,6 +36,11 @@ class TableFile:
             os.replace(scratch, self.path)
             self._file = self.path.open("a", encoding="utf-8", newline="")
 
+    @property
+    def is_open(self) -> bool:
+        """Whether rows can be appended."""
+        return self._file is not None
+
     def append(self, rows: Sequence[Row]) -> None:
         """Writes rows to the end."""
         with _naming(self.path):
@@ -57,11 +62,10 @@ class TableFile:
         return head + self._lines(rows)
 
 
-class Tables:
-    """The two tables of a run: its epochs, and its sampled steps if there are any.
+class TableWriter:
+    """Writes the two tables of a run: its epochs, and its sampled steps if there are any.
 
     Args:
-        kind: what writes them, for an error.
         epochs: name of the epochs' file in the run's directory.
         steps: name of the steps' file.
         lines: rows as text.
@@ -69,38 +73,36 @@ class Tables:
     """
 
     def __init__(
-        self, kind: str, epochs: str, steps: str, lines: Lines, head: Callable[[Row], str]
+        self, epochs: str, steps: str, lines: Lines, head: Callable[[Row], str] = lambda row: ""
     ):
-        self._kind, self._names, self._how = kind, (epochs, steps), (lines, head)
+        self._names, self._how = (epochs, steps), (lines, head)
         self._files: list[TableFile] = []
-        self._directory = Path()
 
-    def open(self, directory: Path | None, rows: Sequence[Row], samples: Sequence[Row]) -> None:
-        """Writes what there is; a file of samples that the run hasn't is deleted."""
-        if directory is None:
+    def open(self, run: RunInfo) -> None:
+        """Writes the rows so far, in place of whatever the files held."""
+        if run.directory is None:
             raise ValueError(
-                f"{self._kind} writes {self._names[0]}, and needs a directory: "
+                f"{type(self).__name__} writes {self._names[0]}, and needs a directory: "
                 "pass fit(directory=...)."
             )
-        self._files = [TableFile(directory / name, *self._how) for name in self._names]
-        self._files[0].open(rows)
-        if samples:
-            self._files[1].open(samples)
-        else:
-            self._files[1].path.unlink(missing_ok=True)
-
-    def append(self, rows: Sequence[Row], samples: Sequence[Row]) -> None:
-        """Writes what is new."""
+        self._files = [TableFile(run.directory / name, *self._how) for name in self._names]
         epochs, steps = self._files
-        if rows:
-            epochs.append(rows)
-        if samples:
-            if steps._file is None:
-                steps.open([])
-            steps.append(samples)
+        epochs.open(run.rows)
+        if run.samples:
+            steps.open(run.samples)
+        else:
+            steps.path.unlink(missing_ok=True)
+
+    def write(self, rows: Sequence[Row], live: Live) -> None:
+        """Appends the rows."""
+        for file, new in zip(self._files, (rows, live.samples), strict=True):
+            if new and not file.is_open:
+                file.open(new)
+            elif new:
+                file.append(new)
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes the files."""
         for file in self._files:
             file.close()
 
