@@ -1,10 +1,12 @@
 """Early stopping: the cases of its peers, a Python oracle, and each way of calling it."""
 
+import collections
 import dataclasses
 import functools
 import math
 import operator
 import pickle
+import random
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,15 @@ from tests.examples import assert_same
 
 NAN, INF = math.nan, math.inf
 REASON = ody.StopReason
+REASONS = (REASON.NO_IMPROVEMENT, REASON.THRESHOLD, REASON.DIVERGED, REASON.NOT_FINITE)
+NO_STOP = np.int32(REASON.NONE)
 LENGTH = 12
 
 
 def event(value, epoch=0, state=None, point=ody.Point.EPOCH_END, scale=1.0):
     opt_state = with_scale(ody.scale_by_callback().init(None), jnp.float32(scale))
-    state = ody.TrainState(jnp.zeros(2), None, opt_state) if state is None else state
+    params = jnp.full(2, epoch, jnp.float32)
+    state = ody.TrainState(params, None, opt_state) if state is None else state
     return ody.Event({"m": value}, ody.Clock(epoch * 10, epoch), state, point)
 
 
@@ -257,20 +262,54 @@ def test_agrees_with_a_python_oracle_whatever_the_options(values, scales, option
     assert run(callback, values, scales) == Oracle(**options).run(values, scales)
 
 
-# Programs are compiled for the options, so they are a few.
-CONFIGURATIONS = [
-    {"patience": 2, "min_delta": 0.5, "restore_best": True},
-    {"patience": 2, "rtol": 0.25, "nan": "ignore", "mode": "max", "start_from_epoch": 1},
-    {"patience": 3, "smoothing": 0.5, "cooldown": 2, "baseline": 2.0, "min_epochs": 3},
-    {
-        "patience": 9, "nan": "stop", "stopping_threshold": -3.5, "divergence_threshold": 3.5,
-        "divergence_factor": 2.0,
-    },
-]  # fmt: skip
+# The options of a compiled program are fixed, so a program has its set of them and is shown many
+# runs. Each value below is in some of the sets; it is for mode "min", and turned for "max".
+SETS, RUNS = 20, 192
+CHOICES = {
+    "patience": [0, 1, 2, 3, 9],
+    "min_delta": [0.0, 0.0, 0.5],
+    "rtol": [0.0, 0.0, 0.25],
+    "mode": ["min", "max"],
+    "baseline": [None, None, -1.0, 0.0],
+    "stopping_threshold": [None, None, -3.5],
+    "divergence_threshold": [None, None, None, 3.5],
+    "divergence_factor": [None, None, None, 2.0, 8.0],
+    "nan": ["bad", "ignore", "stop"],
+    "smoothing": [0.0, 0.0, 0.5],
+    "cooldown": [0, 0, 1, 2],
+    "start_from_epoch": [0, 0, 1, 2],
+    "min_epochs": [0, 0, 4],
+    "restore_best": [False, True],
+}
+
+
+def option_sets():
+    draw = random.Random(0)
+    columns = [draw.sample((values * SETS)[:SETS], SETS) for values in CHOICES.values()]
+    for row in zip(*columns, strict=True):
+        options = dict(zip(CHOICES, row, strict=True))
+        if options["mode"] == "max":
+            turned = ("baseline", "stopping_threshold", "divergence_threshold")
+            options |= {name: options[name] and -options[name] for name in turned}
+        yield options
+
+
+OPTION_SETS = list(option_sets())
+
+
+def random_runs(seed):
+    """Metrics in eighths, a sixth of them not finite and a fifth as the one before; and scales."""
+    rng = np.random.default_rng(seed)
+    shape = (RUNS, LENGTH)
+    values = rng.integers(-32, 33, shape) / 8
+    values = np.where(rng.random(shape) < 1 / 6, rng.choice([NAN, INF, -INF], shape), values)
+    values[:, 1:] = np.where(rng.random(shape) < 1 / 5, np.roll(values, 1, 1), values)[:, 1:]
+    return np.float32(values), np.float32(rng.choice([1, 1, 0.5, 0.25], shape))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run_in_while_loop(callback, values, scales):
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+def go_on(callback, epoch, state, values, scales):
     """The user's own `lax.while_loop`: the number of epochs done, the state and the reason."""
 
     def body(carry):
@@ -278,11 +317,7 @@ def run_in_while_loop(callback, values, scales):
         state, signal = callback.update(state, event(values[epoch], epoch, scale=scales[epoch]))
         return epoch + 1, state, signal.stop
 
-    start = (jnp.int32(0), callback.init(event(0.0)), jnp.int32(0))
-    return lax.while_loop(lambda c: (c[0] < LENGTH) & (c[2] == 0), body, start)
-
-
-run_many = jax.vmap(run_in_while_loop, in_axes=(None, 0, None))
+    return lax.while_loop(lambda c: (c[0] < LENGTH) & (c[2] == 0), body, (epoch, state, NO_STOP))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -290,38 +325,80 @@ def step(callback, state, value, epoch, scale):
     return callback.update(state, event(value, epoch, scale=scale))
 
 
-def run_restored(callback, values, scales):
-    """Saved and restored, by way of bytes, before every epoch and at the end."""
-    state = callback.init(event(0.0))
-    for epoch, value in enumerate(values):
-        state = jax.tree.map(jnp.asarray, pickle.loads(pickle.dumps(jax.device_get(state))))
-        state, signal = step(callback, state, np.float32(value), np.int32(epoch), scales[epoch])
-        if signal.stop:
-            return epoch, REASON(int(signal.stop)), best_of(state)
-    return None, REASON.NONE, best_of(state)
+def steps(callback, values, scales):
+    """One step at a time: the states before and after each epoch, and the reasons."""
+    states, reasons = [callback.init(event(0.0))], []
+    for epoch, (value, scale) in enumerate(zip(values, scales, strict=True)):
+        state, signal = step(callback, states[-1], value, np.int32(epoch), scale)
+        states, reasons = [*states, state], [*reasons, int(signal.stop)]
+    return jax.device_get(states), reasons
 
 
-@pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
-@given(st.lists(VALUES, min_size=3, max_size=3), SCALES)
-@settings(max_examples=15)
-def test_agrees_with_it_jitted_vmapped_in_a_while_loop_and_restored(options, members, scales):
-    callback, oracle = ody.early_stopping("m", **options), Oracle(**options)
-    members, scales = np.float32(members), np.float32(scales)
+def results(epochs, states, reasons):
+    """What the oracle says of a run, of each of many."""
+    best, reasons = states.best, [REASON(reason) for reason in reasons.tolist()]
+    stopped = [int(n) - 1 if reason else None for n, reason in zip(epochs, reasons, strict=True)]
+    kept = [int(at) if seen else None for at, seen in zip(best.epoch, best.seen, strict=True)]
+    if best.snapshot is not None:
+        np.testing.assert_array_equal(best.snapshot[0][:, 0], best.epoch)
+    return list(zip(stopped, reasons, kept, strict=True))
 
-    def result(epochs, state, reason):
-        stopped = int(epochs) - 1 if reason else None
-        return stopped, REASON(int(reason)), best_of(state)
 
-    many = run_many(callback, members, scales)
-    for index, values in enumerate(members):
-        expected = oracle.run(values.tolist(), scales.tolist())
-        assert result(*jax.tree.map(operator.itemgetter(index), many)) == expected
-        assert result(*run_in_while_loop(callback, values, scales)) == expected
-        assert run_restored(callback, values, scales) == expected
+@pytest.mark.parametrize("seed", range(SETS))
+def test_agrees_with_it_jitted_vmapped_in_a_while_loop_and_restored_at_every_position(seed):
+    callback, oracle = ody.early_stopping("m", **OPTION_SETS[seed]), Oracle(**OPTION_SETS[seed])
+    values, scales = random_runs(seed)
+    pairs = list(zip(values, scales, strict=True))
+    expected = [oracle.run(v.tolist(), s.tolist()) for v, s in pairs]
+
+    first = jax.device_get(callback.init(event(0.0)))
+    begin = np.zeros(RUNS, np.int32), stack([first] * RUNS)
+    assert results(*jax.device_get(go_on(callback, *begin, values, scales))) == expected
+
+    # The steps go on after a stop, as where a run is told to: so what is saved anywhere counts.
+    few = pairs[: RUNS // LENGTH]
+    stepped = [steps(callback, *pair) for pair in few]
+    stop_after = lambda reasons, at: next((i for i in range(at, LENGTH) if reasons[i]), LENGTH - 1)
+    places = [(run, at) for run in range(len(few)) for at in range(LENGTH)]
+    saved = pickle.dumps([stepped[run][0][at] for run, at in places])  # dtypes, shapes and bytes
+    epochs, states, reasons = jax.device_get(
+        go_on(
+            ody.early_stopping("m", **OPTION_SETS[seed]),
+            np.int32([at for _, at in places]),
+            stack(pickle.loads(saved)),
+            *(np.stack([few[run][i] for run, _ in places]) for i in range(2)),
+        )
+    )
+    ends = [stop_after(stepped[run][1], at) for run, at in places]
+    assert epochs.tolist() == [end + 1 for end in ends]
+    last = list(zip(places, ends, strict=True))
+    assert reasons.tolist() == [stepped[run][1][end] for (run, _), end in last]
+    assert_same(states, stack([stepped[run][0][end + 1] for (run, _), end in last]))
+
+    from_the_first = slice(None, None, LENGTH)
+    alone = jax.tree.map(operator.itemgetter(from_the_first), (epochs, states, reasons))
+    assert results(*alone) == expected[: len(few)]
+
+
+def stack(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def test_the_sets_have_every_value_of_every_option_and_meet_every_reason():
+    bare = lambda value: abs(value) if isinstance(value, float) else value
+    for name, values in CHOICES.items():
+        assert {bare(options[name]) for options in OPTION_SETS} == set(map(bare, values)), name
+    assert {field.name for field in dataclasses.fields(Oracle)} == set(CHOICES)
+    ended = collections.Counter()
+    for seed, options in enumerate(OPTION_SETS):
+        runs = zip(*(x.tolist() for x in random_runs(seed)), strict=True)
+        ended.update(Oracle(**options).run(*run)[1] for run in runs)
+    assert set(ended) == {REASON.NONE, *REASONS}
+    assert min(ended.values()) > 100, ended
 
 
 def test_restored_from_a_store_at_every_position_it_goes_on_as_if_nothing_had_been(tmp_path):
-    options = CONFIGURATIONS[2]
+    options = {"patience": 3, "smoothing": 0.5, "cooldown": 2, "baseline": 2.0, "min_epochs": 3}
     callback = ody.early_stopping("m", **options, restore_best=True)
     values, scales = [5, 4, NAN, 4, 3, 3.5, 3.25], np.float32([1, 1, 1, 1, 0.5, 0.5, 0.5])
     at = lambda epoch: (np.float32(values[epoch]), np.int32(epoch), scales[epoch])
