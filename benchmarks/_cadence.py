@@ -34,15 +34,15 @@ def cadence(*, quick: bool) -> dict[str, Ratio]:
     best = ody.checkpoint(keep_best=1, monitor="valid/loss")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        times = interleave(
-            {
-                "no checkpoints": lambda: run(None),
-                "by default": lambda: run(folder),
-                "by default, and the best": lambda: run(folder, best),
-                "every 50th epoch": lambda: run(folder, ody.checkpoint(every_epochs=50)),
-            },
-            rounds,
-        )
+        versions = {
+            "no checkpoints": lambda: run(None),
+            "by default": lambda: run(folder),
+            "by default, and the best": lambda: run(folder, best),
+        }
+        if not quick:
+            often = ody.checkpoint(every_epochs=50)
+            versions["every 50th epoch"] = lambda: run(folder, often)
+        times = interleave(versions, rounds)
     show_times(f"fit, {epochs} epochs", times)
     return {
         "cadence_default": ratio(times, "by default", "no checkpoints", OVER_NONE),

@@ -55,7 +55,7 @@ donating = jax.jit(jax.lax.optimization_barrier, donate_argnums=0)
 
 
 def state(arrays: int) -> dict[str, object]:
-    """Parameters of mixed sizes in so many arrays, Adam's state of them, and a clock."""
+    """Parameters of mixed sizes in so many arrays, Adam's state of them, and a clock: in NumPy."""
     rng = np.random.default_rng(0)
     weights = np.geomspace(1, 100, arrays)
     sizes = np.maximum(1, (PARAMETERS * weights / weights.sum()).astype(int))
@@ -68,7 +68,7 @@ def state(arrays: int) -> dict[str, object]:
     moments = jax.tree.map(
         lambda leaf: np.asarray(rng.standard_normal(leaf.shape), leaf.dtype), moments
     )
-    return jax.device_put({"clock": np.int32(7), "params": params, "optimizer": moments})
+    return {"clock": np.int32(7), "params": params, "optimizer": moments}
 
 
 def tiny_state() -> dict[str, object]:
@@ -194,7 +194,6 @@ def _bytes(tree: Any) -> int:
 def large(arrays: int, *, quick: bool) -> dict[str, Ratio]:
     """Measures 10M parameters with Adam's state in so many arrays."""
     many = arrays > 100  # then Orbax takes seconds
-    rounds, few = (7, 2 if many else 3) if quick else (21, 5 if many else 9)
     store: Savers = {"store": _savers.ours}
     savers: Savers = store | {
         "orbax": _savers.standard_checkpointer,
@@ -206,19 +205,16 @@ def large(arrays: int, *, quick: bool) -> dict[str, Ratio]:
     leaves = len(jax.tree.leaves(tree))
     title = f"{leaves} leaves, {_bytes(tree) / 1e6:.0f} MB"
     with tempfile.TemporaryDirectory() as folder:
-        times = compare(Path(folder), tree, store, rounds, warmup=2)
+        rounds, warmup = (5, 1) if quick else (21, 2)
+        times = compare(Path(folder), tree, store, rounds, warmup)
     show_times(f"{title}: the store and its floors", times)
     # Apart: what the others leave in the process's memory costs the next one some 20 ms.
     with tempfile.TemporaryDirectory() as folder:
-        beside = compare(Path(folder), state(arrays), savers, few, warmup=1)
+        rounds, warmup = (1, 0) if quick else (5 if many else 9, 1)
+        beside = compare(Path(folder), tree, savers, rounds, warmup)
     show_times(f"{title}: beside the others", beside)
-    with tempfile.TemporaryDirectory() as folder:
-        overlap = overlapping(Path(folder), state(arrays), few)
-    show_times(f"{title}: a save asked for while", overlap)
-    if not (quick and many):  # its compilation takes some 10 s
-        packing, memory = gathering(state(arrays), few)
-        show_times(f"{title}: gathered by a program", packing)
-        print(f"the gathered arrays take {memory:.3f} times the tree's bytes")
+    if not quick:
+        unbounded(title, tree, rounds)
     total = "store: save, total"
     found = {
         f"save_blocked_{leaves}": ratio(times, "store: save, blocked", "memcpy", BLOCKED),
@@ -234,14 +230,25 @@ def large(arrays: int, *, quick: bool) -> dict[str, Ratio]:
     return dict(sorted(found.items()))
 
 
+def unbounded(title: str, tree: Any, rounds: int) -> None:
+    """Measures and shows what has no bound: saves that overlap, and the gathering on a device."""
+    with tempfile.TemporaryDirectory() as folder:
+        overlap = overlapping(Path(folder), tree, rounds)
+    show_times(f"{title}: a save asked for while", overlap)
+    packing, memory = gathering(tree, rounds)
+    show_times(f"{title}: gathered by a program", packing)
+    print(f"the gathered arrays take {memory:.3f} times the tree's bytes")
+
+
 def tiny(*, quick: bool) -> dict[str, Ratio]:
     """Measures a tiny state."""
-    savers: Savers = {
-        "store": _savers.ours,
-        "orbax": _savers.standard_checkpointer,
-        "orbax manager": _savers.checkpoint_manager,
-        "msgpack": _savers.msgpack,
-    }
+    savers: Savers = {"store": _savers.ours}
+    if not quick:
+        savers |= {
+            "orbax": _savers.standard_checkpointer,
+            "orbax manager": _savers.checkpoint_manager,
+            "msgpack": _savers.msgpack,
+        }
     with tempfile.TemporaryDirectory() as folder:
         times = compare(Path(folder), tiny_state(), savers, 9 if quick else 41, warmup=2)
     show_times("20 leaves, 1 MB", times)
@@ -252,6 +259,7 @@ def tiny(*, quick: bool) -> dict[str, Ratio]:
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
     options = arguments(str(__doc__).splitlines()[0])
+    gc.freeze()  # what is imported need not be looked through before each save
     ratios = tiny(quick=options.quick)
     for arrays in ARRAYS:
         ratios |= large(arrays, quick=options.quick)
