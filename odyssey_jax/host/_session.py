@@ -87,7 +87,8 @@ class Session:
         while not self._is_over(carry):
             steps = self._interrupt.agree(pace.steps)
             if self._interrupt.reason:
-                break
+                break  # what is due here is the run's last save, which says why it ended
+            self._save_what_is_due(carry, cadence)
             begun = time.perf_counter()
             carry = self._call(carry, min(cadence.limit(step, steps), self._last))
             seconds = time.perf_counter() - begun
@@ -96,18 +97,18 @@ class Session:
             self._steps, self._seconds = self._steps + done, self._seconds + seconds
             self._check_first_loss(carry)
             self._write(carry, writers)
-            self._save_what_is_due(carry, cadence)
         return carry
 
     def _save_what_is_due(self, carry: Carry, cadence: Cadence) -> None:
-        if self._store is None:
+        step = int(carry.clock.step)
+        if self._store is None or step == self._saved_step:  # nothing is done yet
             return
         self._store.check_for_errors()
-        step, took = int(carry.clock.step), self._store.save_seconds
+        took = self._store.save_seconds
         due, busy = greatest(cadence.due(step, took), not cadence.is_free(took), what="fit")
         if busy and not due and self._waiting.accepts(carry):
             self._waiting.put(carry)
-        elif (due or bool(carry.signal.save)) and self._saved_step != step:
+        elif due or bool(carry.signal.save):
             self._save(carry)
             cadence.saved()
         elif not busy and self._waiting.carry is not None:
@@ -159,21 +160,21 @@ class Session:
         if self._waiting.accepts(carry):
             self._waiting.take()
         self._save_waiting()
-        self._commit(carry)
+        self._commit(carry, self._interrupt.reason)
 
     def _save_waiting(self) -> None:
         carry = self._waiting.take()
         if carry is not None:
-            self._commit(carry)
+            self._commit(carry, StopReason.NONE)  # the run went on from there
 
-    def _commit(self, carry: Carry) -> None:
+    def _commit(self, carry: Carry, interrupted: StopReason) -> None:
         if self._store is None:
             return
         step = self._saved_step = int(carry.clock.step)
         # Within an epoch nothing was measured: the parameters are others than at its start.
         measured = carry.latest if step % self._blocks.epoch == 0 else {}
         scalars = {name: x for name, x in measured.items() if x.ndim == 0}
-        stop, reason = why(carry, self._interrupt.reason, over=self._is_over(carry))
+        stop, reason = why(carry, interrupted, over=self._is_over(carry))
         metadata = {
             "epoch": int(carry.clock.epoch),
             "metrics": {name: float(x) for name, x in jax.device_get(scalars).items()},

@@ -14,7 +14,7 @@ import pytest
 
 import odyssey_jax as ody
 from odyssey_jax import StopReason, _processes
-from odyssey_jax.host import _session
+from odyssey_jax.host import _fit, _session
 from odyssey_jax.host._interrupt import Interrupt
 from tests import examples
 from tests.examples import assert_same
@@ -142,6 +142,43 @@ def test_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch, calls):
     assert_goes_on_to(whole, tmp_path)
 
 
+class AtEpoch(AtFirst):
+    """A writer that does something when so many epochs are done."""
+
+    def __init__(self, epoch, do):
+        super().__init__(do)
+        self.epoch = epoch
+
+    def write(self, rows, steps_per_second):
+        if rows[-1]["epoch"] + 1 >= self.epoch:
+            super().write(rows, steps_per_second)
+
+
+@pytest.mark.parametrize("interrupted", ["by a signal", "by the time"])
+def test_a_save_that_is_due_where_the_run_ends_says_why(whole, tmp_path, monkeypatch, interrupted):
+    clock = [0.0]
+    monkeypatch.setattr(_fit, "Interrupt", lambda max_time: Interrupt(max_time, lambda: clock[0]))
+    acts = {
+        "by a signal": lambda: signal.raise_signal(signal.SIGINT),
+        "by the time": lambda: clock.append(clock.pop() + 60.0),
+    }
+    result = run(tmp_path, AtEpoch(4, acts[interrupted]), max_time=30.0)
+    assert result.epochs == 4, "at which a save is due"
+    saved = latest(tmp_path)
+    assert (saved["step"], saved["stop_reason"]) == (4 * STEPS, result.stop_reason.name)
+    assert saved["reason"] == result.reason != "still running"
+    assert_goes_on_to(whole, tmp_path)
+
+
+def test_a_best_that_waited_was_not_where_the_run_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(ody.Store, "save_seconds", None)  # as if one were in flight
+    best = ody.checkpoint(ody.at(epochs=6), keep_best=1, monitor="learning_rate", mode="max")
+    run(tmp_path, AtEpoch(6, lambda: signal.raise_signal(signal.SIGINT)), callbacks=best)
+    reader = ody.Reader(tmp_path / "checkpoints")
+    reasons = {step: reader.metadata(step)["stop_reason"] for step in reader.steps()}
+    assert reasons == {2 * STEPS: "NONE", 6 * STEPS: "INTERRUPTED"}
+
+
 def test_sigterm_saves_and_ends_the_program(whole, tmp_path):
     with pytest.raises(SystemExit) as ended:
         run(tmp_path, sends(signal.SIGTERM))
@@ -231,13 +268,8 @@ def test_a_writer_that_fails_costs_nothing_that_was_saved(whole, tmp_path):
     def fail():
         raise RuntimeError("boom")
 
-    class Second(AtFirst):
-        def write(self, rows, steps_per_second):
-            if rows[0]["epoch"] >= 4:  # while what was asked for at the end of the fourth is saved
-                super().write(rows, steps_per_second)
-
     with pytest.raises(RuntimeError, match="boom"):
-        run(tmp_path, Second(fail))
+        run(tmp_path, AtEpoch(5, fail))  # while what was due at the end of the fourth is saved
     assert latest(tmp_path)["epoch"] == 4
     assert_goes_on_to(whole, tmp_path)
 
