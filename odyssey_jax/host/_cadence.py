@@ -123,10 +123,11 @@ class Allowance:
         seconds: the least time from one save to the next at the ends of epochs; within an epoch
             twice that, since the end may come in time.
         share: the most that saving may take of the time, from the copy to the commit.
+        least: the least seconds that a save is taken to need: of the first none are known.
     """
 
-    def __init__(self, now: float, seconds: float = 30.0, share: float = 0.05):
-        self._last, self._seconds, self._share = now, seconds, share
+    def __init__(self, now: float, seconds: float = 30.0, share: float = 0.05, least: float = 0.05):
+        self._last, self._seconds, self._share, self._least = now, seconds, share, least
 
     def suffices(self, now: float, at_end: bool, took: float | None) -> bool:
         """Says whether there may be a save.
@@ -152,7 +153,7 @@ class Allowance:
         Returns:
             Whether another would stay within the share.
         """
-        return now - self._last >= took / self._share
+        return now - self._last >= max(took, self._least) / self._share
 
     def spend(self, now: float) -> None:
         """Takes note that a save begins.

@@ -55,7 +55,7 @@ class Waiting:
         Args:
             carry: one that is accepted.
         """
-        self.carry = _copy(carry)
+        self.carry = _copy(carry) if self.carry is None else _copy_over(self.carry, carry)
 
     def take(self) -> Carry | None:
         """Hands over what waits, if anything does."""
@@ -64,3 +64,5 @@ class Waiting:
 
 
 _copy = jax.jit(own)
+# Fresh memory costs more than the copy: the carry that waits no longer gives its own.
+_copy_over = jax.jit(lambda old, new: own(new), donate_argnums=0, keep_unused=True)

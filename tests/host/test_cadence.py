@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import odyssey_jax as ody
 from odyssey_jax.host._cadence import Allowance, Cadence
+from odyssey_jax.host._waiting import Waiting
 from odyssey_jax.loop import plan_blocks
 from tests import examples
 from tests.examples import assert_same
@@ -102,6 +103,25 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(took, look):
     assert all(between >= 30 - 1e-6)
     assert all(between[1:] >= 20 * took - 1e-6)
     assert all(between <= max(30, 20 * took) + look + 1e-6)
+
+
+def test_the_best_of_the_first_moments_waits():
+    """Nobody knows yet what a save takes, and where epochs are short each is a best at first."""
+    allowance = Allowance(100.0)
+    assert [allowance.is_free(now, took=0.0) for now in (100.0, 100.9, 101.0)] == [0, 0, 1]
+
+
+def test_a_better_best_takes_the_memory_of_the_one_that_waits():
+    saving = ody.checkpoint(NEVER, keep_best=1, monitor="valid/loss")
+    carry = {"w": jax.numpy.arange(100.0), "key": jax.random.key(0)}
+    waiting = Waiting(ody.chain(saving))
+    waiting.put(carry)
+    first, memory = waiting.carry, waiting.carry["w"].unsafe_buffer_pointer()
+    waiting.put(carry | {"w": carry["w"] + 1})
+    assert first["w"].is_deleted()
+    assert waiting.carry["w"].unsafe_buffer_pointer() == memory
+    assert_same(waiting.take(), carry | {"w": carry["w"] + 1})
+    assert waiting.carry is None
 
 
 def fit(directory, callbacks, epochs=6, learning_rate=0.05, **kwargs):
