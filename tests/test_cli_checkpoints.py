@@ -1,5 +1,7 @@
 """`odyssey-jax checkpoints`: what it lists, verifies, shows, compares, exports and deletes."""
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -100,6 +102,22 @@ def test_another_metric_says_what_is_best(made, capsys):
     assert run_json(capsys, *options)["checkpoints"][0]["best"]
     assert main(["checkpoints", str(made), "--monitor", "accuracy"]) == 1
     assert "whether less or more of 'accuracy' is better: give --mode" in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_may_be_the_best(root, capsys, monkeypatch):
+    opened = io.open
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith("20/metadata/metadata"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", refuse)
+    _, *lines, total = run(capsys, root).splitlines()
+    assert [line.split()[0] for line in lines] == ["10", "20", "30"]
+    assert lines[1].endswith("cannot be read: 20/metadata/metadata: Permission denied")
+    assert not [line for line in lines if line.split()[-1].startswith("best")]
+    assert "best by min of" in total
 
 
 def test_what_cannot_be_read_hides_no_other(root, capsys):

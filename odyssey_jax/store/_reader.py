@@ -152,7 +152,8 @@ class Reader:
     def best(self, *, verify: bool = False) -> int | None:
         """Finds the best committed step by the monitored metric.
 
-        NaN is never best; ties go to the earlier step; one that cannot be read is left out.
+        NaN is never best; ties go to the earlier step; one that is corrupt, or of a newer
+        format, is left out.
 
         Args:
             verify: Whether to `verify` it, and to go on to the best one that is good, with a
@@ -162,7 +163,7 @@ class Reader:
             Its number, or None if no step has a value.
 
         Raises:
-            CheckpointError: The store has no ``monitor``.
+            CheckpointError: The store has no ``monitor``, or the system refuses to read a step.
             CheckpointCorruptError: With ``verify``, none with a value is good.
 
         Example:
@@ -196,7 +197,12 @@ class Reader:
             raise CheckpointError(
                 f"best needs a monitor; give {type(self).__name__}(..., monitor='valid/loss')"
             )
-        return next(iter(ranked(self._read_values(steps, skipped), self.mode)), None)
+        values, unreadable = self._read_values(steps)
+        for step, error in unreadable.items():
+            if not isinstance(error, CheckpointCorruptError | CheckpointVersionError):
+                raise error  # the system refuses it for now, and it may be the best
+            skipped[step] = _reason(error)
+        return next(iter(ranked(values, self.mode)), None)
 
     def pinned(self) -> tuple[int, ...]:
         """Lists the committed steps that are pinned: kept whatever else is.
@@ -219,18 +225,19 @@ class Reader:
         return tuple(sorted(pins(self.directory).intersection(self.steps())))
 
     def _read_values(
-        self, steps: Iterable[int], unreadable: dict[int, str]
-    ) -> dict[int, float | None]:
-        """The monitored values; what cannot be read is noted, and hides no other step."""
+        self, steps: Iterable[int]
+    ) -> tuple[dict[int, float | None], dict[int, CheckpointError]]:
+        """The monitored values, and why others cannot be read, which hides no step."""
         values: dict[int, float | None] = {}
+        unreadable: dict[int, CheckpointError] = {}
         for step in steps:
             try:
                 values[step] = self._value(step)
             except CheckpointNotFoundError:  # another program deleted it meanwhile
                 continue
             except CheckpointError as error:
-                unreadable[step] = _reason(error)
-        return values
+                unreadable[step] = error
+        return values, unreadable
 
     def _value(self, step: int) -> float | None:
         if step not in self._values:

@@ -275,7 +275,7 @@ class Store(Reader):
 
     def _delete_old(self, step: int) -> None:
         # What cannot be read is not ours to delete: it may be of a newer format.
-        values = self._read_values(set(self._committed()) - self._skipped.keys(), {})
+        values, _ = self._read_values(set(self._committed()) - self._skipped.keys())
         pinned = pins(self.directory)
         old = values.keys() - retain(
             values, self.keep_last, self.keep_best, self.mode, self.keep_every, pinned

@@ -72,22 +72,51 @@ def test_the_best_that_is_good(directory):
     assert Reader(directory, monitor="loss").best() == 1, "whose metadata is good"
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
-@pytest.mark.parametrize("file", ["metadata/metadata", "state/packed.float64/0"])
-def test_what_the_system_refuses_is_not_passed_over(directory, monkeypatch, number, file):
-    """To go on from an older one would give up the newest, with which nothing is wrong."""
+@pytest.fixture
+def refuse(monkeypatch):
+    """Makes the system refuse to open files whose path ends so."""
     io_open = io.open
 
-    def refuse(path, *args, **kwargs):
-        if str(path).endswith(f"3/{file}"):
-            raise OSError(number, os.strerror(number), str(path))
-        return io_open(path, *args, **kwargs)
+    def begin(ending, number):
+        def refuse(path, *args, **kwargs):
+            if str(path).endswith(ending):
+                raise OSError(number, os.strerror(number), str(path))
+            return io_open(path, *args, **kwargs)
 
-    monkeypatch.setattr(io, "open", refuse)
-    with pytest.raises(CheckpointError, match=f"cannot be read: 3/{file}: {os.strerror(number)}"):
-        Reader(directory).restore(TREE)
+        monkeypatch.setattr(io, "open", refuse)
+
+    return begin
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("file", ["metadata/metadata", "state/packed.float64/0"])
+@pytest.mark.parametrize(("which", "step"), [("latest", 3), ("best", 1)])
+def test_what_the_system_refuses_is_not_passed_over(
+    directory, monkeypatch, refuse, which, step, file, number
+):
+    """To go on from another one would give up this one, with which nothing is wrong."""
+    refuse(f"{step}/{file}", number)
+    reader, why = Reader(directory, monitor="loss"), f"read: {step}/{file}: {os.strerror(number)}"
+    with pytest.raises(CheckpointError, match=why):
+        reader.restore(TREE, which)
+    with pytest.raises(CheckpointError, match=why):
+        getattr(reader, which)(verify=True)
     monkeypatch.undo()
-    assert Reader(directory).restore(TREE).step == 3
+    assert reader.restore(TREE, which).step == step
+
+
+def test_any_that_the_system_refuses_may_be_the_best(directory, monkeypatch, refuse):
+    damage(directory, 0, "metadata/metadata")
+    refuse("3/metadata/metadata", errno.EACCES)
+    reader = Reader(directory, monitor="loss")
+    with pytest.raises(CheckpointError, match="step 3 in .* cannot be read: .*: Permission denied"):
+        reader.best()
+    with Store(directory, keep_last=1, keep_best=1, monitor="loss") as store:
+        store.save(9, TREE, {"metrics": {"loss": 0.3}})
+        store.wait()
+        assert store.steps() == (0, 1, 3, 9), "what nobody could read is not deleted"
+    monkeypatch.undo()
+    assert reader.best() == 1, "and the corrupt one is passed over"
 
 
 def test_a_step_that_is_named_is_the_only_one(directory):

@@ -35,13 +35,23 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _records(reader: Reader) -> list[dict[str, Any]]:
     found = [record for step in reader.steps() if (record := _record(reader, step))]
-    best = None if reader.monitor is None else reader.best()
+    best = _best(reader)
     pinned = reader.pinned()
     for record in found:
         record["latest"] = record is found[-1]
         record["best"] = record["step"] == best
         record["pinned"] = record["step"] in pinned
     return found
+
+
+def _best(reader: Reader) -> int | None:
+    """The best step; None where one that the system refuses to read might be it."""
+    if reader.monitor is None:
+        return None
+    try:
+        return reader.best()
+    except CheckpointError:  # its line says why
+        return None
 
 
 def _record(reader: Reader, step: int) -> dict[str, Any] | None:
