@@ -36,7 +36,7 @@ def load_params(
 
     Without a target neither the optimizer nor the model's code is needed. With one, the
     parameters must be like it, except where a transfer says otherwise: so a run begins from
-    another run's parameters.
+    another run's parameters. On several processes each may call this, all of them or one.
 
     Args:
         directory: the run's directory, or that of its checkpoints.
@@ -93,6 +93,8 @@ def export_params(
     mode: Literal["min", "max"] = "min",
 ) -> Path:
     """Writes the parameters that a run has saved to a file for other tools.
+
+    On several processes one of them calls this, when the run is saved; it waits for no other.
 
     Args:
         directory: the run's directory, or that of its checkpoints.

@@ -28,6 +28,8 @@ def export(
 ) -> Path:
     """Writes a tree of arrays for other tools; what is there appears whole or not at all.
 
+    On several processes one of them calls this; it waits for no other.
+
     Args:
         tree: Dictionaries, lists and tuples of arrays.
         path: Where to; nothing may be there.
@@ -124,9 +126,6 @@ def _write_orbax(path: Path, tree: Any, arrays: Mapping[str, Any]) -> None:
                 "Orbax cannot hold"
             )
     # Orbax takes a second to import, which a program without a store need not wait for.
-    import orbax.checkpoint as ocp
+    from odyssey_jax.store import _orbax
 
-    from odyssey_jax.store._quiet import quiet
-
-    with quiet(), ocp.StandardCheckpointer() as writer:
-        writer.save(path, tree)
+    _orbax.write_plain(path, tree)

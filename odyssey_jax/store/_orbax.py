@@ -266,3 +266,14 @@ def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
     if lost := how.keys() - found.keys():  # Orbax leaves them out
         raise FileNotFoundError(f"arrays {sorted(lost)} are not in {path / 'state'}")
     return found
+
+
+def write_plain(path: Path, tree: Any) -> None:
+    """Writes what Orbax's `StandardCheckpointer` reads, in this process alone.
+
+    Args:
+        path: A directory that is not there yet.
+        tree: A tree of numpy arrays and numbers.
+    """
+    with quiet(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as writer:
+        writer.save(path, tree)

@@ -6,7 +6,9 @@ from functools import partial
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from safetensors.numpy import load_file
 
 import odyssey_jax as ody
 from odyssey_jax.host import _replicate
@@ -117,6 +119,48 @@ refused(
 )
 
 
+# What is done with a run's parameters afterwards: all processes load them, and one exports them.
+LOADED = (
+    PROGRAM
+    + """
+run = directory / "run"
+put = lambda x, *axes: jax.make_array_from_callback(
+    x.shape, jax.NamedSharding(sharding.mesh, jax.P(*axes)), lambda index: x[index]
+)
+make = lambda n: {
+    "rows": put(np.arange(24.0, dtype=np.float32).reshape(8, 3) + n, "data"),
+    "whole": put(np.full(5, n, np.float32)),
+}
+
+def check(tree, n):
+    for name, x in make(n).items():
+        assert isinstance(tree[name], np.ndarray) and tree[name].shape == x.shape, tree[name]
+        for shard in x.addressable_shards:
+            np.testing.assert_array_equal(tree[name][shard.index], shard.data)
+
+how = {"keep_last": None, "keep_best": 1, "monitor": "loss"}
+with ody.Store(run / "checkpoints", **how) as store:
+    for n in (1, 2):
+        store.save(n, {"state": {"params": make(n)}}, {"metrics": {"loss": n}})
+    check(store.load().tree["state"]["params"], 2)  # which waits for the save
+    check(store.load("best", subtree="state/params").tree, 1)
+check(ody.load_params(run), 2)
+check(ody.load_params(run, step="best"), 1)
+like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make(0))
+for step, n in (("latest", 2), ("best", 1)):
+    found = ody.load_params(run, like, step)
+    for name, x in make(n).items():
+        assert found[name].sharding == x.sharding
+        for a, b in zip(found[name].addressable_shards, x.addressable_shards, strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+if me == 0:  # and the others are elsewhere
+    check(ody.load_params(run), 2)
+    ody.export_params(run, directory / "orbax")
+    ody.export_params(run, directory / "params.safetensors", "best", format="safetensors")
+"""
+)
+
+
 def mesh_of(n):
     return jax.NamedSharding(jax.sharding.Mesh(jax.devices()[:n], ("data",)), jax.P("data"))
 
@@ -149,6 +193,20 @@ def test_terminated_killed_and_finished_by_two_processes(tmp_path):
 
     # One process, with one device, goes on with what two have saved.
     assert fit(tmp_path / "run", None, epochs=EPOCHS + 2).epochs == EPOCHS + 2
+
+
+@pytest.mark.slow
+def test_all_processes_load_and_one_exports(tmp_path):
+    run(LOADED, tmp_path)
+    rows = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    with ocp.StandardCheckpointer() as orbax:
+        found = orbax.restore(tmp_path / "orbax")
+    examples.assert_same(found, {"rows": rows + 2, "whole": np.full(5, 2, np.float32)})
+    found = load_file(tmp_path / "params.safetensors")
+    examples.assert_same(found, {"rows": rows + 1, "whole": np.full(5, 1, np.float32)})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "orbax", "params.safetensors", "pid0", "pid1", "run"
+    }  # fmt: skip
 
 
 def test_a_sharding_that_fit_cannot_take():
