@@ -53,10 +53,16 @@ class TrainState(NamedTuple):
 
 
 class Point(enum.Enum):
-    """A point in a run's life at which a callback can act."""
+    """A point in a run's life at which a callback can act.
+
+    `LOSS_NOT_FINITE` is a train step whose loss is NaN or infinite: see `Event`. It is told at
+    the end of the block of at most 10 steps that it lies in; if there are several in a block, the
+    first one is told.
+    """
 
     TRAIN_BEGIN = "train_begin"
     EPOCH_BEGIN = "epoch_begin"
+    LOSS_NOT_FINITE = "loss_not_finite"
     VALIDATION_BEGIN = "validation_begin"
     VALIDATION_END = "validation_end"
     EPOCH_END = "epoch_end"
@@ -184,9 +190,11 @@ class Event:
 
     Args:
         metrics: name to value (scalars, or arrays such as a confusion matrix); what is known
-            at this point.
+            at this point. At `Point.LOSS_NOT_FINITE` that is the step's own loss, as
+            "train/loss".
         clock: the step and epoch. At `Point.EPOCH_END` the epoch is the index of the one that
-            ends, and the step the number of steps done.
+            ends, and the step the number of steps done; at `Point.LOSS_NOT_FINITE` it is that
+            number at the end of the step in question.
         state: a view of the train state, to take a snapshot from.
         point: which point of the run this is (static).
         capacity: the most epochs a callback needs room for (static), or None if unknown.

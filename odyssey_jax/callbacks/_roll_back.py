@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odyssey_jax._types import Event, Point, PyTree, Signal, StopReason, TrainState
+from odyssey_jax._types import Clock, Event, Point, PyTree, Signal, StopReason, TrainState
 from odyssey_jax.callbacks._check import (
     check_count,
     check_factor_of_growth,
     check_finite,
     check_rate_factor,
 )
-from odyssey_jax.callbacks._finite import all_finite
+from odyssey_jax.callbacks._finite import all_finite, is_finite
 from odyssey_jax.callbacks._monitor import Mode, beats, check_monitor, diverges, worst
 from odyssey_jax.callbacks._repr import ShortRepr
 from odyssey_jax.transforms import has_scale, scale_of, with_counts_of, with_scale
@@ -31,11 +31,13 @@ class RollBackState(NamedTuple):
         best: float32 scalar, the best value of the metric so far; None without a
             `divergence_factor`.
         rollbacks: int32 scalar, how many times it has gone back.
+        latest: the step and epoch from which it went back last; step 0 and epoch -1 before.
     """
 
     good: TrainState
     best: jax.Array | None
     rollbacks: jax.Array
+    latest: Clock
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -51,8 +53,8 @@ class RollBack(ShortRepr):
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Acts at the end of an epoch."""
-        return (Point.EPOCH_END,)
+        """Acts where a loss is not finite, and at the end of an epoch."""
+        return (Point.LOSS_NOT_FINITE, Point.EPOCH_END)
 
     def init(self, event: Event) -> RollBackState:
         """Takes the first state for a good one; refuses an optimizer without a scale to lower."""
@@ -68,23 +70,28 @@ class RollBack(ShortRepr):
             good=_copied(event.state),
             best=None if self.divergence_factor is None else worst(self.mode),
             rollbacks=jnp.zeros((), jnp.int32),
+            latest=Clock(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)),
         )
 
     def update(self, state: RollBackState, event: Event) -> tuple[RollBackState, Signal]:
-        """Keeps the state of a good epoch; replaces that of a bad one, and stops at the last."""
-        value, now = event.metric(self.monitor), event.state
-        finite = jnp.isfinite(value) & all_finite(now.params)
-        bounds = (self.divergence_threshold, self.divergence_factor)
-        bad = ~finite | diverges(value, state.best, self.mode, *bounds)
+        """Keeps the state of a good epoch; replaces a bad one at once, and stops at the last."""
+        now, finite = event.state, is_finite(event, self.monitor)
+        good, bad, best = jnp.zeros((), bool), ~finite, state.best
+        if event.point is Point.EPOCH_END:
+            value = event.metric(self.monitor)
+            bounds = (self.divergence_threshold, self.divergence_factor)
+            bad |= diverges(value, best, self.mode, *bounds)
+            good, bad = ~bad, bad & ~self._is_spoilt(value, state, event)
+            if best is not None:
+                best = jnp.where(good & beats(value, best, self.mode), value, best)
         give_up = bad & (state.rollbacks >= self.at_most)
-        best = state.best
-        if best is not None:
-            best = jnp.where(~bad & beats(value, best, self.mode), value, best)
+        back = bad & ~give_up
         # Conditionals, not selects, as for the best parameters: most epochs are good.
         new = RollBackState(
-            good=lax.cond(bad, lambda: state.good, lambda: now),
+            good=lax.cond(good, lambda: now, lambda: state.good),
             best=best,
-            rollbacks=jnp.where(bad & ~give_up, state.rollbacks + 1, state.rollbacks),
+            rollbacks=jnp.where(back, state.rollbacks + 1, state.rollbacks),
+            latest=jax.tree.map(lambda a, b: jnp.where(back, a, b), event.clock, state.latest),
         )
         reason = jnp.where(finite, StopReason.DIVERGED, StopReason.NOT_FINITE)
         signal = Signal.stop_if(give_up, reason, event.clock.step)
@@ -92,8 +99,13 @@ class RollBack(ShortRepr):
         return new, signal._replace(state=back)
 
     def report(self, state: RollBackState) -> Mapping[str, jax.Array]:
-        """How many times it has gone back."""
-        return {"rollbacks": state.rollbacks}
+        """How many times it has gone back, and from which step last."""
+        return {"rollbacks": state.rollbacks, "rollback_step": state.latest.step}
+
+    def _is_spoilt(self, value: jax.Array, state: RollBackState, event: Event) -> jax.Array:
+        """Whether the metric of an epoch is not finite for a step that was gone back from."""
+        before = (state.latest.epoch == event.clock.epoch) & self.monitor.startswith("train/")
+        return before & ~jnp.isfinite(value) & all_finite(event.state.params)
 
     def _lowered(self, good: TrainState, now: TrainState) -> TrainState:
         """The good state, in the present: at a lower rate than now, and where the schedule is."""
@@ -118,15 +130,17 @@ def roll_back(
 ) -> RollBack:
     r"""Goes back to the last good epoch when the loss is not finite, and on at a lower rate.
 
-    An epoch is bad at whose end the metric or a parameter is not finite (see `terminate_on_nan`
-    for what that finds), or the metric has diverged. The parameters, the model state and the
-    optimizer's state are then those of the last good epoch's end, or the first ones, and the
-    learning rate is multiplied by `factor`, from there on and each time. The clock goes on: the
-    next epoch has its own batches and keys, and the schedule is where it would have been. After
-    `at_most` times the next bad epoch ends the run, with the last good state as its result.
+    It goes back within ten steps of a loss that is not finite (see `terminate_on_nan` for what
+    that finds), or at the end of an epoch if a parameter or the metric is not finite, or the
+    metric has diverged. The parameters, the model state and the optimizer's state are then those
+    of the last good epoch's end, or the first ones, and the learning rate is multiplied by
+    `factor`, from there on and each time. The clock goes on: the next step has its own batch and
+    key, and the schedule is where it would have been. After `at_most` times the next time ends
+    the run, with the last good state as its result.
 
-    The history keeps the bad epochs, with what was measured; its column "rollbacks" has how many
-    there were before an epoch, and "learning_rate" the rate in force.
+    The history keeps the bad epochs, with what was measured; its columns "rollbacks" and
+    "rollback_step" have how many times it had gone back before an epoch was over, and after how
+    many train steps last (0 for never); "learning_rate" is the rate in force.
 
     The optimizer needs `scale_by_callback()` behind its learning rate, as for `adapt_rate`; both
     may be in one run. Put `roll_back` first, so that the other callbacks see the state that the

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from odyssey_jax._types import Event, Point, Signal, StopReason
-from odyssey_jax.callbacks._finite import all_finite
+from odyssey_jax.callbacks._finite import is_finite
 from odyssey_jax.callbacks._monitor import check_monitor
 
 
@@ -19,8 +17,8 @@ class TerminateOnNan:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Acts at the end of an epoch."""
-        return (Point.EPOCH_END,)
+        """Acts where a loss is not finite, and at the end of an epoch."""
+        return (Point.LOSS_NOT_FINITE, Point.EPOCH_END)
 
     def init(self, event: Event) -> None:
         """Checks that the monitored metric exists."""
@@ -28,20 +26,23 @@ class TerminateOnNan:
 
     def update(self, state: None, event: Event) -> tuple[None, Signal]:
         """Stops unless the metric and every parameter is finite."""
-        finite = jnp.isfinite(event.metric(self.monitor)) & all_finite(event.state.params)
-        return state, Signal.stop_if(~finite, StopReason.NOT_FINITE, event.clock.step)
+        failed = ~is_finite(event, self.monitor)
+        return state, Signal.stop_if(failed, StopReason.NOT_FINITE, event.clock.step)
 
 
 def terminate_on_nan(monitor: str = "train/loss") -> TerminateOnNan:
-    """Stops at the end of an epoch after which the loss or a parameter is not finite.
+    """Stops at a train step whose loss is NaN or infinite, and at no finite metric or parameter.
 
-    The training loss of an epoch is a mean over its batches: one of them that is NaN or infinite
-    makes it so. A gradient that is not finite makes parameters that are not, so it is found by
-    these. It is found at the end of the epoch, whose step the reason names; where epochs are long,
-    `fit(steps_per_epoch=)` makes them shorter.
+    A loss is looked at in each step, which costs nothing, and the run ends within ten steps of it
+    (`plan_blocks`); the reason names the step, as the number of those that are done with it. The
+    epoch does not end, so it has no row in the history. A gradient that is not finite makes
+    parameters that are not, and the next step's loss shows it. At the end of an epoch all
+    parameters are looked at, and the metric.
 
-    To go on all the same, see `roll_back`; or leave out the updates that are not finite, as
-    `optax.apply_if_finite` does, whose count is then in the history as "skipped_updates".
+    With another metric than "train/loss", a step's loss only ends the run if there are parameters
+    that are not finite: so where updates that are not finite are left out, as
+    `optax.apply_if_finite` does, the run goes on with `monitor="valid/loss"`. Their count is in
+    the history as "skipped_updates". To go back instead, see `roll_back`.
 
     Args:
         monitor: the metric's name. Of several, `chain` one for each.

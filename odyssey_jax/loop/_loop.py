@@ -54,6 +54,18 @@ class _Call(NamedTuple):
     limit: jax.Array
 
 
+class _Failure(NamedTuple):
+    """The first train step of a part of an epoch whose loss is not finite.
+
+    Args:
+        step: int32 scalar, the number of steps done at its end; 0 while there is none.
+        loss: float32 scalar, its loss.
+    """
+
+    step: jax.Array
+    loss: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Loop:
     """What `make_loop` makes: the static part of a run, hashable and compared by value.
@@ -184,7 +196,8 @@ class Loop:
         )
 
         def train(carry):
-            carry = self._train(carry, order, call)
+            carry, failure = self._train(carry, order, call)
+            carry = self._tell_of(failure, carry)
             at_end = carry.clock.step % call.blocks.epoch == 0
             return lax.cond(at_end, self._end_epoch, lambda carry, _: carry, carry, call.inputs)
 
@@ -215,22 +228,26 @@ class Loop:
         zeros = lambda: jnp.zeros(shape.shape, shape.dtype)
         return lax.cond(position == 0, zeros, make)
 
-    def _train(self, carry: Carry, order: Any, call: _Call) -> Carry:
-        """Trains on whole batches up to the next boundary, or on the pass's last small one."""
+    def _train(self, carry: Carry, order: Any, call: _Call) -> tuple[Carry, _Failure | None]:
+        """Trains on whole batches up to the next boundary, or on the pass's last small one.
+
+        Where a callback wants to know of a loss that is not finite, only up to its block's end.
+        """
         train, blocks = call.inputs.train, call.blocks
         optimizer = self._optimizer(call.inputs)
         first = carry.clock.step
         position = first % blocks.data_pass
 
         def step(count, inner, batch):
-            state, metrics, finite, samples = inner
+            state, metrics, finite, samples, failure = inner
             key = jax.random.fold_in(call.keys.step, count)
             state, outputs = train_step(self.loss, optimizer, state, batch, key)
             state = self._average(state, count)
             samples = self._sample(samples, count, state, outputs, call.inputs)
             # A first loss that is not finite is a mistake in the set-up, not in the training.
             finite &= jnp.isfinite(outputs["loss"]) | (count != 0)
-            return state, self.train_metrics.observe(metrics, outputs), finite, samples
+            metrics = self.train_metrics.observe(metrics, outputs)
+            return state, metrics, finite, samples, _noticed(failure, count, outputs["loss"])
 
         def whole_batches(inner):
             room = jnp.minimum(call.limit - first, blocks.epoch - first % blocks.epoch)
@@ -241,27 +258,56 @@ class Loop:
                 batch = self._shard(train.batch(order, position + offset))
                 return step(first + offset, inner, batch)
 
-            def block(index, inner):
+            def block(loop_state):
+                index, inner = loop_state
                 start = index * blocks.block
-                return lax.fori_loop(0, blocks.block, lambda i, x: at(start + i, x), inner)
+                inner = lax.fori_loop(0, blocks.block, lambda i, x: at(start + i, x), inner)
+                return index + 1, inner
 
-            return lax.fori_loop(0, count, block, inner), first + count * blocks.block
+            def goes_on(loop_state):
+                index, (*_, failure) = loop_state
+                if failure is None:
+                    return index < count
+                return (index < count) & ~self._any(_has_failed(failure, carry))
+
+            done, inner = lax.while_loop(goes_on, block, (jnp.zeros_like(count), inner))
+            return inner, first + done * blocks.block
 
         def small_batch(inner):
             return step(first, inner, train.last_batch(order)), first + 1
 
-        inner = (carry.state, carry.metrics, jnp.ones((), bool), carry.samples)
+        failure = None
+        if Point.LOSS_NOT_FINITE in self.callbacks.points:
+            failure = _Failure(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
+        inner = (carry.state, carry.metrics, jnp.ones((), bool), carry.samples, failure)
         if train.remainder:
             at_last = position == blocks.full
             inner, step_count = lax.cond(at_last, small_batch, whole_batches, inner)
         else:
             inner, step_count = whole_batches(inner)
-        state, metrics, finite, samples = inner
+        state, metrics, finite, samples, failure = inner
         signal = carry.signal.merge(_stop_unless(finite))
         clock = carry.clock._replace(step=step_count)
-        return carry._replace(
+        carry = carry._replace(
             clock=clock, state=state, metrics=metrics, signal=signal, samples=samples
         )
+        return carry, failure
+
+    def _tell_of(self, failure: _Failure | None, carry: Carry) -> Carry:
+        """Tells the callbacks of a loss that is not finite, where and when it was."""
+        if failure is None:
+            return carry
+
+        def tell(loop_state):
+            carry, failed = loop_state
+            then = carry._replace(clock=carry.clock._replace(step=failure.step))
+            told = self._notify(Point.LOSS_NOT_FINITE, then, {"train/loss": failure.loss})
+            told = self._keep_where(~failed, carry, told)._replace(clock=carry.clock)
+            return told, jnp.zeros_like(failed)
+
+        # At most one turn. Not a conditional, through which XLA copies the whole carry, each time.
+        loop_state = (carry, _has_failed(failure, carry))
+        return lax.while_loop(lambda s: self._any(s[1]), tell, loop_state)[0]
 
     def _average(self, state: TrainState, step: jax.Array) -> TrainState:
         """Takes the parameters into their average, where the step has updated them."""
@@ -370,11 +416,28 @@ class Loop:
 
     def _freeze_stopped(self, old: Carry, new: Carry) -> Carry:
         """Leaves a stopped member as it was; a single run that stopped is not run at all."""
+        return self._keep_where(old.signal.stop != StopReason.NONE, old, new)
+
+    def _keep_where(self, flag: jax.Array, old: Carry, new: Carry) -> Carry:
+        """Leaves some members as they were; of a single run it is known that it is not one."""
         if self.axis_name is None:
             return new
-        stopped = old.signal.stop != StopReason.NONE
-        frozen = jax.tree.map(lambda a, b: jnp.where(stopped, a, b), old, new)
-        return frozen._replace(clock=new.clock, key=new.key)
+        kept = jax.tree.map(lambda a, b: jnp.where(flag, a, b), old, new)
+        return kept._replace(clock=new.clock, key=new.key)
+
+
+def _noticed(failure: _Failure | None, count: jax.Array, loss: jax.Array) -> _Failure | None:
+    """Takes the search for the first failure past a train step, whose index is `count`."""
+    if failure is None:
+        return None
+    first = (failure.step == 0) & ~jnp.isfinite(loss)
+    now = _Failure(count + 1, loss.astype(jnp.float32))
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), now, failure)
+
+
+def _has_failed(failure: _Failure, carry: Carry) -> jax.Array:
+    """Whether there is a failure to be told of: that of a run that has stopped is none."""
+    return (failure.step > 0) & (carry.signal.stop == StopReason.NONE)
 
 
 def _stop_unless(finite: jax.Array) -> Signal:

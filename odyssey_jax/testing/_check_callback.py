@@ -101,13 +101,17 @@ def _events(
     values[epochs // 2], values[-1] = np.nan, np.inf
 
     def at(point: Point, epoch: int) -> Event:
-        begins = point in (Point.TRAIN_BEGIN, Point.EPOCH_BEGIN)
-        known = {} if begins else dict(zip(metrics, map(jnp.asarray, values[epoch]), strict=True))
-        clock = Clock(jnp.int32(_STEPS * (epoch + (not begins))), jnp.int32(epoch))
+        step = _STEPS * (epoch + 1)
+        known = dict(zip(metrics, map(jnp.asarray, values[epoch]), strict=True))
+        if point in (Point.TRAIN_BEGIN, Point.EPOCH_BEGIN):
+            step, known = _STEPS * epoch, {}
+        elif point is Point.LOSS_NOT_FINITE:
+            step, known = step - 1, {"train/loss": jnp.float32(np.nan)}
+        clock = Clock(jnp.int32(step), jnp.int32(epoch))
         params = jax.tree.map(lambda x: x * jnp.asarray(epoch + seed, x.dtype), state.params)
         return Event(known, clock, state._replace(params=params), point, epochs)
 
-    once = {Point.TRAIN_BEGIN: 0, Point.TRAIN_END: epochs - 1}
+    once = {Point.TRAIN_BEGIN: 0, Point.LOSS_NOT_FINITE: 1, Point.TRAIN_END: epochs - 1}
     in_order = [(epoch, point) for epoch in range(epochs) for point in Point if point in points]
     return [at(point, epoch) for epoch, point in in_order if once.get(point, epoch) == epoch]
 

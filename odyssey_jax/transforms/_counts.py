@@ -29,11 +29,18 @@ def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
         if isinstance(mine, (_INJECTED, _SKIPPING)):
             inner = with_counts_of(mine.inner_state, others.inner_state)
             return others._replace(inner_state=inner)
+        if isinstance(mine, optax.MultiStepsState):
+            # Which of the steps of an update is next; the gradients so far stay, for they are
+            # finite.
+            inner = with_counts_of(mine.inner_opt_state, others.inner_opt_state)
+            return others._replace(inner_opt_state=inner, acc_grads=mine.acc_grads)
         if isinstance(mine, LossScaleState):
             return others._replace(inner=with_counts_of(mine.inner, others.inner))
         return mine
 
-    kinds = (optax.ScaleByScheduleState, _INJECTED, _SKIPPING, LossScaleState)
+    kinds = (
+        optax.ScaleByScheduleState, _INJECTED, _SKIPPING, optax.MultiStepsState, LossScaleState
+    )  # fmt: skip
     return jax.tree.map(moved, opt_state, other, is_leaf=lambda x: isinstance(x, kinds))
 
 
