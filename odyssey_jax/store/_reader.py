@@ -1,42 +1,22 @@
-"""Reading a store's directory: what is committed, which is best, and what a step holds."""
+"""Reading a step of a store's directory: its leaves, or a tree, with a target or without."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import operator
-import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 
-from odyssey_jax.store import _files
 from odyssey_jax.store._compare import Report, mismatch
-from odyssey_jax.store._encode import decode
-from odyssey_jax.store._errors import (
-    CheckpointCorruptError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    CheckpointSkippedWarning,
-    CheckpointVersionError,
-)
+from odyssey_jax.store._directory import Directory, Which, check_step
 from odyssey_jax.store._garbage import uncollected
 from odyssey_jax.store._layout import Layout, Place
 from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._paths import tail
-from odyssey_jax.store._pins import pins
 from odyssey_jax.store._place import blank, keep, loose_shardings, place_all
-from odyssey_jax.store._retain import Mode, ranked
 from odyssey_jax.store._saved_leaf import SavedLeaf, saved_leaf
-from odyssey_jax.store._step import Step
 from odyssey_jax.store._structure import build, find, numbers_in
 from odyssey_jax.store._transfer import Transfer, assign
-
-Which = Literal["latest", "best"]
-Result = TypeVar("Result")
 
 
 class Restored(NamedTuple):
@@ -57,7 +37,7 @@ class Restored(NamedTuple):
     skipped: dict[int, str]
 
 
-class Reader:
+class Reader(Directory):
     """A directory of checkpoints, read and never changed.
 
     It makes no directory, sweeps nothing and holds no lock, so that it may look on while a
@@ -82,260 +62,6 @@ class Reader:
         ...     print(reader.steps(), reader.restore({"w": np.zeros(3)}).tree["w"])
         (3,) [0. 1. 2.]
     """
-
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        monitor: str | None = None,
-        mode: Mode = "min",
-    ) -> None:
-        if mode not in ("min", "max"):
-            raise CheckpointError(f"mode must be 'min' or 'max', got {mode!r}")
-        self.directory = Path(os.path.abspath(directory))
-        self.monitor = monitor
-        self.mode: Mode = mode
-        self._values: dict[int, float | None] = {}
-        self._skipped: dict[int, str] = {}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.directory)!r}, steps={self._committed()})"
-
-    def steps(self) -> tuple[int, ...]:
-        """Lists the committed steps.
-
-        Returns:
-            Their numbers, ascending. The one being saved is not among them.
-
-        Example:
-            >>> import tempfile
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.steps()
-            ()
-        """
-        return self._committed()
-
-    def _committed(self) -> tuple[int, ...]:
-        """The committed steps as this process sees them."""
-        return _files.committed_steps(self.directory)
-
-    @property
-    def skipped(self) -> dict[int, str]:
-        """The steps that were passed over so far for being corrupt -> what is wrong with them."""
-        return dict(self._skipped)
-
-    def latest(self, *, verify: bool = False) -> int | None:
-        """Finds the newest committed step.
-
-        Args:
-            verify: Whether to `verify` it, and to go back to the newest one that is good,
-                with a `CheckpointSkippedWarning`.
-
-        Returns:
-            Its number, or None if there is none.
-
-        Raises:
-            CheckpointCorruptError: With ``verify``, none is good.
-
-        Example:
-            >>> import tempfile
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     print(store.latest())
-            None
-        """
-        if verify:
-            return self._good("latest")
-        return max(self.steps(), default=None)
-
-    def best(self, *, verify: bool = False) -> int | None:
-        """Finds the best committed step by the monitored metric.
-
-        NaN is never best; ties go to the earlier step; one that is corrupt, or of a newer
-        format, is left out.
-
-        Args:
-            verify: Whether to `verify` it, and to go on to the best one that is good, with a
-                `CheckpointSkippedWarning`.
-
-        Returns:
-            Its number, or None if no step has a value.
-
-        Raises:
-            CheckpointError: The store has no ``monitor``, or the system refuses to read a step.
-            CheckpointCorruptError: With ``verify``, none with a value is good.
-
-        Example:
-            >>> import tempfile
-            >>> import numpy as np
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     with Store(folder, keep_last=None, monitor="loss") as store:
-            ...         for step, loss in enumerate([0.5, 0.2, float("nan")]):
-            ...             store.save(step, {"w": np.zeros(3)}, {"metrics": {"loss": loss}})
-            ...         store.wait()
-            ...         store.best()
-            1
-        """
-        return self._good("best") if verify else self._candidate("best", {})
-
-    def _good(self, which: Which) -> int | None:
-        if self._candidate(which, {}) is None and not self.steps():
-            return None
-        try:
-            return self._pick(which, lambda step: (step, self.verify(step)))[0][0]
-        except CheckpointNotFoundError:
-            return None
-
-    def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
-        """The newest or the best step of those not skipped; skips those without metadata."""
-        steps = [step for step in self._committed() if step not in skipped]
-        if which == "latest":
-            return max(steps, default=None)
-        if self.monitor is None:
-            raise CheckpointError(
-                f"best needs a monitor; give {type(self).__name__}(..., monitor='valid/loss')"
-            )
-        values, unreadable = self._read_values(steps)
-        for step, error in unreadable.items():
-            if not isinstance(error, CheckpointCorruptError | CheckpointVersionError):
-                raise error  # the system refuses it for now, and it may be the best
-            skipped[step] = _reason(error)
-        return next(iter(ranked(values, self.mode)), None)
-
-    def pinned(self) -> tuple[int, ...]:
-        """Lists the committed steps that are pinned: kept whatever else is.
-
-        Returns:
-            Their numbers, ascending.
-
-        Example:
-            >>> import tempfile
-            >>> import numpy as np
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.save(1, {"w": np.zeros(3)}, {})
-            ...     store.pin(1)
-            ...     store.save(2, {"w": np.zeros(3)}, {})
-            ...     store.wait()
-            ...     store.steps(), store.pinned()
-            ((1, 2), (1,))
-        """
-        return tuple(sorted(pins(self.directory).intersection(self.steps())))
-
-    def _read_values(
-        self, steps: Iterable[int]
-    ) -> tuple[dict[int, float | None], dict[int, CheckpointError]]:
-        """The monitored values, and why others cannot be read, which hides no step."""
-        values: dict[int, float | None] = {}
-        unreadable: dict[int, CheckpointError] = {}
-        for step in steps:
-            try:
-                values[step] = self._value(step)
-            except CheckpointNotFoundError:  # another program deleted it meanwhile
-                continue
-            except CheckpointError as error:
-                unreadable[step] = error
-        return values, unreadable
-
-    def _value(self, step: int) -> float | None:
-        if step not in self._values:
-            metrics = self.metadata(step).get("metrics", {})
-            self._values[step] = as_number(metrics.get(self.monitor))
-        return self._values[step]
-
-    def metadata(self, step: int) -> dict[str, Any]:
-        """Reads what was saved with a step.
-
-        Args:
-            step: A committed step.
-
-        Returns:
-            The caller's metadata, and ``step``, ``timestamp``, ``format_version``,
-            ``versions`` and ``retention``: what the store that wrote it kept, and by which
-            metric.
-
-        Raises:
-            CheckpointNotFoundError: The step is not committed.
-            CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: It cannot be read.
-
-        Example:
-            >>> import tempfile
-            >>> import numpy as np
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     with Store(folder, clock=lambda: 12.5) as store:
-            ...         store.save(3, {"w": np.zeros(3)}, {"epoch": 2})
-            ...         store.wait()
-            ...         found = store.metadata(3)
-            >>> found["epoch"], found["timestamp"]
-            (2, 12.5)
-        """
-        with self._open(check_step(step)) as opened:
-            return decode(opened.metadata())
-
-    @contextlib.contextmanager
-    def _open(self, step: int) -> Iterator[Step]:
-        """Opens a step; whatever goes wrong with it is one error that says what and where."""
-        if step not in self._committed():
-            raise self._not_found(step)
-        try:
-            yield Step(self.directory / str(step), self._name(step))
-        except (CheckpointVersionError, MemoryError):  # neither says that it is damaged
-            raise
-        except Exception as error:
-            if step not in self._committed():  # another program deleted it meanwhile
-                raise self._not_found(step) from error
-            why = _reason(error) if isinstance(error, CheckpointError) else self._why(error)
-            message = f"{self._name(step)} cannot be read: {why}"
-            # Says nothing of the checkpoint: to go on from an older one would give it up.
-            if _files.errno_of(error) in _files.REFUSALS:
-                raise CheckpointError(message) from error
-            raise CheckpointCorruptError(message, why) from error
-
-    def _why(self, error: Exception) -> str:
-        if isinstance(error, OSError) and error.filename:
-            return f"{os.path.relpath(error.filename, self.directory)}: {_files.reason(error)}"
-        return _files.reason(error)
-
-    def _not_found(self, step: int) -> CheckpointNotFoundError:
-        return CheckpointNotFoundError(
-            f"no step {step} in {str(self.directory)!r}; committed are {list(self._committed())}"
-        )
-
-    def _name(self, step: int) -> str:
-        return f"checkpoint of step {step} in {str(self.directory)!r}"
-
-    def verify(self, step: int) -> int:
-        """Reads all of a step, without a target, and compares it with its checksums.
-
-        Args:
-            step: A committed step.
-
-        Returns:
-            How many bytes have a checksum; 0 of a checkpoint of format version 1, of which
-            only the lengths are known.
-
-        Raises:
-            CheckpointNotFoundError: The step is not committed.
-            CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: A file is missing, short or damaged; it is named.
-
-        Example:
-            >>> import tempfile
-            >>> import numpy as np
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.save(1, {"w": np.arange(3.0)}, {})
-            ...     store.wait()
-            ...     store.verify(1) > 24
-            True
-        """
-        step = check_step(step)
-        with self._open(step) as opened:
-            return opened.verify()
 
     def leaves(self, step: int) -> tuple[SavedLeaf, ...]:
         """Lists the leaves of a step, without reading their data.
@@ -393,35 +119,6 @@ class Reader:
         blanks = [blank(place) for place in layout.places]
         leaves = self._read(step, layout, layout.places, blanks, verify=verify)
         return {place.path: leaf for place, leaf in zip(layout.places, leaves, strict=True)}
-
-    def size(self, step: int) -> int:
-        """Measures a step on the disk.
-
-        Args:
-            step: A committed step, whether it can be read or not.
-
-        Returns:
-            The bytes of its files.
-
-        Raises:
-            CheckpointNotFoundError: The step is not committed.
-
-        Example:
-            >>> import tempfile
-            >>> import numpy as np
-            >>> from odyssey_jax.store import Store
-            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
-            ...     store.save(1, {"w": np.zeros(1_000)}, {})
-            ...     store.wait()
-            ...     8_000 < store.size(1) < 16_000
-            True
-        """
-        step = check_step(step)
-        with contextlib.suppress(FileNotFoundError):  # another program deletes it meanwhile
-            size = _files.size_of(self.directory / str(step))
-            if step in self.steps():
-                return size
-        raise self._not_found(step)
 
     def restore(
         self,
@@ -567,72 +264,3 @@ class Reader:
     def _layout(self, step: int) -> Layout:
         with self._open(step) as opened:
             return opened.layout()
-
-    def _pick(
-        self, step: int | Which, attempt: Callable[[int], Result]
-    ) -> tuple[Result, dict[int, str]]:
-        """Tries the newest or the best step, the next if it is corrupt, and so on.
-
-        A step that was named is the only one to try.
-        """
-        if step not in ("latest", "best"):
-            return attempt(check_step(step)), {}
-        skipped: dict[int, str] = {}
-        while (found := self._candidate(step, skipped)) is not None:
-            try:
-                result = attempt(found)
-            except CheckpointNotFoundError:
-                if found in self._committed():
-                    raise
-                continue  # another program deleted it meanwhile
-            except CheckpointCorruptError as error:
-                skipped[found] = error.reason
-                continue
-            if skipped:
-                self._skipped |= skipped
-                warnings.warn(
-                    f"in {str(self.directory)!r} step {found} is taken, and not the {step}, since "
-                    f"{_listed(skipped)}",
-                    CheckpointSkippedWarning,
-                    stacklevel=3,
-                )
-            return result, skipped
-        raise self._none_good(step, skipped)
-
-    def _none_good(self, which: Which, skipped: Mapping[int, str]) -> CheckpointError:
-        if skipped:
-            return CheckpointCorruptError(
-                f"no checkpoint in {str(self.directory)!r} can be taken as the {which}: "
-                f"{_listed(skipped)}"
-            )
-        if not self._committed():
-            return CheckpointNotFoundError(
-                f"there is no checkpoint in {str(self.directory)!r}; save one first, or check "
-                "the directory"
-            )
-        return CheckpointNotFoundError(
-            f"no checkpoint in {str(self.directory)!r} has a value of {self.monitor!r}; "
-            f"committed are {list(self._committed())}"
-        )
-
-
-def _listed(skipped: Mapping[int, str]) -> str:
-    return "; ".join(f"step {step} cannot be read: {why}" for step, why in skipped.items())
-
-
-def _reason(error: CheckpointError) -> str:
-    return error.reason if isinstance(error, CheckpointCorruptError) else str(error)
-
-
-def check_step(step: Any) -> int:
-    try:
-        number = operator.index(step)
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(step, bool):
-        raise CheckpointError(f"a step is an integer of at least 0, got {step!r}")
-    return number
-
-
-def as_number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not math.isnan(value) else None

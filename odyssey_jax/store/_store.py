@@ -13,6 +13,7 @@ import jax
 from odyssey_jax._processes import ProcessFailedError, from_first, greatest, is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background
+from odyssey_jax.store._directory import Result, Which, as_number, check_step
 from odyssey_jax.store._encode import decode, dumps
 from odyssey_jax.store._errors import (
     CheckpointError,
@@ -25,7 +26,7 @@ from odyssey_jax.store._format import header
 from odyssey_jax.store._layout import Layout, to_json
 from odyssey_jax.store._pins import pin, pins, unpin
 from odyssey_jax.store._planner import Planner
-from odyssey_jax.store._reader import Reader, Result, Which, as_number, check_step
+from odyssey_jax.store._reader import Reader
 from odyssey_jax.store._retain import Mode, retain
 from odyssey_jax.store._rounds import Rounds, alike, check_shared
 from odyssey_jax.store._snapshot import Snapshot, Staging, loose_only, take
