@@ -91,6 +91,18 @@ CONFIGURATIONS = {
         "steps_per_epoch": 7,
         "epochs": EPOCHS // 2,
     },
+    "logged": lambda: {
+        "callbacks": ody.chain(
+            ody.adapt_rate("valid/loss", ody.reduce_on_plateau(0.5, patience=2)),
+            ody.checkpoint(every_epochs=1),
+        ),
+        "optimizer": lambda rate: optax.chain(optax.sgd(rate), ody.scale_by_callback()),
+        "learning_rate": 0.5,
+        "log_every_n_steps": 2,
+        "log_outputs": ("loss", "grad_norm", "learning_rate"),
+        "epochs": 4 * EPOCHS,
+        "writers": [ody.JsonLines(), ody.CsvFile(), ody.TensorBoard(histograms_every=1)],
+    },
     "by the clock": lambda: {
         "callbacks": ody.checkpoint(ody.every(seconds=0.01), keep_best=1, monitor="valid/loss"),
         "steps_per_epoch": 7,
@@ -118,13 +130,10 @@ def run(name, directory, cache, pipe):
         "learning_rate": ody.warmup_cosine(0.02, 10, 5 * EPOCHS),
         "train": examples.train_data(),
         "epochs": EPOCHS,
+        "writers": [ody.JsonLines()],
     } | CONFIGURATIONS[name]()
-    result = ody.fit(
-        valid=examples.valid_data(),
-        directory=directory,
-        writers=[ody.JsonLines(), Ready(pipe)],
-        **arguments,
-    )
+    arguments["writers"] += [Ready(pipe)]
+    result = ody.fit(valid=examples.valid_data(), directory=directory, **arguments)
     outcome = (with_key_data(result.carry), result.state, result.best, dict(result.history))
     with open(f"{directory}.outcome", "wb") as file:
         pickle.dump([x.tobytes() for x in jax.device_get(jax.tree.leaves(outcome))], file)

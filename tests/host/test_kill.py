@@ -1,6 +1,7 @@
 """SIGKILL at random instants: the finished run is, to the bit, the one never interrupted."""
 
 import collections
+import csv
 import multiprocessing
 import os
 import random
@@ -10,11 +11,12 @@ import signal
 import time
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.host import runs_to_kill
 
 # In short, two for each of a few configurations; ODYSSEY_KILLS asks for more, and for all.
-SHORT = ["linen", "every epoch", "accumulated", "sharded", "within epochs"]
+SHORT = ["linen", "every epoch", "accumulated", "sharded", "within epochs", "logged"]
 KILLS = int(os.environ.get("ODYSSEY_KILLS", "2"))
 NAMES = runs_to_kill.CONFIGURATIONS if "ODYSSEY_KILLS" in os.environ else SHORT
 MOST_TO_A_RUN = 8
@@ -75,7 +77,23 @@ def committed(directory):
 
 def outcome(directory):
     files = directory.with_suffix(".outcome"), directory / "metrics.jsonl"
-    return [file.read_bytes() for file in files], committed(directory)
+    return [file.read_bytes() for file in files], committed(directory), tables(directory)
+
+
+def tables(directory):
+    """What the readers of other files find in them, if there are such."""
+    found = {}
+    for file in sorted(directory.glob("*.csv")):
+        with file.open() as lines:
+            found[file.name] = list(csv.DictReader(lines))
+    if (directory / "tensorboard").is_dir():
+        reader = EventAccumulator(str(directory / "tensorboard"), {"scalars": 0, "histograms": 0})
+        reader.Reload()
+        for tag in reader.Tags()["scalars"]:
+            # The rates are of the clock, and at each exit of the loop.
+            if not tag.endswith("_per_second"):
+                found[tag] = [(x.step, repr(x.value)) for x in reader.Scalars(tag)]
+    return found
 
 
 WHERE = ("at the start", "at any time", "in a save", "in a save", "after SIGTERM")
@@ -88,6 +106,7 @@ def test_killed_at_random_instants(name, tmp_path):
     cache = tmp_path / "cache"
     Run(name, tmp_path / "whole", cache).finish()
     whole = outcome(tmp_path / "whole")
+    assert (name == "logged") == bool(whole[2]), "each table once, and only where there is one"
     count = collections.Counter()
     while count["killed"] < KILLS:
         directory, latest = tmp_path / f"cut{count['finished']}", 0
