@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -108,7 +108,8 @@ def chain(*callbacks: Callback) -> Chain:
 
     Any stop stops and the first reason wins; saves are or-ed; a callback sees the train state
     as those before it left it. A callback that raises while the loop is traced is named in a
-    note on the exception. Chains within a chain are laid out flat, so how callbacks are grouped
+    note on the exception. One of them may restore the best parameters (`restore_best`), for
+    there is one result. Chains within a chain are laid out flat, so how callbacks are grouped
     makes no difference, to a checkpoint either.
 
     Args:
@@ -119,6 +120,7 @@ def chain(*callbacks: Callback) -> Chain:
 
     Raises:
         TypeError: one of them is no callback.
+        ValueError: two of them restore the best.
 
     Source:
         `optax.chain`.
@@ -132,7 +134,22 @@ def chain(*callbacks: Callback) -> Chain:
     flat: list[Callback] = []
     for callback in check_callbacks(callbacks):
         flat += callback.callbacks if isinstance(callback, Chain) else [callback]
+    restoring = [found for callback in flat for found in _restoring(callback)]
+    if len(restoring) > 1:
+        raise ValueError(
+            f"one callback may restore the best, for there is one result; got {restoring}. Of the "
+            "other metrics track_best keeps the best parameters: see FitResult.bests."
+        )
     return Chain(tuple(flat))
+
+
+def _restoring(callback: Any) -> Iterator[Callback]:
+    """Those among it, and what it is made of, that restore the best."""
+    if getattr(callback, "restore_best", False):
+        yield callback
+    for within in (*getattr(callback, "callbacks", ()), getattr(callback, "callback", None)):
+        if within is not None:
+            yield from _restoring(within)
 
 
 def check_callbacks(callbacks: tuple[Any, ...]) -> tuple[Callback, ...]:

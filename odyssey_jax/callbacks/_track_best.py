@@ -44,13 +44,17 @@ def track_best(monitor: str, *, mode: Mode = "min") -> TrackBest:
     Costs one copy of them in the carry, so every checkpoint holds the best as well. An epoch
     is better if its metric is strictly so; NaN never is.
 
+    Of several metrics, `chain` one for each: `FitResult.bests` has them by the metric's name, and
+    `FitResult.best` is the first, or the one that `early_stopping(restore_best=True)` gives back
+    as the result. A best checkpoint, `checkpoint(keep_best=...)`, has a monitor of its own.
+
     Args:
         monitor: the metric's name, such as "valid/loss".
         mode: whether "min" or "max" is better.
 
     Returns:
         A callback whose state is a `Best`: value, epoch, step, seen and the snapshot
-        `(params, model_state)`. `FitResult.best` gives it back.
+        `(params, model_state)`.
 
     Raises:
         ValueError: an argument is out of its range; or, when the loop is traced, there is no

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from odyssey_jax._types import StopReason, Task, TrainState
-from odyssey_jax.callbacks import Best, History
+from odyssey_jax.callbacks import AllOf, Best, Chain, History, On
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._samples import sample_table
 from odyssey_jax.host._table import Table, as_rows
@@ -30,8 +30,11 @@ class FitResult:
         reason: the same as a sentence.
         epochs: epochs done.
         steps: train steps done.
-        best: the first best epoch that a callback tracks, or None.
+        best: the best epoch: the one that is restored (`restore_best`), else the first that a
+            callback tracks, or None.
         best_epoch: its index, which is also its row in the history; None where there is none.
+        bests: metric's name to best epoch, of every metric that a callback tracks; its
+            `snapshot` are the parameters and model state, where a copy was kept.
         metrics: the last epoch's metrics, arrays of any shape included.
         history: column to array [epochs]: "epoch", "step" and every scalar metric; prints as
             a table, and `history.to_pandas()` is a data frame.
@@ -53,6 +56,7 @@ class FitResult:
     steps: int
     best: Best | None = dataclasses.field(repr=False)
     best_epoch: int | None
+    bests: Mapping[str, Best] = dataclasses.field(repr=False)
     metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     history: Table = dataclasses.field(repr=False)
     samples: Table = dataclasses.field(repr=False)
@@ -67,7 +71,9 @@ def make_result(
     """Lets the callbacks finish, and reads off the carry what a user wants to know."""
     state = finish_compiled(loop, carry).state
     stop, reason = why(carry, interrupt.reason, over=True)
-    best = _first_best(carry)
+    tracked = [(c, b) for c, b in _tracked(loop.callbacks, carry.callbacks) if bool(b.seen)]
+    restored = [b for c, b in tracked if getattr(c, "restore_best", False)]
+    best = next(iter(restored + [b for _, b in tracked]), None)
     return FitResult(
         model=task.rebuild(state.params, state.model_state),
         state=state,
@@ -77,6 +83,7 @@ def make_result(
         steps=int(carry.clock.step),
         best=best,
         best_epoch=None if best is None else int(best.epoch),
+        bests=_by_metric(tracked),
         metrics=jax.device_get(carry.latest),
         history=Table(table(history_of(carry))),
         samples=Table(sample_table(carry, loop.sampling)),
@@ -116,7 +123,25 @@ def rows(history: History, start: int = 0) -> list[Row]:
     return as_rows({name: column[start:] for name, column in table(history).items()})
 
 
-def _first_best(carry: Carry) -> Best | None:
-    is_best = lambda x: isinstance(x, Best)
-    found = [x for x in jax.tree.leaves(carry.callbacks, is_leaf=is_best) if is_best(x)]
-    return next((best for best in found if bool(best.seen)), None)
+def _tracked(callback: Any, state: Any) -> Iterator[tuple[Any, Best]]:
+    """The best epochs in the states of callbacks, each with whose it is."""
+    if isinstance(callback, (Chain, AllOf)):
+        for one, own in zip(callback.callbacks, state, strict=True):
+            yield from _tracked(one, own)
+    elif isinstance(callback, On):
+        yield from _tracked(callback.callback, state)
+    else:
+        is_best = lambda x: isinstance(x, Best)
+        for found in jax.tree.leaves(state, is_leaf=is_best):
+            if is_best(found):
+                yield callback, found
+
+
+def _by_metric(tracked: list[tuple[Any, Best]]) -> dict[str, Best]:
+    """The first of each metric, but rather one with a copy of the parameters."""
+    bests: dict[str, Best] = {}
+    for callback, best in tracked:
+        name = getattr(callback, "monitor", None)
+        if name is not None and (name not in bests or bests[name].snapshot is None):
+            bests[name] = best
+    return bests
