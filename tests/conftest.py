@@ -32,3 +32,21 @@ def strict_promotion(request):
     mode = "strict" if own else "standard"
     with jax.numpy_dtype_promotion(mode):
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """What shares compiled programs and fixtures is run by one of several processes.
+
+    That is a file, and in the contract of the schedules, which is a third of the suite, a schedule.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByProgram(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            whole = not file.endswith("schedules/test_contract.py")
+            return file if whole else test.partition("[")[2].partition("-")[0].rstrip("]")
+
+    config.option.loadscopereorder = False  # the doctests, which are short, come last
+    return ByProgram(config, log)
