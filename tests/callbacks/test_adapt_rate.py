@@ -70,11 +70,10 @@ def test_it_trains_as_a_schedule_that_is_scaled_by_hand():
 def test_interrupted_after_every_epoch_equals_uninterrupted(tmp_path):
     whole = run(tmp_path / "whole", epochs=6)
     assert len(set(scales_of(whole.history["valid/loss"], ody.reduce_on_plateau(0.5, 0)))) > 1
-    for epoch in range(1, 6):
-        run(tmp_path / f"{epoch}", epochs=epoch)
-        resumed = run(tmp_path / f"{epoch}", epochs=6)
-        assert_same(resumed.carry, whole.carry)
-        assert_same(dict(resumed.history), dict(whole.history))
+    for epoch in range(1, 7):
+        resumed = run(tmp_path / "cut", epochs=epoch)
+    assert_same(resumed.carry, whole.carry)
+    assert_same(dict(resumed.history), dict(whole.history))
 
 
 def test_a_new_patience_applies_on_resume(tmp_path):
@@ -105,11 +104,12 @@ def test_with_clipping_accumulation_and_early_stopping(accumulate):
     stopping = ody.early_stopping("valid/loss", 3, restore_best=True)
     with jax.numpy_dtype_promotion("standard"):
         result = ody.fit(
-            examples.nnx_task(), scaled_sgd, examples.train_data(), examples.valid_data(),
+            examples.linear_task(), scaled_sgd, examples.train_data(), examples.valid_data(),
             epochs=30, learning_rate=1.0, clip_norm=1.0, accumulate_steps=accumulate, writers=[],
             callbacks=ody.chain(stopping, ody.adapt_rate("valid/loss", rule)),
         )  # fmt: skip
     want = scales_of(result.history["valid/loss"], rule)
+    assert len(set(want)) > 2
     np.testing.assert_allclose(result.history["learning_rate"], want, rtol=1e-6)
 
 
@@ -122,13 +122,14 @@ def test_members_of_a_population_have_scales_of_their_own():
         both = ody.population(loop, task)
         inputs = ody.Inputs(*data, jax.vmap(ody.constant)(rates))
         keys = jnp.stack([jax.random.key(0)] * 3)
-        carry = jax.jit(both.run)(both.init(keys, inputs), inputs, 60)
+        carry = jax.jit(lambda inputs: both.run(both.init(keys, inputs), inputs, 60))(inputs)
         scales = carry.state.opt_state[1].scale
         assert len(set(scales.tolist())) > 1
+        begin = lambda alone: loop.init(keys[0], *task.init(keys[0]), alone)
+        single = jax.jit(lambda alone: loop.run(begin(alone), alone, 60))
         for member, rate in enumerate(rates):
             alone = ody.Inputs(*data, ody.constant(float(rate)))
-            own = loop.init(keys[0], *task.init(keys[0]), alone)
-            own = jax.jit(loop.run)(own, alone, 60)
+            own = single(alone)
             assert own.state.opt_state[1].scale == scales[member]
 
 

@@ -17,7 +17,7 @@ def one_pass(data, key, index):
 
 
 @given(
-    st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
+    st.integers(1, 10).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))),
     st.booleans(),
     st.booleans(),
 )

@@ -12,8 +12,8 @@ from tests import examples
 
 def train(average, epochs=6, **kwargs):
     return ody.fit(
-        examples.linear_task(), optax.sgd, examples.train_data(), examples.valid_data(),
-        epochs=epochs, learning_rate=0.3, average=average,
+        examples.linear_task(), optax.sgd, examples.train_data(), epochs=epochs,
+        learning_rate=0.3, average=average,
         **{"writers": [], **kwargs},
     )  # fmt: skip
 

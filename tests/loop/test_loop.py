@@ -324,7 +324,7 @@ def test_metrics_of_clu_drop_in_and_arrays_are_kept_for_the_last_epoch():
         callbacks=ody.log(4),
     )
     inputs = ody.Inputs(examples.train_data(), examples.valid_data())
-    carry = own(loop.init(jax.random.key(0), *task.init(None), inputs))
+    carry = own(jax.jit(loop.init)(jax.random.key(0), *task.init(None), inputs))
     carry = ody.run_compiled(loop, carry, inputs, 10)
     assert float(carry.latest["valid/clu"]) == pytest.approx(float(carry.latest["valid/own"]))
     table = np.asarray(carry.latest["valid/table"])

@@ -12,6 +12,10 @@ from tests import examples
 HALF = ["bfloat16", "float16"]
 
 
+def gradient(task):
+    return jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+
+
 @pytest.mark.parametrize("name", ["nnx", "linen"])
 @pytest.mark.parametrize("dtype", HALF)
 def test_the_model_sees_half_and_the_optimizer_float32(name, dtype):
@@ -19,11 +23,9 @@ def test_the_model_sees_half_and_the_optimizer_float32(name, dtype):
     half = ody.mixed_precision(task, dtype)
     params, model_state = task.init(jax.random.key(0))
     batch = {k: jnp.asarray(v[:8]) for k, v in examples.arrays().items()}
-    gradient = jax.value_and_grad(half.loss, has_aux=True)
-    (loss, (state, outputs)), grads = gradient(params, model_state, batch, jax.random.key(1))
-    (plain, _), full = jax.value_and_grad(task.loss, has_aux=True)(
-        params, model_state, batch, jax.random.key(1)
-    )
+    arguments = params, model_state, batch, jax.random.key(1)
+    (loss, (state, outputs)), grads = gradient(half)(*arguments)
+    (plain, _), full = gradient(task)(*arguments)
     form = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert form(grads) == form(params)
     assert form(state) == form(model_state), "batch statistics keep their precision"
@@ -34,7 +36,7 @@ def test_the_model_sees_half_and_the_optimizer_float32(name, dtype):
     np.testing.assert_allclose(loss, plain, rtol=8 * eps)
     error = optax.tree.norm(jax.tree.map(jnp.subtract, grads, full)) / optax.tree.norm(full)
     assert error < 16 * eps
-    evaluated = half.evaluate(params, model_state, batch)
+    evaluated = jax.jit(half.evaluate)(params, model_state, batch)
     assert {x.dtype for x in (evaluated["loss"], evaluated["logits"])} == {jnp.dtype("float32")}
     assert ody.mixed_precision(task, dtype) == half, "equal tasks share a program"
 

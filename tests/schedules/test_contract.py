@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import pickle
@@ -153,10 +154,10 @@ def leaf_grads(schedule: Schedule, steps: np.ndarray) -> list[np.ndarray]:
     return jax.tree.leaves(_jacobian(real, jnp.asarray(steps)))
 
 
-_jacobian = jax.jit(jax.vmap(jax.grad(lambda s, t: s(t)), in_axes=(None, 0)))
-
-
-_slopes = jax.jit(jax.vmap(jax.grad(lambda s, t: s(t), argnums=1), in_axes=(None, 0)))
+# The largest programs of the contract, of which only the mathematics is asked: LLVM may do little.
+_grad_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+_jacobian = _grad_jit(jax.vmap(jax.grad(lambda s, t: s(t)), in_axes=(None, 0)))
+_slopes = _grad_jit(jax.vmap(jax.grad(lambda s, t: s(t), argnums=1), in_axes=(None, 0)))
 
 
 @pytest.mark.parametrize("total", [0, 1, 100])
