@@ -112,8 +112,7 @@ class Directory:
     def best(self, *, verify: bool = False) -> int | None:
         """Finds the best committed step by the monitored metric.
 
-        NaN is never best; ties go to the earlier step; one that is corrupt, or of a newer
-        format, is left out.
+        NaN is never best; ties go to the earlier step; one that is corrupt is left out.
 
         Args:
             verify: Whether to `verify` it, and to go on to the best one that is good, with a
@@ -124,6 +123,8 @@ class Directory:
 
         Raises:
             CheckpointError: The store has no ``monitor``, or the system refuses to read a step.
+            CheckpointVersionError: A step's format is newer than this library reads; it may be
+                the best.
             CheckpointCorruptError: With ``verify``, none with a value is good.
 
         Example:
@@ -299,8 +300,8 @@ class Directory:
             )
         values, unreadable = self._read_values(steps)
         for step, error in unreadable.items():
-            if not isinstance(error, CheckpointCorruptError | CheckpointVersionError):
-                raise error  # the system refuses it for now, and it may be the best
+            if not isinstance(error, CheckpointCorruptError):
+                raise error  # it is not damaged, and may be the best
             skipped[step] = _reason(error)
         return next(iter(ranked(values, self.mode)), None)
 

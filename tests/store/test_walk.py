@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from odyssey_jax.store import (
+    FORMAT_VERSION,
     CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
     CheckpointSkippedWarning,
+    CheckpointVersionError,
     Reader,
     Store,
 )
+from odyssey_jax.store import _format as format_module
 
 TREE = {"w": np.arange(3.0), "b": np.ones(2)}
 
@@ -117,6 +120,23 @@ def test_any_that_the_system_refuses_may_be_the_best(directory, monkeypatch, ref
         assert store.steps() == (0, 1, 3, 9), "what nobody could read is not deleted"
     monkeypatch.undo()
     assert reader.best() == 1, "and the corrupt one is passed over"
+
+
+def test_one_of_a_newer_format_may_be_the_best(directory, monkeypatch):
+    with Store(directory, keep_last=None) as store:
+        monkeypatch.setattr(format_module, "FORMAT_VERSION", FORMAT_VERSION + 1)
+        store.save(4, TREE, {"metrics": {"loss": 0.05}})
+        store.wait()
+        monkeypatch.undo()
+    with Store(directory, keep_last=1, keep_best=1, monitor="loss") as store:
+        with pytest.raises(CheckpointVersionError, match="step 4 in .* has format version"):
+            store.restore(TREE, "best")
+        with pytest.raises(CheckpointVersionError, match="step 4 in .* has format version"):
+            store.best(verify=True)
+        assert store.skipped == {}
+        store.save(9, TREE, {"metrics": {"loss": 0.3}})
+        store.wait()
+        assert store.steps() == (1, 4, 9), "and is not deleted"
 
 
 def test_a_step_that_is_named_is_the_only_one(directory):

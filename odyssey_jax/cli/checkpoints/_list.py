@@ -45,7 +45,7 @@ def _records(reader: Reader) -> list[dict[str, Any]]:
 
 
 def _best(reader: Reader) -> int | None:
-    """The best step; None where one that the system refuses to read might be it."""
+    """The best step; None where one that is not damaged, and can't be read, might be it."""
     if reader.monitor is None:
         return None
     try:
