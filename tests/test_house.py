@@ -16,13 +16,14 @@ PACKAGE = Path(ody.__file__).parent
 PURE = {"_types"}
 ALLOWED = {
     "_types": set(),
+    "_apply_if": PURE,
     "_processes": set(),
     "schedules": PURE,
     "metrics": PURE,
     "transforms": PURE | {"schedules"},
-    "callbacks": PURE | {"schedules", "transforms"},
+    "callbacks": PURE | {"_apply_if", "schedules", "transforms"},
     "data": PURE,
-    "loop": {"_types", "schedules", "metrics", "transforms", "callbacks", "data"},
+    "loop": {"_types", "_apply_if", "schedules", "metrics", "transforms", "callbacks", "data"},
     "store": PURE | {"_processes"},
     "host": {
         "_types",

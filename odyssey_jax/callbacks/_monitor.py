@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from odyssey_jax._apply_if import apply_if
 from odyssey_jax._types import Event, PyTree
 from odyssey_jax.schedules import improves, observed
 from odyssey_jax.schedules import worst as worst_of
@@ -86,10 +86,10 @@ def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> 
     )
     kept = best.snapshot
     if kept is not None:
-        # A conditional, not a select: most epochs of a long run don't improve, and the copy of
+        # Not a select: most epochs of a long run don't improve, and the copy of
         # the parameters is the only part of a callback that costs anything.
         now = (event.state.validated.params, event.state.validated.model_state)
-        kept = lax.cond(better, lambda: now, lambda: best.snapshot)
+        kept = apply_if(better, lambda _: now, kept)
     scalars = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best._replace(snapshot=None))
     return scalars._replace(snapshot=kept)
 

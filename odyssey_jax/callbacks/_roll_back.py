@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from odyssey_jax._apply_if import apply_if
 from odyssey_jax._types import Clock, Event, Point, PyTree, Signal, StopReason, TrainState
 from odyssey_jax.callbacks._check import (
     check_count,
@@ -86,17 +86,17 @@ class RollBack(ShortRepr):
                 best = jnp.where(good & beats(value, best, self.mode), value, best)
         give_up = bad & (state.rollbacks >= self.at_most)
         back = bad & ~give_up
-        # Conditionals, not selects, as for the best parameters: most epochs are good.
+        kept = apply_if(good, lambda _: now, state.good)
         new = RollBackState(
-            good=lax.cond(good, lambda: now, lambda: state.good),
+            good=kept,
             best=best,
             rollbacks=jnp.where(back, state.rollbacks + 1, state.rollbacks),
             latest=jax.tree.map(lambda a, b: jnp.where(back, a, b), event.clock, state.latest),
         )
         reason = jnp.where(finite, StopReason.DIVERGED, StopReason.NOT_FINITE)
         signal = Signal.stop_if(give_up, reason, event.clock.step)
-        back = lax.cond(bad, lambda: self._lowered(state.good, now), lambda: now)
-        return new, signal._replace(state=back)
+        went_on = apply_if(bad, lambda now: self._lowered(kept, now), now)
+        return new, signal._replace(state=went_on)
 
     def report(self, state: RollBackState) -> Mapping[str, jax.Array]:
         """How many times it has gone back, and from which step last."""

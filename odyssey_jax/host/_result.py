@@ -111,16 +111,16 @@ def history_of(carry: Carry) -> History:
     return carry.callbacks[0]
 
 
-def table(history: History) -> dict[str, np.ndarray]:
-    """The filled part of a history as columns."""
-    epoch, step, metrics, length = jax.device_get(history)
+def table(history: History, start: int = 0) -> dict[str, np.ndarray]:
+    """The filled part of a history as columns, from a given row on."""
+    epoch, step, metrics, end = jax.device_get(history)
     columns = {"epoch": epoch, "step": step, **metrics}
-    return {name: column[: int(length)] for name, column in columns.items()}
+    return {name: column[start : int(end)] for name, column in columns.items()}
 
 
-def rows(history: History, start: int = 0) -> list[Row]:
-    """The filled part of a history as rows, from a given one on."""
-    return as_rows({name: column[start:] for name, column in table(history).items()})
+def rows(history: History) -> list[Row]:
+    """The filled part of a history as rows."""
+    return as_rows(table(history))
 
 
 def _tracked(callback: Any, state: Any) -> Iterator[tuple[Any, Best]]:

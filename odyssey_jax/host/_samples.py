@@ -93,6 +93,6 @@ def sample_table(carry: Carry, sampling: Sampling | None, start: int = 0) -> dic
     return {"step": sampling.every * np.arange(start + 1, end + 1), **columns}
 
 
-def sample_rows(carry: Carry, sampling: Sampling | None, start: int = 0) -> list[Row]:
-    """The same as rows, as the history has them."""
-    return as_rows(sample_table(carry, sampling, start))
+def sample_rows(carry: Carry, sampling: Sampling | None) -> list[Row]:
+    """The samples as rows, as the history has them."""
+    return as_rows(sample_table(carry, sampling))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,11 +16,11 @@ from odyssey_jax.host._cadence import Cadence
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
 from odyssey_jax.host._rankings import without_rankings
-from odyssey_jax.host._result import history_of, rows, why
+from odyssey_jax.host._reports import Reports
+from odyssey_jax.host._result import why
 from odyssey_jax.host._resume import describe
-from odyssey_jax.host._samples import sample_rows
 from odyssey_jax.host._waiting import Waiting
-from odyssey_jax.host.writers import Live, Row, Writer
+from odyssey_jax.host.writers import Writer
 from odyssey_jax.loop import Carry, Inputs, Loop, plan_blocks, run_compiled
 from odyssey_jax.store import Store
 
@@ -54,7 +55,6 @@ class Session:
         self._waiting = Waiting(loop.callbacks)
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
-        self._written = self._sampled = 0
         self._saved_step: int | None = None
         self._steps, self._seconds, self._seconds_before = 0, 0.0, seconds
 
@@ -63,41 +63,54 @@ class Session:
         """Train steps a second so far, without compilation and saving."""
         return self._steps / self._seconds if self._seconds else float("nan")
 
+    @property
+    def _rates(self) -> tuple[float, float]:
+        return self.steps_per_second, self.steps_per_second * self._inputs.train.batch_size
+
     def train(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
         """Runs to the end, or until it is interrupted, and saves it there."""
-        self._written = len(rows(history_of(carry)))
-        self._sampled = len(sample_rows(carry, self._loop.sampling))
         self._saved_step = int(carry.clock.step)
         if self._is_over(carry):
             return carry
-        with self._interrupt:
-            carry = self._run(carry, writers)
+        with self._interrupt, ThreadPoolExecutor(1, "odyssey_jax") as self._watch:
+            carry = self._run(carry, Reports(writers, self._loop.sampling, carry))
             if self._saved_step != int(carry.clock.step):
                 self._save(carry)
             if self._store is not None:
                 self._store.wait()
         return carry
 
-    def _run(self, carry: Carry, writers: Sequence[Writer]) -> Carry:
+    def _run(self, carry: Carry, reports: Reports) -> Carry:
         step = int(carry.clock.step)
         pace = Pace(first=self._blocks.block)
-        carry = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
+        # Compiles; no step is done, so the rates stay clean.
+        carry, _ = self._call(carry, step, reports)
         self._give_up_later(step)
         cadence = Cadence(self._saving, self._blocks, self._inputs.train, step)
-        while not self._is_over(carry):
-            steps = self._interrupt.agree(pace.steps)
-            if self._interrupt.reason:
-                break  # what is due here is the run's last save, which says why it ended
-            self._save_what_is_due(carry, cadence)
-            begun = time.perf_counter()
-            carry = self._call(carry, min(cadence.limit(step, steps), self._last))
-            seconds = time.perf_counter() - begun
-            done, step = int(carry.clock.step) - step, int(carry.clock.step)
-            pace.took(done, seconds)
-            self._steps, self._seconds = self._steps + done, self._seconds + seconds
-            self._check_first_loss(carry)
-            self._write(carry, writers)
+        try:
+            while not self._is_over(carry):
+                steps = self._interrupt.agree(pace.steps)
+                if self._interrupt.reason:
+                    break  # what is due here is the run's last save, which says why it ended
+                self._save_what_is_due(carry, cadence)
+                limit = min(cadence.limit(step, steps), self._last)
+                carry, seconds = self._call(carry, limit, reports)
+                done, step = int(carry.clock.step) - step, int(carry.clock.step)
+                pace.took(done, seconds)
+                self._steps, self._seconds = self._steps + done, self._seconds + seconds
+                self._check_first_loss(carry)
+                reports.take(carry, *self._rates)
+        finally:
+            reports.tell()
         return carry
+
+    def _call(self, carry: Carry, limit: int, reports: Reports) -> tuple[Carry, float]:
+        """Calls the program, and meanwhile tells the writers what it did before."""
+        begun = time.perf_counter()
+        running = run_compiled(self._loop, carry, self._inputs, limit)
+        finished = self._watch.submit(_finish, running)
+        reports.tell()
+        return running, finished.result() - begun
 
     def _save_what_is_due(self, carry: Carry, cadence: Cadence) -> None:
         step = int(carry.clock.step)
@@ -128,32 +141,8 @@ class Session:
         if later:
             self._store.forget(later)
 
-    def _call(self, carry: Carry, limit: int) -> Carry:
-        return jax.block_until_ready(run_compiled(self._loop, carry, self._inputs, limit))
-
     def _is_over(self, carry: Carry) -> bool:
         return int(carry.clock.step) >= self._last or bool(carry.signal.stop)
-
-    def _write(self, carry: Carry, writers: Sequence[Writer]) -> None:
-        new = rows(history_of(carry), self._written)
-        samples = sample_rows(carry, self._loop.sampling, self._sampled)
-        if new or samples:
-            live = self._live(carry, samples)
-            for writer in writers:
-                writer.write(new, live)
-            self._written += len(new)
-            self._sampled += len(samples)
-
-    def _live(self, carry: Carry, samples: Sequence[Row]) -> Live:
-        arrays = {name: x for name, x in carry.latest.items() if x.ndim > 0}
-        return Live(
-            step=int(carry.clock.step),
-            steps_per_second=self.steps_per_second,
-            examples_per_second=self.steps_per_second * self._inputs.train.batch_size,
-            samples=samples,
-            arrays=jax.device_get(arrays),
-            state=carry.state,
-        )
 
     def _save(self, carry: Carry) -> None:
         """Saves; a best that waits comes first, unless this one is better."""
@@ -194,3 +183,9 @@ class Session:
                 "changed. Look for NaN or infinities in the training data and in the initial "
                 "parameters, and for a log or a division by 0 in the loss function."
             )
+
+
+def _finish(running: Carry) -> float:
+    """Waits for the program, and says when it ended: its caller may be busy then."""
+    jax.block_until_ready(running)
+    return time.perf_counter()

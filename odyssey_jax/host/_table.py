@@ -28,6 +28,11 @@ def resized(column: jax.Array, capacity: int) -> jax.Array:
     return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
 
 
+def length(columns: Mapping[str, np.ndarray]) -> int:
+    """The rows of columns."""
+    return len(next(iter(columns.values()), ()))
+
+
 def as_rows(columns: Mapping[str, np.ndarray]) -> list[Row]:
     """Columns as rows; floats as the shortest decimals that read back as the same float32."""
     plain = {
@@ -69,7 +74,7 @@ class Table(Mapping[str, np.ndarray]):
         return len(self._columns)
 
     def __repr__(self) -> str:
-        rows = len(next(iter(self._columns.values()), ()))
+        rows = length(self._columns)
         half = _SHOWN // 2
         chosen = list(range(rows))
         if rows > _SHOWN:

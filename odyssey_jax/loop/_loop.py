@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from odyssey_jax import metrics as metrics_lib
+from odyssey_jax._apply_if import apply_if
 from odyssey_jax._types import (
     Callback,
     Clock,
@@ -199,7 +200,7 @@ class Loop:
             carry, failure = self._train(carry, order, call)
             carry = self._tell_of(failure, carry)
             at_end = carry.clock.step % call.blocks.epoch == 0
-            return lax.cond(at_end, self._end_epoch, lambda carry, _: carry, carry, call.inputs)
+            return apply_if(at_end, lambda carry: self._end_epoch(carry, call.inputs), carry)
 
         if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
             return train(carry), order

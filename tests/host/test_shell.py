@@ -3,6 +3,8 @@
 import io
 import json
 
+import jax.numpy as jnp
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +59,53 @@ def test_the_progress_line():
         line.close()
         assert "epoch  4/99" in out.getvalue()
         assert "10 steps/s" in out.getvalue()
+
+
+class Watching:
+    """A writer that keeps what it is told."""
+
+    def __init__(self, reads_state):
+        self.reads_state = reads_state
+        self.rows, self.samples, self.params = [], [], []
+
+    def open(self, run):
+        self.rows += run.rows
+
+    def write(self, rows, live):
+        self.rows += rows
+        self.samples += live.samples
+        self.params.append(live.state.params)
+
+    def close(self):
+        pass
+
+
+def test_only_writers_that_read_the_state_are_told_before_the_program_takes_it_over():
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+    data = ody.ArrayDataset(jnp.ones(8), batch_size=4)
+    reads, others = Watching(True), Watching(False)
+    result = ody.fit(
+        task, optax.sgd(0.1), data, epochs=30, writers=[others, reads], log_every_n_steps=2,
+        log_outputs=["loss"],
+    )  # fmt: skip
+    assert reads.rows == others.rows
+    assert [row["train/loss"] for row in reads.rows] == pytest.approx(result.history["train/loss"])
+    assert reads.samples == others.samples
+    assert len(reads.samples) == 30
+    assert set(others.params) == {None}
+    assert len(reads.params) == len(others.params) > 1
+    assert reads.params[-1] == result.state.params
+
+
+def test_a_writer_hears_of_every_epoch_that_ended_before_the_run_failed(tmp_path):
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+    data = ody.ArrayDataset(jnp.ones(8), batch_size=4)
+    fails, others = Watching(True), Watching(False)
+
+    def fail(rows, live):
+        raise RuntimeError("no more")
+
+    fails.write = fail
+    with pytest.raises(RuntimeError, match="no more"):
+        ody.fit(task, optax.sgd(0.1), data, epochs=30, writers=[others, fails])
+    assert len(others.rows) >= 1

@@ -27,6 +27,8 @@ class MLflow:
         ImportError: mlflow is not installed.
     """
 
+    reads_state = False
+
     def __init__(
         self,
         experiment: str = "odyssey_jax",

@@ -18,6 +18,8 @@ class ProgressLine:
         console: where to; None is the standard error.
     """
 
+    reads_state = False
+
     def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True)
         self._epochs = 0

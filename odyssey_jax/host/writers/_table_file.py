@@ -72,6 +72,8 @@ class TableWriter:
         head: as for `TableFile`.
     """
 
+    reads_state = False
+
     def __init__(
         self, epochs: str, steps: str, lines: Lines, head: Callable[[Row], str] = lambda row: ""
     ):

@@ -65,6 +65,11 @@ class TensorBoard:
         self._every = {"histograms": histograms_every, "pictures": pictures_every}
         self._file: Any = None
 
+    @property
+    def reads_state(self) -> bool:
+        """Whether it counts the parameters."""
+        return self._every["histograms"] is not None
+
     def open(self, run: RunInfo) -> None:
         """Puts one file, of what there was up to the run's step, in place of those there are."""
         if run.directory is None:

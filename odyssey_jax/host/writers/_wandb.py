@@ -26,6 +26,8 @@ class WeightsAndBiases:
         ValueError: an argument is one that this sets itself.
     """
 
+    reads_state = False
+
     def __init__(self, **init: Any):
         require_extra("wandb", "wandb")
         if taken := sorted({"id", "resume", "config"} & set(init)):

@@ -43,7 +43,8 @@ class Live(NamedTuple):
         samples: a row for each sampled train step since the last call: "step" and the outputs
             that are sampled.
         arrays: the metrics of the last epoch that are no scalars, such as a confusion matrix.
-        state: the train state as it is now, on the device; to be read during the call only.
+        state: the train state as it is now, on the device; to be read during the call only. Empty
+            for a writer that says that it does not read it.
     """
 
     step: int
@@ -56,6 +57,9 @@ class Live(NamedTuple):
 
 class Writer(Protocol):
     """Something that a run is written to, in order and without gaps.
+
+    The training waits for `write`, unless the writer has an attribute `reads_state` that is
+    False: then it is told while the next steps run, and there is no `live.state`.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
