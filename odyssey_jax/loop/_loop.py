@@ -205,7 +205,7 @@ class Loop:
         if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
             return train(carry), order
         go_on = ~self._all(carry.signal.stop != StopReason.NONE)
-        trained = lax.cond(go_on, train, lambda carry: carry, carry)
+        trained = apply_if(go_on, train, carry)
         return self._freeze_stopped(carry, trained), order
 
     def _begin(self, carry: Carry, blocks: Blocks) -> Carry:
@@ -215,7 +215,7 @@ class Loop:
         for point, now in begins:
             if point in self.callbacks.points:
                 notify = functools.partial(self._notify, point, metrics={})
-                carry = lax.cond(now, notify, lambda carry: carry, carry)
+                carry = apply_if(now, notify, carry)
         return carry
 
     def _order(self, carry: Carry, call: _Call, at_start: bool) -> Any:
@@ -299,27 +299,25 @@ class Loop:
         if failure is None:
             return carry
 
-        def tell(loop_state):
-            carry, failed = loop_state
+        failed = _has_failed(failure, carry)
+
+        def tell(carry):
             then = carry._replace(clock=carry.clock._replace(step=failure.step))
             told = self._notify(Point.LOSS_NOT_FINITE, then, {"train/loss": failure.loss})
-            told = self._keep_where(~failed, carry, told)._replace(clock=carry.clock)
-            return told, jnp.zeros_like(failed)
+            return self._keep_where(~failed, carry, told)._replace(clock=carry.clock)
 
-        # At most one turn. Not a conditional, through which XLA copies the whole carry, each time.
-        loop_state = (carry, _has_failed(failure, carry))
-        return lax.while_loop(lambda s: self._any(s[1]), tell, loop_state)[0]
+        return apply_if(self._any(failed), tell, carry)
 
     def _average(self, state: TrainState, step: jax.Array) -> TrainState:
         """Takes the parameters into their average, where the step has updated them."""
         if self.average is None:
             return state
         averaging, accumulate = self.average, self.accumulate_steps
-        take = lambda: averaging.update(state.average, state, step // accumulate)
+        take = lambda average: averaging.update(average, state, step // accumulate)
         if accumulate == 1:
-            return state._replace(average=take())
+            return state._replace(average=take(state.average))
         is_update = (step + 1) % accumulate == 0
-        return state._replace(average=lax.cond(is_update, take, lambda: state.average))
+        return state._replace(average=apply_if(is_update, take, state.average))
 
     def _sample(self, samples, step, state: TrainState, outputs, inputs: Inputs):
         if self.sampling is None:
