@@ -14,6 +14,7 @@ import numpy as np
 
 from odyssey_jax.store import _files
 from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError
+from odyssey_jax.store._leaves import is_key
 from odyssey_jax.store._paths import listed, split
 from odyssey_jax.store._safetensors import write_safetensors
 
@@ -31,7 +32,8 @@ def export(
     On several processes one of them calls this; it waits for no other.
 
     Args:
-        tree: Dictionaries, lists and tuples of arrays.
+        tree: Dictionaries, lists and tuples of arrays, numpy's or jax's; of one that is spread
+            over devices, this process must see all.
         path: Where to; nothing may be there.
         format: ``"orbax"`` for the directory of a plain Orbax checkpoint, which
             `StandardCheckpointer` reads; ``"safetensors"`` for one file, in which an array's
@@ -60,6 +62,7 @@ def export(
     path = Path(os.path.abspath(path))
     if path.exists():
         raise CheckpointError(f"{str(path)!r} is there already; give another path, or delete it")
+    tree = jax.tree_util.tree_map_with_path(_on_host, tree)
     arrays = _named(tree)
     unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
     try:
@@ -106,6 +109,19 @@ def _named(tree: Any) -> dict[str, Any]:
     if not arrays:
         raise CheckpointError("there is nothing to export: the tree holds no array")
     return arrays
+
+
+def _on_host(path: Any, leaf: Any) -> Any:
+    """A jax array as numpy's: the file is for any machine, whatever devices this one has."""
+    if not isinstance(leaf, jax.Array) or is_key(leaf):
+        return leaf
+    if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        raise CheckpointError(
+            f"leaf {jax.tree_util.keystr(path) or '(the whole tree)'} is spread over the devices "
+            "of several processes, and one writes the file; gather it first, or export from a "
+            "checkpoint"
+        )
+    return np.asarray(leaf)
 
 
 def _numpy(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -71,4 +71,5 @@ def write_safetensors(
     with file.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for array in arrays.values():
-            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            stream.write(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)

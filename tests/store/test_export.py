@@ -73,6 +73,30 @@ def test_every_dtype_of_safetensors_to_the_bit(tmp_path):
         assert named[name]["dtype"] == header["x"]["dtype"]
 
 
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">f8", ">i8", ">u2", ">c8", ">f2", "bfloat16"])
+@pytest.mark.parametrize("format", ["orbax", "safetensors"])
+def test_the_order_of_the_bytes_is_that_of_the_file(tmp_path, format, dtype):
+    array = np.array([1, 2, 3], dtype)
+    path = export({"a": array}, tmp_path / "x", format)
+    if format == "orbax":
+        with ocp.StandardCheckpointer() as reader:
+            found = reader.restore(path)["a"]
+    else:
+        size = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+        found = np.frombuffer(path.read_bytes(), array.dtype.newbyteorder("<"), 3, size)
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"])
+def test_small_floats_lie_as_the_layout_says(tmp_path, dtype):
+    array = jnp.asarray(np.array([0.5, 1.0, 4.0, 2.0**-6]).astype(dtype))
+    data = export({"a": array}, tmp_path / "x", "safetensors").read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    start, end = json.loads(data[8:size])["a"]["data_offsets"]
+    assert (start, end) == (0, array.nbytes) == (0, len(data) - size)
+    np.testing.assert_array_equal(np.frombuffer(data[size:], np.dtype(dtype)), array)
+
+
 REFUSED = {
     "one name": ("both", {"a.b": np.ones(1), "a": {"b": np.ones(1)}}, r"one name, 'a.b': .*'a'"),
     "nothing": ("both", {"a": None, "b": {}}, "nothing to export"),
@@ -115,7 +139,22 @@ def test_a_failed_export_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arrays_of_jax_are_exported_too(tmp_path):
-    path = export({"w": jnp.arange(3.0)}, tmp_path / "x")
-    with ocp.StandardCheckpointer() as reader:
-        np.testing.assert_array_equal(reader.restore(path)["w"], np.arange(3.0))
+@pytest.mark.parametrize("format", ["orbax", "safetensors"])
+def test_arrays_of_jax_are_exported_too_wherever_they_lie(tmp_path, format):
+    spread = jax.sharding.NamedSharding(
+        jax.sharding.Mesh(jax.devices(), "x"), jax.sharding.PartitionSpec("x")
+    )
+    tree = {
+        "spread": jax.device_put(jnp.arange(16.0).reshape(8, 2), spread),
+        "whole": jnp.arange(3, dtype=jnp.bfloat16),
+    }
+    path = export(tree, tmp_path / "x", format)
+    if format == "orbax":
+        with ocp.StandardCheckpointer() as reader:
+            found = reader.restore(path)
+    else:
+        found = safetensors.numpy.load_file(path)
+    for name, array in tree.items():
+        assert isinstance(found[name], np.ndarray), "which needs no device of this machine"
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
