@@ -220,6 +220,45 @@ def test_nan_is_like_nan_and_unlike_all_else(tmp_path, capsys):
     assert "max abs difference nan in 1 of 4 values" in run(capsys, tmp_path, "diff", "1", "3")
 
 
+def test_integers_are_compared_exactly_and_zeros_have_a_sign(tmp_path, capsys):
+    big, lowest = 2**60, np.iinfo(np.int64).min
+    first = {
+        "big": np.array([big, 0]), "far": np.array([lowest, 5]), "small": np.array([1], "int4"),
+        "unsigned": np.array([2**64 - 1, 3], np.uint64), "zero": np.array([0.0, 1.0]), "py": 0.0,
+    }  # fmt: skip
+    second = {
+        "big": np.array([big + 1, 0]), "far": np.array([lowest + 1, 7]),
+        "small": np.array([-2], "int4"), "unsigned": np.array([2**64 - 3, 3], np.uint64),
+        "zero": np.array([-0.0, 1.0]), "py": -0.0,
+    }  # fmt: skip
+    with ody.Store(tmp_path, keep_last=None) as store:
+        store.save(1, first, {})
+        store.save(2, second, {})
+    assert run(capsys, tmp_path, "diff", "1", "2").splitlines() == [
+        "['big']: max abs difference 1 in 1 of 2 values",
+        "['far']: max abs difference 2 in 2 of 2 values",
+        "['py']: 0.0 in A, -0.0 in B",
+        "['small']: max abs difference 3 in 1 of 1 values",
+        "['unsigned']: max abs difference 2 in 1 of 2 values",
+        "['zero']: the sign of a zero or the bits of a NaN, in 1 of 2 values",
+        "0 of 6 leaves are equal to the bit",
+    ]
+
+
+def test_a_tree_without_leaves_and_names_that_no_terminal_writes(tmp_path, capsys):
+    with ody.Store(tmp_path, keep_last=None) as store:
+        store.save(1, {}, {"note": "\ud800"})
+        store.save(2, {"w": np.ones(1)}, {"\udfff": "x"})
+    out = run(capsys, tmp_path, "show", "1")
+    assert "note: \\ud800\n" in out
+    assert "\n\n0 leaves, 0 B; " in out
+    assert run_json(capsys, tmp_path, "show", "1")["leaves"] == []
+    assert "\\udfff: x\n" in run(capsys, tmp_path, "show", "2")
+    assert "metadata note: '\\ud800' in A" in run(capsys, tmp_path, "diff", "1", "2")
+    assert main(["checkpoints", str(tmp_path), "show", "best"]) == 1
+    assert "by which one is best: give --monitor and --mode" in capsys.readouterr().err
+
+
 def test_export(made, tmp_path, capsys):
     file, folder = tmp_path / "model.safetensors", tmp_path / "model"
     out = run(capsys, made, "export", "best", file, "--subtree", "params")

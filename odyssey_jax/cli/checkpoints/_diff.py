@@ -87,19 +87,37 @@ def _kind(leaf: SavedLeaf) -> tuple[tuple[int, ...], str]:
 def _values(a: Any, b: Any) -> str | None:
     """How two values of one shape and dtype differ; None if they do not, to the bit."""
     if not hasattr(a, "dtype"):
-        same = a == b or (a != a and b != b)  # NaN is like NaN
-        return None if same else f"{a!r} in A, {b!r} in B"
+        # As text, in which NaN is like NaN, and 0.0 is not -0.0.
+        return None if repr(a) == repr(b) else f"{a!r} in A, {b!r} in B"
     if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
     a, b = np.asarray(a), np.asarray(b)
     if a.tobytes() == b.tobytes():
         return None
+    gap, same = _gap(a, b)
+    if same.all():
+        bits = np.count_nonzero(_bits(a) != _bits(b))
+        return f"the sign of a zero or the bits of a NaN, in {bits} of {a.size} values"
+    most = f"{gap.max().item():.4g}"
+    return f"max abs difference {most} in {np.count_nonzero(~same)} of {a.size} values"
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far values lie apart, and which are equal; NaN is like NaN."""
+    if a.dtype.kind in "iu":
+        # Float64 has not all integers. Modulo 2**64 the larger less the smaller is right.
+        above, below = (bound(a, b).astype(np.uint64) for bound in (np.maximum, np.minimum))
+        return above - below, a == b
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
     a, b = a.astype(wide), b.astype(wide)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(np.where(same, 0, a - b))
-    return f"max abs difference {gap.max():.4g} in {np.count_nonzero(~same)} of {a.size} values"
+        return np.abs(np.where(same, 0, a - b)), same
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The bytes of each value."""
+    return np.ascontiguousarray(array).reshape(-1).view(f"V{array.dtype.itemsize}")
 
 
 def _flat(metadata: Mapping[str, Any], above: str = "") -> dict[str, Any]:

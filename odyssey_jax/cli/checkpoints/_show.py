@@ -40,8 +40,9 @@ def run(parsed: argparse.Namespace) -> None:
     for name, value in metadata.items():
         print(f"{name}: {value if isinstance(value, str) else _brief(value)}")
     print()
-    rows = list(_rows(leaves, parsed.depth or max(len(leaf.keys) for leaf in leaves)))
-    print_table(("tree", "value", "size#"), rows)
+    rows = list(_rows(leaves, parsed.depth or max((len(leaf.keys) for leaf in leaves), default=0)))
+    if rows:
+        print_table(("tree", "value", "size#"), rows)
     nbytes = sum(leaf.nbytes for leaf in leaves)
     print(f"{_count(len(leaves))}, {size(nbytes)}; {size(reader.size(step))} on the disk")
 

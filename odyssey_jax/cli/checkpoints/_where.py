@@ -61,6 +61,8 @@ def step_of(reader: Reader, text: str) -> int:
         ValueError: it is neither.
         CheckpointError: there is no such step, or it is not known which is best.
     """
+    if text == "best" and reader.monitor is None:
+        raise ValueError("no metric was recorded by which one is best: give --monitor and --mode.")
     if text in ("latest", "best"):
         step = reader.latest() if text == "latest" else reader.best()
         if step is None:
