@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import odyssey_jax.store as store_room
-from odyssey_jax.store import FORMAT_VERSION, Store
+from odyssey_jax.store import FORMAT_VERSION, Reader, Store
 
 ROOT = Path(__file__).parents[2]
 PAGE = (Path(store_room.__file__).parent / "FORMAT.md").read_text()
@@ -38,16 +39,41 @@ def saved(tmp_path_factory):
     return root / "4", values
 
 
+def program():
+    """The page's own."""
+    (text,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names = {}
+    exec(compile(text, "FORMAT.md", "exec"), names)
+    return names["read_leaves"]
+
+
 def test_the_program_reads_every_array_through_orbax_alone(saved):
     step, values = saved
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    names = {}
-    exec(compile(program, "FORMAT.md", "exec"), names)
-    leaves = names["read_leaves"](step)
+    leaves = program()(step)
     assert set(values) - set(leaves) == {"['empty']", "['n']"}
     for path, leaf in leaves.items():
         value = jax.random.key_data(values[path]) if path == "['keys']" else values[path]
         assert (leaf.shape, leaf.tobytes()) == (value.shape, np.asarray(value).tobytes())
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"\xff{")])
+def test_orbax_s_markers_are_not_summed_and_nothing_is_read_from_them(saved, tmp_path, damage):
+    step, values = saved
+    copy = shutil.copytree(step, tmp_path / "4")
+    markers = [copy / "_CHECKPOINT_METADATA", *copy.rglob("commit_success.txt")]
+    summed = json.loads((copy / "checksums.json").read_text())["crc32"]
+    files = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    unsummed = {path.relative_to(copy).as_posix() for path in markers}
+    assert files == set(summed) | unsummed | {"checksums.json"}
+    assert len(markers) == 1 + 4
+    for path in markers:
+        damage(path)
+    before, after = program()(step), program()(copy)
+    assert {path: leaf.tobytes() for path, leaf in after.items()} == {
+        path: leaf.tobytes() for path, leaf in before.items()
+    }
+    assert Reader(tmp_path).verify(4) == Reader(step.parent).verify(4)
+    assert set(Reader(tmp_path).values(4)) == set(values)
 
 
 def test_every_file_and_field_is_on_the_page(saved):
