@@ -23,13 +23,18 @@ STEPS = np.unique([*range(12), 24, 25, 26, 49, 50, 51, 98, 99, 100, 101, 150, 19
 _EVAL = {name: getattr(ody_s, name) for name in dir(ody_s)}
 
 
+# For the largest programs of the contract, of which only the mathematics or the dtypes are asked:
+# LLVM, at work for most of the suite's time, may do little.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @jax.jit
 def curve(schedule: Schedule, steps: jax.Array) -> jax.Array:
     """One program, whatever the numbers of the schedule."""
     return schedule(steps)
 
 
-@jax.jit
+@quick_jit
 def curves(schedule: Schedule, several: tuple[jax.Array, ...]) -> list[jax.Array]:
     return [schedule(steps) for steps in several]
 
@@ -154,10 +159,8 @@ def leaf_grads(schedule: Schedule, steps: np.ndarray) -> list[np.ndarray]:
     return jax.tree.leaves(_jacobian(real, jnp.asarray(steps)))
 
 
-# The largest programs of the contract, of which only the mathematics is asked: LLVM may do little.
-_grad_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-_jacobian = _grad_jit(jax.vmap(jax.grad(lambda s, t: s(t)), in_axes=(None, 0)))
-_slopes = _grad_jit(jax.vmap(jax.grad(lambda s, t: s(t), argnums=1), in_axes=(None, 0)))
+_jacobian = quick_jit(jax.vmap(jax.grad(lambda s, t: s(t)), in_axes=(None, 0)))
+_slopes = quick_jit(jax.vmap(jax.grad(lambda s, t: s(t), argnums=1), in_axes=(None, 0)))
 
 
 @pytest.mark.parametrize("total", [0, 1, 100])
