@@ -160,7 +160,7 @@ def load(root: Path) -> Checksums | None:
         CheckpointCorruptError: The file makes no sense.
     """
     try:
-        text = (root / FILE).read_text()
+        text = (root / FILE).read_bytes()
     except FileNotFoundError:
         return None
     try:

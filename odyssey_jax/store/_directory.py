@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from odyssey_jax.store import _files
-from odyssey_jax.store._encode import decode
 from odyssey_jax.store._errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -198,7 +197,7 @@ class Directory:
             (2, 12.5)
         """
         with self._open(check_step(step)) as opened:
-            return decode(opened.metadata())
+            return opened.metadata()
 
     def verify(self, step: int) -> int:
         """Reads all of a step, without a target, and compares it with its checksums.
@@ -344,12 +343,15 @@ class Directory:
 
     @contextlib.contextmanager
     def _open(self, step: int) -> Iterator[Step]:
-        """Opens a step; whatever goes wrong with it is one error that says what and where."""
+        """Opens a step; what is wrong with it is one error that says what and where.
+
+        What is wrong elsewhere, such as a device without memory, is raised as it is.
+        """
         if step not in self._committed():
             raise self._not_found(step)
         try:
             yield Step(self.directory / str(step), self._name(step))
-        except (CheckpointVersionError, MemoryError):  # neither says that it is damaged
+        except CheckpointVersionError:
             raise
         except Exception as error:
             if step not in self._committed():  # another program deleted it meanwhile
@@ -359,7 +361,10 @@ class Directory:
             # Says nothing of the checkpoint: to go on from an older one would give it up.
             if _files.errno_of(error) in _files.REFUSALS:
                 raise CheckpointError(message) from error
-            raise CheckpointCorruptError(message, why) from error
+            if isinstance(error, CheckpointCorruptError | OSError):
+                raise CheckpointCorruptError(message, why) from error
+            error.add_note(f"while {self._name(step)} was read")
+            raise
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, OSError) and error.filename:

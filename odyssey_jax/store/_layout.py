@@ -238,8 +238,14 @@ def _to_row(place: Place) -> list[Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Layout:
-    """Undoes `to_json`."""
+    """Undoes `to_json`.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: The data make no sense.
+    """
     places = tuple(_from_row(*row) for row in data["leaves"])
+    for dtype in {place.data_dtype for place in places if place.data_dtype}:
+        np.dtype(dtype)
     packs = {name: Pack(**pack) for name, pack in data["packs"].items()}
     tree = data["tree"]
     if numbers_in(tree) != list(range(len(places))):

@@ -260,8 +260,14 @@ def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
     with quiet():
         reader = ocp.Checkpointer(_state_handler(), multiprocessing_options=_alone())
         args = ocp.args.PyTreeRestore(item, restore_args={"loose": how}, partial_restore=True)
-        tree = reader.restore(path / "state", args=args)
-        reader.close()
+        try:
+            tree = reader.restore(path / "state", args=args)
+        except Exception as error:
+            if type(error) is Exception and error.__cause__ is not None:
+                raise error.__cause__ from None  # TensorStore's, in a plain one of Orbax's
+            raise
+        finally:
+            reader.close()
     found = tree.get("loose", {})
     if lost := how.keys() - found.keys():  # Orbax leaves them out
         raise FileNotFoundError(f"arrays {sorted(lost)} are not in {path / 'state'}")

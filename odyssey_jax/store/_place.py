@@ -18,6 +18,29 @@ from odyssey_jax.store._leaves import SCALARS, Leaf, is_key, is_scalar
 from odyssey_jax.store._snapshot import unpack
 
 
+def check_shardings(places: Sequence[Place], targets: Sequence[Any]) -> None:
+    """Refuses a target's sharding that its leaf cannot have, before anything is read.
+
+    Args:
+        places: Where the targets' leaves lie.
+        targets: The target's leaves, in the same order.
+
+    Raises:
+        CheckpointError: A sharding does not divide the leaf's shape.
+    """
+    for place, target in zip(places, targets, strict=True):
+        sharding = _sharding(target)
+        if sharding is None or sharding.is_fully_replicated:
+            continue
+        try:
+            sharding.shard_shape(place.shape)
+        except ValueError as error:
+            raise CheckpointError(
+                f"leaf {place.leaf} cannot be spread as its target is, by {sharding}; give a "
+                "sharding that divides its shape"
+            ) from error
+
+
 def loose_shardings(places: Sequence[Place], targets: Sequence[Any]) -> dict[str, Any]:
     """Says how to read each array that lies by itself.
 

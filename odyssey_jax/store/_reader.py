@@ -13,7 +13,7 @@ from odyssey_jax.store._garbage import uncollected
 from odyssey_jax.store._layout import Layout, Place
 from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._paths import tail
-from odyssey_jax.store._place import blank, keep, loose_shardings, place_all
+from odyssey_jax.store._place import blank, check_shardings, keep, loose_shardings, place_all
 from odyssey_jax.store._saved_leaf import SavedLeaf, saved_leaf
 from odyssey_jax.store._structure import build, find, numbers_in
 from odyssey_jax.store._transfer import Transfer, assign
@@ -157,7 +157,8 @@ class Reader(Directory):
             CheckpointMismatchError: The target differs; the message lists the leaves.
             CheckpointVersionError: Its format is newer than this library reads.
             CheckpointCorruptError: It is damaged, and so are all others where others count.
-            CheckpointError: There is no such subtree, or the transfer names what is not there.
+            CheckpointError: There is no such subtree, the transfer names what is not there, or
+                a leaf cannot have the sharding of the target's.
 
         Example:
             >>> import tempfile
@@ -256,6 +257,7 @@ class Reader(Directory):
         verify: bool,
     ) -> list[Any]:
         """Reads leaves like the targets: the one way to a checkpoint's arrays."""
+        check_shardings(places, targets)
         shardings = loose_shardings(places, targets)
         with self._open(step) as opened:
             packed, loose = opened.arrays(layout, places, shardings, verify=verify)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from odyssey_jax.store import _checksums
+from odyssey_jax.store import _checksums, _files
 from odyssey_jax.store._checksums import Checksum
+from odyssey_jax.store._encode import decode
 from odyssey_jax.store._errors import CheckpointCorruptError
 from odyssey_jax.store._format import check_version
 from odyssey_jax.store._layout import Layout, Place, from_json
@@ -25,8 +27,9 @@ _UNSUMMED = 1  # the last format version without checksums
 class Step:
     """A step's directory, read as any format version has it.
 
-    Documents are always compared with their checksums. What goes wrong is raised as it is;
-    the reader puts the checkpoint's name to it.
+    Documents are always compared with their checksums. What is damaged is a
+    `CheckpointCorruptError` or the system's error, and nothing else is: a device without
+    memory says nothing of the checkpoint. The reader puts the checkpoint's name to it.
 
     Args:
         root: The step's directory.
@@ -38,12 +41,16 @@ class Step:
         self._checksums = _checksums.load(root)
 
     def metadata(self) -> dict[str, Any]:
-        """Reads the metadata, still encoded, as the current format version has it."""
-        return migrate("metadata", self._metadata, self._version)
+        """Reads the metadata, as the current format version has it."""
+        version = self._version
+        with _making_sense("metadata/metadata"):
+            return decode(migrate("metadata", self._metadata, version))
 
     def layout(self) -> Layout:
         """Reads the layout."""
-        return from_json(migrate("layout", self._document("layout"), self._version))
+        document, version = self._document("layout"), self._version
+        with _making_sense("layout/metadata"):
+            return from_json(migrate("layout", document, version))
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
@@ -103,13 +110,17 @@ class Step:
             folders = tuple(f"state/loose.{name}/" for name in loose)
             small = [name for name in wanted if not _is_chunk(name) or name.startswith(folders)]
             _checksums.check_files(self._root, small, wanted)
-        found = read_packs(self._root, layout, places, wanted)
+        with _making_sense("layout/metadata"):
+            found = read_packs(self._root, layout, places, wanted)
         if not loose:
             return found, {}
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
-        return found, _orbax.read_loose(self._root, loose)
+        # What agrees with its checksums is not damaged, whatever goes wrong with it.
+        unknown = _making_sense("state") if wanted is None else contextlib.nullcontext()
+        with unknown:
+            return found, _orbax.read_loose(self._root, loose)
 
     def verify(self) -> int:
         """Reads all of it, and compares what has a checksum.
@@ -125,6 +136,17 @@ class Step:
             return 0
         _checksums.check_files(self._root, self._checksums, self._checksums)
         return sum(wanted.size for wanted in self._checksums.values())
+
+
+@contextlib.contextmanager
+def _making_sense(what: str) -> Iterator[None]:
+    """Takes for damage what Python and TensorStore raise of data that is not as it must be."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        if _files.errno_of(error) in _files.REFUSALS:
+            raise
+        raise CheckpointCorruptError(f"{what} makes no sense: {_files.reason(error)}") from error
 
 
 def _is_chunk(file: str) -> bool:

@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from odyssey_jax.store import CheckpointCorruptError, CheckpointSkippedWarning, Reader, Store
+from odyssey_jax.store import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointSkippedWarning,
+    Reader,
+    Store,
+    _orbax,
+)
 from tests.store.test_round_trip import assert_same, blank
 
 FLIPS = int(os.environ.get("ODYSSEY_FLIPS", "3"))
@@ -140,3 +147,48 @@ def test_every_file_with_a_flipped_bit(directory):
     assert outcome(directory) == "exact"
     assert sum(found.values()) == FLIPS * len(files(directory))
     print(f"\n{found['skipped']} flipped bits noticed, {found['exact']} without effect")
+
+
+def test_without_verification_what_cannot_be_read_is_corrupt(directory):
+    (path,) = (directory / "2" / "state").glob("loose.*/0.0")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(CheckpointCorruptError, match="step 2 in .* cannot be read: state "):
+        Reader(directory).load(2, verify=False)
+    path.write_bytes(data)
+
+
+def test_what_orbax_hides_in_a_plain_exception_is_found(directory, monkeypatch):
+    def fail(*_, **__):
+        raise Exception("while reading") from ValueError("DATA_LOSS: a chunk is short")
+
+    monkeypatch.setattr(_orbax.ocp.Checkpointer, "restore", fail)
+    reader = Reader(directory)
+    with pytest.raises(CheckpointCorruptError, match="ValueError: DATA_LOSS: a chunk is short"):
+        reader.restore(target(1)[0], 2, verify=False)
+    with pytest.raises(ValueError, match="DATA_LOSS: a chunk is short"):
+        reader.restore(target(1)[0], 2)  # whose bytes have their checksums
+
+
+@pytest.mark.parametrize("name", ["float32", "sharded"])
+def test_a_sharding_that_a_leaf_cannot_have_is_no_damage(directory, name):
+    like = target(1)[0]
+    like[name] = jax.ShapeDtypeStruct(like[name].shape, like[name].dtype, sharding=rows(5))
+    reader = Reader(directory)
+    with pytest.raises(CheckpointError, match=rf"leaf \['{name}'\] .* cannot be spread as its tar"):
+        reader.restore(like)
+    assert reader.skipped == {}
+
+
+def test_a_device_without_memory_is_no_damage(directory, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(_orbax, "read_loose", fail)
+    reader = Reader(directory)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE") as caught:
+        reader.restore(target(1)[0])
+    assert caught.value.__notes__ == [f"while checkpoint of step 2 in {str(directory)!r} was read"]
+    monkeypatch.undo()
+    assert reader.restore(target(1)[0]).step == 2
+    assert reader.skipped == {}
