@@ -27,6 +27,7 @@ from odyssey_jax.host._resume import (
     Resume,
     check_identity,
     fresh_carry,
+    give_up_later,
     identity,
     restore,
     step_to_resume,
@@ -130,9 +131,11 @@ def fit(
         seed: the run's root key is `jax.random.key(seed)`.
         directory: where checkpoints and `metrics.jsonl` go; None keeps nothing.
         resume: what to go on from where the directory holds a run: "latest", "best", a step,
-            or False to begin again. Later checkpoints than that one are deleted. Where the
-            latest or the best is corrupt, the run goes on from the next one that is good, with
-            a `CheckpointSkippedWarning`, and replaces the other when it gets there.
+            or False to begin again. Later checkpoints than that one, none of which may be pinned,
+            are deleted when the first of this call is committed; until then the run that they
+            are of can go on. Where the latest or the best is corrupt, the run goes on from the
+            next one that is good, with a `CheckpointSkippedWarning`, and replaces the other when
+            it gets there.
         schedule_change: whether a run may go on with another `learning_rate` than it was begun
             with: "refuse" it; "extend" the run, for which the past must agree and the future may
             differ; or "replace" it, whatever differs. Two schedules are compared at every
@@ -295,8 +298,8 @@ def _with_log_and_checkpoint(
 def _find_run(store: Store, resume: Resume, run_identity: Mapping[str, Any]) -> dict | None:
     """The metadata of the checkpoint to go on from, or None to begin."""
     step = step_to_resume(store, resume)
-    if step is None:
-        return None
-    saved = store.metadata(step)
-    check_identity(store, saved.get("run", {}), run_identity)
+    saved = None if step is None else store.metadata(step)
+    if saved is not None:
+        check_identity(store, saved.get("run", {}), run_identity)
+    give_up_later(store, step)
     return saved

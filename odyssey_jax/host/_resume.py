@@ -87,6 +87,23 @@ def step_to_resume(store: Store, resume: Resume) -> int | None:
     return resume
 
 
+def give_up_later(store: Store, step: int | None) -> None:
+    """Has checkpoints past the one that a run goes on from deleted, when it has saved one.
+
+    They are no longer its own. Those that were passed over for being corrupt stay until the run
+    is there.
+
+    Args:
+        store: where they are.
+        step: the one that the run goes on from; None to begin, which gives up all.
+
+    Raises:
+        CheckpointError: one of them is pinned.
+    """
+    later = [saved for saved in store.steps() if step is None or saved > step]
+    store.give_up(saved for saved in later if saved not in store.skipped)
+
+
 def check_identity(store: Store, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to go on with a run that would see other batches than it would have seen.
 

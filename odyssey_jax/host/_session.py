@@ -85,7 +85,6 @@ class Session:
         pace = Pace(first=self._blocks.block)
         # Compiles; no step is done, so the rates stay clean.
         carry, _ = self._call(carry, step, reports)
-        self._give_up_later(step)
         cadence = Cadence(self._saving, self._blocks, self._inputs.train, step)
         try:
             while not self._is_over(carry):
@@ -127,19 +126,6 @@ class Session:
         elif not busy and self._waiting.carry is not None:
             self._save_waiting()
             cadence.saved()
-
-    def _give_up_later(self, step: int) -> None:
-        """Deletes checkpoints past the step that the run goes on from: no longer its own.
-
-        Only when the program compiled and every file is open: one that does not fit loses
-        nothing. Those that were passed over for being corrupt stay until the run is there.
-        """
-        if self._store is None:
-            return
-        later = [saved for saved in self._store.steps() if saved > step or step == 0]
-        later = [saved for saved in later if saved not in self._store.skipped]
-        if later:
-            self._store.forget(later)
 
     def _is_over(self, carry: Carry) -> bool:
         return int(carry.clock.step) >= self._last or bool(carry.signal.stop)

@@ -20,7 +20,7 @@ except ImportError:  # pragma: no cover - Windows has none, and goes without the
 
 _STEP = re.compile(r"(0|[1-9]\d*)$")
 # Orbax's unfinished saves, and what a deletion has begun with.
-_LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)$")
+_LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted|replaced)$")
 
 # What the system refuses a reader now, whatever is in the file.
 REFUSALS = frozenset(
@@ -87,8 +87,35 @@ def remove(directory: Path, steps: Iterable[int]) -> None:
     sync(directory)
 
 
+@contextlib.contextmanager
+def set_aside(directory: Path, step: int) -> Iterator[None]:
+    """Takes a step off the list while another is written in its place.
+
+    If that fails, it is put back at once; if it is killed, by the next `sweep`.
+    """
+    aside = directory / f"{step}.replaced"
+    os.rename(directory / str(step), aside)
+    sync(directory)
+    try:
+        yield
+    except BaseException:
+        _put_back(aside)
+        raise
+
+
+def _put_back(aside: Path) -> None:
+    """Gives a step that was set aside its name again, unless another has it by now."""
+    step = aside.with_suffix("")
+    with contextlib.suppress(OSError):
+        if not step.exists():
+            os.rename(aside, step)
+            sync(step.parent)
+
+
 def sweep(directory: Path) -> None:
     """Deletes what killed saves and deletions left, unless a save is going on right now.
+
+    What such a save was to replace is put back.
 
     Where it may not, the leftovers stay: they are never listed.
     """
@@ -98,6 +125,8 @@ def sweep(directory: Path) -> None:
             return
         with _locked(directory, exclusive=True) as alone:
             for path in leftovers if alone else ():
+                if path.suffix == ".replaced":
+                    _put_back(path)
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from odyssey_jax.store._encode import encode
@@ -25,7 +26,7 @@ _PACKAGES = {
     "optax": "optax",
     "orbax": "orbax-checkpoint",
 }
-_RESERVED = ("format_version", "retention", "step", "timestamp", "versions")
+_RESERVED = ("format_version", "retention", "step", "superseded", "timestamp", "versions")
 
 
 @cache
@@ -56,6 +57,7 @@ def header(
     timestamp: float,
     metadata: Mapping[str, Any],
     retention: Mapping[str, Any],
+    superseded: Mapping[int, float | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Puts the store's own metadata before the caller's.
 
@@ -64,6 +66,7 @@ def header(
         timestamp: Seconds since the epoch.
         metadata: The caller's.
         retention: The store's; it tells a reader which step is best.
+        superseded: Steps that this one takes the place of -> their timestamps.
 
     Returns:
         Both, encoded for JSON.
@@ -91,6 +94,8 @@ def header(
         "retention": dict(retention),
         "versions": versions(),
     }
+    if superseded:
+        own["superseded"] = [[old, stamp] for old, stamp in superseded.items()]
     return own | {str(k): encode(v, f"metadata[{k!r}]") for k, v in metadata.items()}
 
 

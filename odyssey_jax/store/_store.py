@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from odyssey_jax.store._reader import Reader
 from odyssey_jax.store._retain import Mode, retain
 from odyssey_jax.store._rounds import Rounds, alike, check_shared
 from odyssey_jax.store._snapshot import Snapshot, Staging, loose_only, take
+from odyssey_jax.store._superseded import superseded
 
 
 class Store(Reader):
@@ -101,6 +103,7 @@ class Store(Reader):
         self._planner = Planner()
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
+        self._given_up: dict[int, float | None] = {}  # -> their timestamps
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
         self._save_seconds = 0.0
         self._closed = False
@@ -108,6 +111,7 @@ class Store(Reader):
             _files.make_directory(self.directory)
             check_shared(self.directory)
         self._sweep()
+        self._finish_giving_up()
         self._rounds = Rounds(self.directory)
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
@@ -160,7 +164,7 @@ class Store(Reader):
 
         Args:
             step: Its number, at least 0, not committed so far, unless it was found corrupt
-                and skipped: then it is replaced.
+                and skipped, or given up: then it is replaced.
             tree: Any pytree of jax and numpy arrays (any numeric dtype, typed keys, sharded
                 or not, any size) and Python numbers and strings.
             metadata: What to keep with it, in values that JSON has, or numpy and jax
@@ -189,7 +193,7 @@ class Store(Reader):
             raise CheckpointError(f"the store of {str(self.directory)!r} is closed")
         step = check_step(step)
         self._check_new(step)
-        head = header(step, self._clock(), metadata, self._retention())
+        head = header(step, self._clock(), metadata, self._retention(), self._given_up)
         dumps(head)
         value = self._monitored(head)
         layout, data = self._planner.plan(tree)
@@ -205,15 +209,19 @@ class Store(Reader):
         with together():
             if step in self._unfinished:
                 raise CheckpointError(f"step {step} is being saved already")
+        replaceable = self._replaceable()  # before the list: a save in flight shortens both
         try:
             committed = self.steps()
         except (CheckpointError, ProcessFailedError):
             return  # what is wrong with the directory, the save will find
-        if step in committed and step not in self._skipped:
+        if step in committed and step not in replaceable:
             raise CheckpointError(
                 f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
                 "replace it"
             )
+
+    def _replaceable(self) -> set[int]:
+        return {*self._skipped, *self._given_up}
 
     def _retention(self) -> dict[str, Any]:
         names = ("keep_last", "keep_best", "keep_every", "monitor", "mode")
@@ -250,9 +258,7 @@ class Store(Reader):
         what = f"checkpoint of step {step} was not written to {where}"
         try:
             with self._rounds.together():
-                with _files.writing(self.directory):
-                    if step in self._skipped:
-                        self._drop({step} & set(self._committed()))
+                with _files.writing(self.directory), self._in_place_of(step):
                     self._writer.write(
                         step,
                         head,
@@ -262,9 +268,13 @@ class Store(Reader):
                         snapshot.loose,
                     )
                 self._values[step] = value
+                self._skipped.pop(step, None)
+                self._given_up.pop(step, None)
                 what = f"after step {step} old checkpoints were not deleted in {where}"
+                self._drop_given_up()
                 self._delete_old(step)
                 self._rounds.committed()
+                self._given_up.clear()
         except Exception as error:
             failure = CheckpointWriteError(f"{what}: {_files.reason(error)}")
             failure.errno = _files.errno_of(error)
@@ -273,6 +283,31 @@ class Store(Reader):
             self._unfinished.discard(step)
             self._staging.append(staging)
             self._save_seconds = time.perf_counter() - begun
+
+    def _in_place_of(self, step: int) -> contextlib.AbstractContextManager[None]:
+        if is_first() and step in self._replaceable() and step in self._committed():
+            return _files.set_aside(self.directory, step)
+        return contextlib.nullcontext()
+
+    def _drop_given_up(self) -> None:
+        given_up = self._given_up.keys() & set(self._committed())
+        if doomed := given_up - pins(self.directory):
+            self._drop(doomed)
+
+    def _finish_giving_up(self) -> None:
+        """Deletes what a program gave up for a step that is committed, and was killed before."""
+        if not is_first():
+            return
+        found = {step: self._metadata_or_none(step) for step in self._committed()}
+        if doomed := superseded(found) - pins(self.directory):
+            with self._deleting(doomed):
+                self._drop(doomed)
+
+    def _metadata_or_none(self, step: int) -> dict[str, Any]:
+        try:
+            return self.metadata(step)
+        except CheckpointError:
+            return {}
 
     def _delete_old(self, step: int) -> None:
         # What cannot be read is not ours to delete: it may be of a newer format.
@@ -468,6 +503,13 @@ class Store(Reader):
             ()
         """
         self._background.join()
+        doomed = self._may_go(steps)
+        with self._deleting(doomed), together():
+            self._drop(doomed)
+            from_first(None, "Store.forget")  # the others wait until they are gone
+        self._sweep()
+
+    def _may_go(self, steps: Iterable[int]) -> set[int]:
         doomed = {check_step(step) for step in steps}
         if unknown := sorted(doomed - set(self.steps())):
             raise CheckpointNotFoundError(
@@ -478,16 +520,50 @@ class Store(Reader):
                 f"steps {pinned} in {str(self.directory)!r} are pinned; unpin them first to "
                 "delete them"
             )
+        return doomed
+
+    @contextlib.contextmanager
+    def _deleting(self, doomed: Iterable[int]) -> Iterator[None]:
         try:
-            with together():
-                self._drop(doomed)
-                from_first(None, "Store.forget")  # the others wait until they are gone
+            yield
         except (OSError, ProcessFailedError) as error:
             raise CheckpointWriteError(
                 f"steps {sorted(doomed)} in {str(self.directory)!r} were not deleted: "
                 f"{_files.reason(error)}"
             ) from error
-        self._sweep()
+
+    def give_up(self, steps: Iterable[int]) -> None:
+        """Deletes steps as soon as a save is committed, and none of them before.
+
+        For a run that begins again, or goes on from an older step: until it has saved
+        something, what there was stays, whatever happens. A save may have the number of one of
+        them, and takes its place. If the program is killed between the commit and the deletion,
+        the next store that opens the directory deletes them.
+
+        Args:
+            steps: Committed steps, none of them pinned.
+
+        Raises:
+            CheckpointNotFoundError: One of them is not committed.
+            CheckpointError: One of them is pinned.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(5, {"w": np.arange(3.0)}, {})
+            ...     store.wait()
+            ...     store.give_up([5])
+            ...     print(store.steps())
+            ...     store.save(2, {"w": np.zeros(3)}, {})
+            ...     store.wait()
+            ...     print(store.steps())
+            (5,)
+            (2,)
+        """
+        self._background.join()
+        given_up = sorted(self._may_go(steps))
+        self._given_up |= {step: self._metadata_or_none(step).get("timestamp") for step in given_up}
 
 
 def _check_policy(

@@ -1,0 +1,130 @@
+"""Steps that are given up: they stay until a save is committed, and are gone for good then."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from odyssey_jax.store import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CheckpointWriteError,
+    Reader,
+    Store,
+    _files,
+    _orbax,
+)
+
+
+def tree(value):
+    return {"w": np.full(3, value)}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Steps 2, 4 and 6, in which w is the step."""
+    with Store(tmp_path, keep_last=None) as store:
+        for step in (2, 4, 6):
+            store.save(step, tree(step), {})
+    return tmp_path
+
+
+def values(directory):
+    reader = Reader(directory)
+    return {step: reader.values(step)["['w']"][0] for step in reader.steps()}
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Steps whose saves fail, as on a full disk."""
+    steps, write = set(), _orbax.Writer.write
+
+    def write_or_fail(self, step, *args):
+        if step in steps:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, step, *args)
+
+    monkeypatch.setattr(_orbax.Writer, "write", write_or_fail)
+    return steps
+
+
+def test_they_go_when_a_save_is_committed(directory):
+    with Store(directory, keep_last=None) as store:
+        store.give_up([4, 6])
+        assert store.steps() == (2, 4, 6)
+        store.save(3, tree(30), {})
+        store.save(6, tree(60), {})  # given up, or gone by now
+        store.save(5, tree(50), {})
+        store.wait()
+        assert store.steps() == (2, 3, 5, 6)
+        with pytest.raises(CheckpointError, match="step 6 is already in"):
+            store.save(6, tree(61), {})
+    assert values(directory) == {2: 2, 3: 30, 5: 50, 6: 60}
+    with Store(directory, keep_last=None) as store:
+        assert store.steps() == (2, 3, 5, 6)
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_save_that_fails_costs_none_of_them(directory, fails, step):
+    fails.add(step)
+    with Store(directory, keep_last=1, on_failed_save="warn") as store:
+        store.give_up([4, 6])
+        store.save(step, tree(0), {})
+        with pytest.warns(UserWarning, match=f"step {step} was not written"):
+            store.wait()
+        assert values(directory) == {2: 2, 4: 4, 6: 6}
+        fails.clear()
+        store.save(step, tree(1), {})
+        store.wait()
+        assert values(directory) == {step: 1}
+        store._failures.count = 0  # told of above
+    assert [path.name for path in directory.iterdir()] == [str(step)]
+
+
+def test_killed_while_one_is_replaced(directory, fails, monkeypatch):
+    fails.add(4)
+    store = Store(directory, keep_last=None)
+    store.give_up([4, 6])
+    with monkeypatch.context() as patched:
+        patched.setattr(_files, "_put_back", lambda aside: None)
+        patched.setattr(_files, "sweep", lambda directory: None)
+        store.save(4, tree(0), {})
+        with pytest.raises(CheckpointWriteError):
+            store.close()
+    assert values(directory) == {2: 2, 6: 6}
+    assert (directory / "4.replaced").is_dir()
+    Store(directory).close()
+    assert values(directory) == {2: 2, 4: 4, 6: 6}
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_killed_between_the_commit_and_the_deletion(directory, monkeypatch, step):
+    def killed(*args):
+        raise RuntimeError("killed")
+
+    store = Store(directory, keep_last=None)
+    store.give_up([4, 6])
+    with monkeypatch.context() as patched:
+        patched.setattr(_files, "remove", killed)
+        patched.setattr(_files, "sweep", lambda directory: None)
+        store.save(step, tree(10), {})
+        with pytest.raises(CheckpointWriteError, match="were not deleted"):
+            store.close()
+    assert values(directory) == {2: 2, 4: 4, 6: 6} | {step: 10}
+    with Store(directory, keep_last=None) as again:
+        assert values(directory) == {2: 2, step: 10}
+        again.save(6, tree(60), {})
+    Store(directory).close()
+    assert values(directory) == {2: 2, step: 10, 6: 60}
+    assert not [path for path in directory.iterdir() if path.suffix]
+
+
+def test_what_is_pinned_or_not_there_is_refused(directory):
+    with Store(directory, keep_last=None) as store:
+        store.pin(4)
+        with pytest.raises(CheckpointError, match=r"steps \[4\] .* are pinned; unpin them first"):
+            store.give_up([4, 6])
+        with pytest.raises(CheckpointNotFoundError, match=r"no steps \[5\]"):
+            store.give_up([5, 6])
+        store.save(8, tree(8), {})
+    assert values(directory) == {2: 2, 4: 4, 6: 6, 8: 8}
