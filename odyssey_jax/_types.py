@@ -190,8 +190,8 @@ class Event:
 
     Args:
         metrics: name to value (scalars, or arrays such as a confusion matrix); what is known
-            at this point. At `Point.LOSS_NOT_FINITE` that is the step's own loss, as
-            "train/loss".
+            at this point. At `Point.LOSS_NOT_FINITE` that is "train/loss", NaN whatever the
+            step's own was.
         clock: the step and epoch. At `Point.EPOCH_END` the epoch is the index of the one that
             ends, and the step the number of steps done; at `Point.LOSS_NOT_FINITE` it is that
             number at the end of the step in question.

@@ -55,18 +55,6 @@ class _Call(NamedTuple):
     limit: jax.Array
 
 
-class _Failure(NamedTuple):
-    """The first train step of a part of an epoch whose loss is not finite.
-
-    Args:
-        step: int32 scalar, the number of steps done at its end; 0 while there is none.
-        loss: float32 scalar, its loss.
-    """
-
-    step: jax.Array
-    loss: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
 class Loop:
     """What `make_loop` makes: the static part of a run, hashable and compared by value.
@@ -197,8 +185,8 @@ class Loop:
         )
 
         def train(carry):
-            carry, failure = self._train(carry, order, call)
-            carry = self._tell_of(failure, carry)
+            carry, failed = self._train(carry, order, call)
+            carry = self._tell_of(failed, carry)
             at_end = carry.clock.step % call.blocks.epoch == 0
             return apply_if(at_end, lambda carry: self._end_epoch(carry, call.inputs), carry)
 
@@ -229,10 +217,11 @@ class Loop:
         zeros = lambda: jnp.zeros(shape.shape, shape.dtype)
         return lax.cond(position == 0, zeros, make)
 
-    def _train(self, carry: Carry, order: Any, call: _Call) -> tuple[Carry, _Failure | None]:
+    def _train(self, carry: Carry, order: Any, call: _Call) -> tuple[Carry, jax.Array]:
         """Trains on whole batches up to the next boundary, or on the pass's last small one.
 
         Where a callback wants to know of a loss that is not finite, only up to its block's end.
+        The first step that has one is returned too, counted from 1; 0 is none.
         """
         train, blocks = call.inputs.train, call.blocks
         optimizer = self._optimizer(call.inputs)
@@ -240,15 +229,14 @@ class Loop:
         position = first % blocks.data_pass
 
         def step(count, inner, batch):
-            state, metrics, finite, samples, failure = inner
+            state, metrics, samples, failed = inner
             key = jax.random.fold_in(call.keys.step, count)
             state, outputs = train_step(self.loss, optimizer, state, batch, key)
             state = self._average(state, count)
             samples = self._sample(samples, count, state, outputs, call.inputs)
-            # A first loss that is not finite is a mistake in the set-up, not in the training.
-            finite &= jnp.isfinite(outputs["loss"]) | (count != 0)
             metrics = self.train_metrics.observe(metrics, outputs)
-            return state, metrics, finite, samples, _noticed(failure, count, outputs["loss"])
+            is_first = (failed == 0) & ~jnp.isfinite(outputs["loss"])
+            return state, metrics, samples, jnp.where(is_first, count + 1, failed)
 
         def whole_batches(inner):
             room = jnp.minimum(call.limit - first, blocks.epoch - first % blocks.epoch)
@@ -266,10 +254,10 @@ class Loop:
                 return index + 1, inner
 
             def goes_on(loop_state):
-                index, (*_, failure) = loop_state
-                if failure is None:
+                index, (*_, failed) = loop_state
+                if Point.LOSS_NOT_FINITE not in self.callbacks.points:
                     return index < count
-                return (index < count) & ~self._any(_has_failed(failure, carry))
+                return (index < count) & ~self._any(_is_news(failed, carry))
 
             done, inner = lax.while_loop(goes_on, block, (jnp.zeros_like(count), inner))
             return inner, first + done * blocks.block
@@ -277,36 +265,34 @@ class Loop:
         def small_batch(inner):
             return step(first, inner, train.last_batch(order)), first + 1
 
-        failure = None
-        if Point.LOSS_NOT_FINITE in self.callbacks.points:
-            failure = _Failure(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
-        inner = (carry.state, carry.metrics, jnp.ones((), bool), carry.samples, failure)
+        inner = (carry.state, carry.metrics, carry.samples, jnp.zeros((), jnp.int32))
         if train.remainder:
             at_last = position == blocks.full
             inner, step_count = lax.cond(at_last, small_batch, whole_batches, inner)
         else:
             inner, step_count = whole_batches(inner)
-        state, metrics, finite, samples, failure = inner
-        signal = carry.signal.merge(_stop_unless(finite))
+        state, metrics, samples, failed = inner
+        # A first loss that is not finite is a mistake in the set-up, not in the training.
+        signal = carry.signal.merge(Signal.stop_if(failed == 1, StopReason.FIRST_LOSS_NOT_FINITE))
         clock = carry.clock._replace(step=step_count)
         carry = carry._replace(
             clock=clock, state=state, metrics=metrics, signal=signal, samples=samples
         )
-        return carry, failure
+        return carry, failed
 
-    def _tell_of(self, failure: _Failure | None, carry: Carry) -> Carry:
-        """Tells the callbacks of a loss that is not finite, where and when it was."""
-        if failure is None:
+    def _tell_of(self, failed: jax.Array, carry: Carry) -> Carry:
+        """Tells the callbacks of a loss that is not finite, and when it was."""
+        if Point.LOSS_NOT_FINITE not in self.callbacks.points:
             return carry
-
-        failed = _has_failed(failure, carry)
+        news = _is_news(failed, carry)
 
         def tell(carry):
-            then = carry._replace(clock=carry.clock._replace(step=failure.step))
-            told = self._notify(Point.LOSS_NOT_FINITE, then, {"train/loss": failure.loss})
-            return self._keep_where(~failed, carry, told)._replace(clock=carry.clock)
+            then = carry._replace(clock=carry.clock._replace(step=failed))
+            loss = jnp.full((), jnp.nan, jnp.float32)
+            told = self._notify(Point.LOSS_NOT_FINITE, then, {"train/loss": loss})
+            return self._keep_where(~news, carry, told)._replace(clock=carry.clock)
 
-        return apply_if(self._any(failed), tell, carry)
+        return apply_if(self._any(news), tell, carry)
 
     def _average(self, state: TrainState, step: jax.Array) -> TrainState:
         """Takes the parameters into their average, where the step has updated them."""
@@ -425,23 +411,9 @@ class Loop:
         return kept._replace(clock=new.clock, key=new.key)
 
 
-def _noticed(failure: _Failure | None, count: jax.Array, loss: jax.Array) -> _Failure | None:
-    """Takes the search for the first failure past a train step, whose index is `count`."""
-    if failure is None:
-        return None
-    first = (failure.step == 0) & ~jnp.isfinite(loss)
-    now = _Failure(count + 1, loss.astype(jnp.float32))
-    return jax.tree.map(lambda a, b: jnp.where(first, a, b), now, failure)
-
-
-def _has_failed(failure: _Failure, carry: Carry) -> jax.Array:
+def _is_news(failed: jax.Array, carry: Carry) -> jax.Array:
     """Whether there is a failure to be told of: that of a run that has stopped is none."""
-    return (failure.step > 0) & (carry.signal.stop == StopReason.NONE)
-
-
-def _stop_unless(finite: jax.Array) -> Signal:
-    reason = jnp.where(finite, StopReason.NONE, StopReason.FIRST_LOSS_NOT_FINITE)
-    return Signal.none()._replace(stop=reason.astype(jnp.int32))
+    return (failed > 0) & (carry.signal.stop == StopReason.NONE)
 
 
 def _under(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
