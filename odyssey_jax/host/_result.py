@@ -41,8 +41,8 @@ class FitResult:
         samples: the same of the sampled train steps: "step", the train steps done, and each of
             `log_outputs`; empty where no steps are sampled.
         carry: the run as it was saved last, to go on from.
-        steps_per_second: train steps a second, without compilation and saving; NaN for a run
-            that was complete already.
+        steps_per_second: train steps a second, without compilation, validation, callbacks and
+            saving; NaN for a run that was complete already.
         exit_code: what a program that only trains should end with, by `sys.exit`: 0 for a run
             that is over; 130 after Ctrl-C and 143 after SIGTERM, as a shell has them; 124 where
             `max_time` is spent, as timeout(1) has it.

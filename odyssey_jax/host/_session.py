@@ -16,6 +16,7 @@ from odyssey_jax.host._cadence import Cadence
 from odyssey_jax.host._interrupt import Interrupt
 from odyssey_jax.host._pace import Pace
 from odyssey_jax.host._rankings import without_rankings
+from odyssey_jax.host._rate import Rate
 from odyssey_jax.host._reports import Reports
 from odyssey_jax.host._result import why
 from odyssey_jax.host._resume import describe
@@ -56,12 +57,13 @@ class Session:
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
         self._saved_step: int | None = None
-        self._steps, self._seconds, self._seconds_before = 0, 0.0, seconds
+        self._rate = Rate(self._blocks, 0.0)
+        self._seconds, self._seconds_before = 0.0, seconds
 
     @property
     def steps_per_second(self) -> float:
-        """Train steps a second so far, without compilation and saving."""
-        return self._steps / self._seconds if self._seconds else float("nan")
+        """Train steps a second so far, without compilation, validation and saving."""
+        return self._rate.steps_per_second
 
     @property
     def _rates(self) -> tuple[float, float]:
@@ -83,8 +85,11 @@ class Session:
     def _run(self, carry: Carry, reports: Reports) -> Carry:
         step = int(carry.clock.step)
         pace = Pace(first=self._blocks.block)
-        # Compiles; no step is done, so the rates stay clean.
-        carry, _ = self._call(carry, step, reports)
+        costs = []
+        for _ in range(4):  # the first compiles; the others do nothing, and show what a call costs
+            carry, seconds = self._call(carry, step, reports)
+            costs.append(seconds)
+        self._rate = Rate(self._blocks, min(costs[1:]))
         cadence = Cadence(self._saving, self._blocks, self._inputs.train, step)
         try:
             while not self._is_over(carry):
@@ -93,15 +98,28 @@ class Session:
                     break  # what is due here is the run's last save, which says why it ended
                 self._save_what_is_due(carry, cadence)
                 limit = min(cadence.limit(step, steps), self._last)
-                carry, seconds = self._call(carry, limit, reports)
+                carry, seconds = self._run_to(limit, carry, reports)
                 done, step = int(carry.clock.step) - step, int(carry.clock.step)
                 pace.took(done, seconds)
-                self._steps, self._seconds = self._steps + done, self._seconds + seconds
+                self._seconds += seconds
                 self._check_first_loss(carry)
                 reports.take(carry, *self._rates)
         finally:
             reports.tell()
         return carry
+
+    def _run_to(self, limit: int, carry: Carry, reports: Reports) -> tuple[Carry, float]:
+        """Calls the program, once or twice: so that the rate is that of the training."""
+        step, total = int(carry.clock.step), 0.0
+        for until in (self._rate.stop_before(step, limit), limit):
+            if until <= step:
+                continue
+            carry, seconds = self._call(carry, until, reports)
+            before, step, total = step, int(carry.clock.step), total + seconds
+            self._rate.took(before, step, seconds)
+            if step < until or bool(carry.signal.save):  # a callback asks for the host
+                break
+        return carry, total
 
     def _call(self, carry: Carry, limit: int, reports: Reports) -> tuple[Carry, float]:
         """Calls the program, and meanwhile tells the writers what it did before."""

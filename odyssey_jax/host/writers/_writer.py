@@ -38,7 +38,8 @@ class Live(NamedTuple):
 
     Args:
         step: the train steps done.
-        steps_per_second: train steps a second so far, without compilation and saving.
+        steps_per_second: train steps a second so far, without compilation, validation,
+            callbacks and saving.
         examples_per_second: the same in examples.
         samples: a row for each sampled train step since the last call: "step" and the outputs
             that are sampled.
