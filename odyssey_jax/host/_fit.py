@@ -91,11 +91,12 @@ def fit(
     - after SIGTERM it raises `SystemExit(143)`, which runs `finally` blocks and ends the program;
     - a handler of your own for the signal is called then, and if it returns, `fit` returns.
 
-    A second signal does at once what it does without `fit`: it ends the program, or raises
-    `KeyboardInterrupt`, after which a save that is being written is still waited for. What was
-    committed stays. Without a directory nothing can be saved, and SIGTERM loses the run. The
-    handlers are set while there is something to train, in the main thread only, and those before
-    are set again.
+    A second signal acts at once, also while the compiled program runs: SIGTERM ends the process,
+    and Ctrl-C raises `KeyboardInterrupt` when a save that is being written is committed. A script
+    that ends with it still waits, as any that uses JAX, for the call of the compiled program that
+    is under way; SIGTERM does not. What was committed stays. Without a directory nothing can be
+    saved, and SIGTERM loses the run. The handlers are set while there is something to train, in
+    the main thread only, and those before are set again.
 
     On several processes (`jax.distributed`) all of them call this with the same arguments, the
     whole data included, and a `batch_sharding` over the devices of all; the directory is one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,7 @@ class Session:
         self._waiting = Waiting(loop.callbacks)
         self._blocks = plan_blocks(inputs.train, loop.steps_per_epoch)
         self._last = epochs * self._blocks.epoch
+        self._watch = ThreadPoolExecutor(1, "odyssey_jax")
         self._saved_step: int | None = None
         self._rate = Rate(self._blocks, 0.0)
         self._seconds, self._seconds_before = 0.0, seconds
@@ -74,7 +76,9 @@ class Session:
         self._saved_step = int(carry.clock.step)
         if self._is_over(carry):
             return carry
-        with self._interrupt, ThreadPoolExecutor(1, "odyssey_jax") as self._watch:
+        with self._interrupt, contextlib.ExitStack() as stack:
+            # Not waited for: after a second Ctrl-C the program may still run.
+            stack.callback(self._watch.shutdown, wait=False)
             carry = self._run(carry, Reports(writers, self._loop.sampling, carry))
             if self._saved_step != int(carry.clock.step):
                 self._save(carry)

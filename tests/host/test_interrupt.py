@@ -224,6 +224,57 @@ def test_a_second_sigterm_kills():
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, b"noted\n")
 
 
+SLOW_STEPS = """
+import sys, time, jax, jax.numpy as jnp, optax, odyssey_jax as ody
+
+def work(n, x):
+    return jax.lax.fori_loop(0, n, lambda i, x: jnp.tanh(x @ x), x)
+
+x, timed = jnp.ones((500, 500)), jax.jit(work, static_argnums=0)
+timed(100, x).block_until_ready()
+begun = time.perf_counter()
+timed(100, x).block_until_ready()
+n = int(0.4 / ((time.perf_counter() - begun) / 100))  # a step of 0.4 s, and a call of ten
+
+def loss_fn(w, batch):
+    return ((w - batch) ** 2).mean() + 0.0 * work(n, jnp.full((500, 500), w)).sum()
+
+class Print:
+    def open(self, run): pass
+    def write(self, rows, live): print("epoch", flush=True)
+    def close(self): pass
+
+data = ody.ArrayDataset(jnp.ones(400), batch_size=4)
+try:
+    ody.fit(ody.pure_task(jnp.zeros(()), loss_fn), optax.sgd(0.1), data, epochs=9,
+            steps_per_epoch=10, directory=sys.argv[1], writers=[Print()],
+            callbacks=ody.checkpoint(every_epochs=1))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    raise
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_acts_while_the_program_runs(tmp_path, number):
+    command = [sys.executable, "-c", SLOW_STEPS, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "epoch\n"
+        time.sleep(0.4)  # the next call is under way, and its first epoch is being saved
+        for _ in range(2):
+            process.send_signal(number)
+            sent = time.monotonic()
+            time.sleep(0.1)
+        rest = process.stdout.readline()
+        assert time.monotonic() - sent < 1.5, "the call takes four seconds"
+        assert rest == ("interrupted\n" if number == signal.SIGINT else "")
+        assert process.wait() == -number
+    with ody.Store(tmp_path / "checkpoints") as store:
+        assert store.steps() == (10,)
+        assert store.verify(10) > 0
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
