@@ -132,6 +132,7 @@ from odyssey_jax.schedules import with_momentum as with_momentum
 from odyssey_jax.schedules import with_noise as with_noise
 from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store import CheckpointError as CheckpointError
+from odyssey_jax.store import CheckpointInUseError as CheckpointInUseError
 from odyssey_jax.store import CheckpointMismatchError as CheckpointMismatchError
 from odyssey_jax.store import CheckpointNotFoundError as CheckpointNotFoundError
 from odyssey_jax.store import CheckpointSkippedWarning as CheckpointSkippedWarning

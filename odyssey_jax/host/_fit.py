@@ -206,6 +206,7 @@ def fit(
             store = stack.enter_context(Store(Path(directory) / "checkpoints", **how))
         stack.enter_context(together())
         if store is not None:
+            store.acquire()  # before anything is read that another run may change
             saved = _find_run(store, resume, run_identity)
         if saved is not None:
             done = saved["step"] // accumulate_steps

@@ -6,6 +6,7 @@ What the files hold, and what is promised of them, is in FORMAT.md beside this.
 from odyssey_jax.store._compare import Report as Report
 from odyssey_jax.store._errors import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store._errors import CheckpointError as CheckpointError
+from odyssey_jax.store._errors import CheckpointInUseError as CheckpointInUseError
 from odyssey_jax.store._errors import CheckpointMismatchError as CheckpointMismatchError
 from odyssey_jax.store._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from odyssey_jax.store._errors import CheckpointSkippedWarning as CheckpointSkippedWarning

@@ -71,6 +71,15 @@ class CheckpointWriteError(CheckpointError, OSError):
     """
 
 
+class CheckpointInUseError(CheckpointError):
+    """Another program, or another `Store` of this one, writes to the directory.
+
+    Example:
+        >>> issubclass(CheckpointInUseError, CheckpointError)
+        True
+    """
+
+
 class CheckpointWriteWarning(UserWarning):
     """A checkpoint could not be written, and the store was asked to go on without it.
 

@@ -13,11 +13,6 @@ from pathlib import Path
 from odyssey_jax._processes import ProcessFailedError
 from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows has none, and goes without the lock
-    fcntl = None
-
 _STEP = re.compile(r"(0|[1-9]\d*)$")
 # Orbax's unfinished saves, and what a deletion has begun with.
 _LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted|replaced)$")
@@ -112,49 +107,22 @@ def _put_back(aside: Path) -> None:
             sync(step.parent)
 
 
-def sweep(directory: Path) -> None:
-    """Deletes what killed saves and deletions left, unless a save is going on right now.
-
-    What such a save was to replace is put back.
+def sweep(directory: Path, *, unfinished: bool) -> None:
+    """Deletes what killed saves and deletions left, and puts back what one was to replace.
 
     Where it may not, the leftovers stay: they are never listed.
+
+    Args:
+        directory: The store's directory.
+        unfinished: Whether what is left of a save is swept too: nobody may be at one.
     """
     with contextlib.suppress(OSError):
-        leftovers = [p for p in directory.iterdir() if _LEFTOVER.match(p.name)]
-        if not leftovers:
-            return
-        with _locked(directory, exclusive=True) as alone:
-            for path in leftovers if alone else ():
-                if path.suffix == ".replaced":
+        for path in list(directory.iterdir()):
+            found = _LEFTOVER.match(path.name)
+            if found and (unfinished or found[1] == "deleted"):
+                if found[1] == "replaced":
                     _put_back(path)
                 shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Marks the directory as being written to; the mark ends with the process at the latest."""
-    with _locked(directory, exclusive=False):
-        yield
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, *, exclusive: bool) -> Iterator[bool]:
-    if fcntl is None:
-        yield True
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        kind = fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH
-        try:
-            fcntl.flock(descriptor, kind)
-            held = True
-        except BlockingIOError:
-            held = False
-        except OSError:  # the file system has no locks
-            held = True
-        yield held
-    finally:
-        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

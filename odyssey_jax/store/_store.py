@@ -18,6 +18,7 @@ from odyssey_jax.store._directory import Result, Which, as_number, check_step
 from odyssey_jax.store._encode import decode, dumps
 from odyssey_jax.store._errors import (
     CheckpointError,
+    CheckpointInUseError,
     CheckpointNotFoundError,
     CheckpointWriteError,
     CheckpointWriteWarning,
@@ -25,6 +26,7 @@ from odyssey_jax.store._errors import (
 from odyssey_jax.store._failures import Failures, OnFailedSave
 from odyssey_jax.store._format import header
 from odyssey_jax.store._layout import Layout, to_json
+from odyssey_jax.store._lock import WriterLock
 from odyssey_jax.store._pins import pin, pins, unpin
 from odyssey_jax.store._planner import Planner
 from odyssey_jax.store._reader import Reader
@@ -39,8 +41,12 @@ class Store(Reader):
 
     A step is committed by one rename, when all of it is on the disk, so whatever happens
     during a save, what had been committed stays. Old steps are deleted only after a newer
-    one is committed. One program at a time should write to a directory; any number may
-    read it.
+    one is committed.
+
+    One store at a time writes to a directory: the first `save` takes its lock, `close` or the
+    end of the process gives it back, and another writer is refused. Any number may read it,
+    and pin steps. Where the file system has no locks, nobody is refused, and what killed saves
+    left stays.
 
     On several processes (`jax.distributed`) the directory is one that all of them share, and
     all call the same methods in the same order, from the main thread: of an array that is
@@ -104,14 +110,15 @@ class Store(Reader):
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
         self._given_up: dict[int, float | None] = {}  # -> their timestamps
+        self._tidied = False
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
         self._save_seconds = 0.0
         self._closed = False
         with together():
             _files.make_directory(self.directory)
             check_shared(self.directory)
-        self._sweep()
-        self._finish_giving_up()
+        self._lock = WriterLock(self.directory)
+        self._begin()
         self._rounds = Rounds(self.directory)
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
@@ -155,6 +162,39 @@ class Store(Reader):
             # It must not hide what went wrong first.
             error.add_note(f"and while closing the store: {failure}")
 
+    def acquire(self) -> None:
+        """Takes the directory for this store to write to, as the first `save` does.
+
+        `close` gives it back. One that is about to be given back is waited for, for half a second.
+
+        Raises:
+            CheckpointInUseError: Another program, or another store of this one, writes there.
+            CheckpointError: The store is closed.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.acquire()
+            ...     Store(folder).acquire()
+            Traceback (most recent call last):
+            odyssey_jax.store._errors.CheckpointInUseError: checkpoint directory ...
+        """
+        self._check_open()
+        self._acquire()
+
+    def _acquire(self) -> None:
+        held = self._lock.held
+        with together():
+            if is_first():
+                self._lock.acquire()
+            from_first(None, "Store.acquire")  # the others wait until it is taken
+        if self._lock.held and not (held or self.in_flight):
+            self._tidy()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CheckpointError(f"the store of {str(self.directory)!r} is closed; make another")
+
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
         """Saves a pytree in the background.
 
@@ -175,6 +215,7 @@ class Store(Reader):
         Raises:
             CheckpointWriteError: A save before failed; this one is not begun. (A warning,
                 if the store was asked for one; this one is begun then.)
+            CheckpointInUseError: Somebody else writes to the directory.
             CheckpointError: The step is committed already, the tree or the metadata hold
                 what cannot be stored, or the metrics lack the monitored one.
 
@@ -189,9 +230,9 @@ class Store(Reader):
         """
         self._background.wait_for_room()
         self.check_for_errors()
-        if self._closed:
-            raise CheckpointError(f"the store of {str(self.directory)!r} is closed")
+        self._check_open()
         step = check_step(step)
+        self._acquire()
         self._check_new(step)
         head = header(step, self._clock(), metadata, self._retention(), self._given_up)
         dumps(head)
@@ -258,7 +299,7 @@ class Store(Reader):
         what = f"checkpoint of step {step} was not written to {where}"
         try:
             with self._rounds.together():
-                with _files.writing(self.directory), self._in_place_of(step):
+                with self._in_place_of(step):
                     self._writer.write(
                         step,
                         head,
@@ -293,6 +334,23 @@ class Store(Reader):
         given_up = self._given_up.keys() & set(self._committed())
         if doomed := given_up - pins(self.directory):
             self._drop(doomed)
+
+    def _begin(self) -> None:
+        """Tidies up, unless somebody writes, who does so."""
+        if is_first():
+            with contextlib.suppress(CheckpointInUseError):
+                self._lock.acquire(patience=0)
+                try:
+                    self._tidy()
+                finally:
+                    self._lock.release()
+
+    def _tidy(self) -> None:
+        """Finishes what killed programs have begun."""
+        self._sweep()
+        if not self._tidied:
+            self._finish_giving_up()
+            self._tidied = True
 
     def _finish_giving_up(self) -> None:
         """Deletes what a program gave up for a step that is committed, and was killed before."""
@@ -332,7 +390,7 @@ class Store(Reader):
 
     def _sweep(self) -> None:
         if is_first():
-            _files.sweep(self.directory)
+            _files.sweep(self.directory, unfinished=self._lock.held)
 
     def wait(self) -> None:
         """Waits until all saves in flight are committed.
@@ -389,6 +447,7 @@ class Store(Reader):
             self._staging.clear()
             self._closed = True
             self._writer.close()
+            self._lock.release()
         self._failures.sum_up(self.directory)
 
     def steps(self) -> tuple[int, ...]:
@@ -490,6 +549,7 @@ class Store(Reader):
         Raises:
             CheckpointNotFoundError: One of them is not committed; none is deleted then.
             CheckpointError: One of them is pinned; none is deleted then.
+            CheckpointInUseError: Somebody else writes to the directory.
             CheckpointWriteError: One could not be deleted.
 
         Example:
@@ -504,10 +564,16 @@ class Store(Reader):
         """
         self._background.join()
         doomed = self._may_go(steps)
-        with self._deleting(doomed), together():
-            self._drop(doomed)
-            from_first(None, "Store.forget")  # the others wait until they are gone
-        self._sweep()
+        held = self._lock.held
+        self._acquire()
+        try:
+            with self._deleting(doomed), together():
+                self._drop(doomed)
+                from_first(None, "Store.forget")  # the others wait until they are gone
+            self._sweep()
+        finally:
+            if not held:
+                self._lock.release()
 
     def _may_go(self, steps: Iterable[int]) -> set[int]:
         doomed = {check_step(step) for step in steps}

@@ -87,7 +87,7 @@ def test_killed_while_one_is_replaced(directory, fails, monkeypatch):
     store.give_up([4, 6])
     with monkeypatch.context() as patched:
         patched.setattr(_files, "_put_back", lambda aside: None)
-        patched.setattr(_files, "sweep", lambda directory: None)
+        patched.setattr(_files, "sweep", lambda directory, unfinished: None)
         store.save(4, tree(0), {})
         with pytest.raises(CheckpointWriteError):
             store.close()
@@ -106,7 +106,7 @@ def test_killed_between_the_commit_and_the_deletion(directory, monkeypatch, step
     store.give_up([4, 6])
     with monkeypatch.context() as patched:
         patched.setattr(_files, "remove", killed)
-        patched.setattr(_files, "sweep", lambda directory: None)
+        patched.setattr(_files, "sweep", lambda directory, unfinished: None)
         store.save(step, tree(10), {})
         with pytest.raises(CheckpointWriteError, match="were not deleted"):
             store.close()

@@ -55,7 +55,7 @@ def test_killed(tmp_path, where, latest, left):
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     names = {p.name for p in tmp_path.iterdir()}
-    assert any("." in name for name in names) == left
+    assert any("." in name for name in names - {"writer.lock"}) == left
     with Store(tmp_path) as store:
         assert store.latest() == latest
         assert all(p.name.isdigit() for p in tmp_path.iterdir()), "leftovers are cleaned"

@@ -21,6 +21,7 @@ from odyssey_jax.store import (
     Reader,
     Store,
 )
+from odyssey_jax.store._lock import WriterLock
 
 TREE = {"w": np.arange(3.0)}
 
@@ -277,11 +278,15 @@ def test_leftovers_are_cleaned_but_not_while_somebody_saves(tmp_path):
     names = ["3.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp-1234", "2.deleted"]
     for name in names:
         (tmp_path / name / "state").mkdir(parents=True)
-    from odyssey_jax.store import _files
-
-    with _files.writing(tmp_path), Store(tmp_path) as reader:
+    lock = WriterLock(tmp_path)
+    lock.acquire()
+    with Store(tmp_path) as reader:
         assert reader.steps() == ()
-        assert {p.name for p in tmp_path.iterdir()} == set(names)
+        assert {p.name for p in tmp_path.iterdir()} == {*names, "writer.lock"}
+        lock.release()
+        reader.acquire()
+        assert [p.name for p in tmp_path.iterdir()] == ["writer.lock"]
+    (tmp_path / names[0]).mkdir()
     with Store(tmp_path) as store:
         assert store.steps() == ()
         assert not list(tmp_path.iterdir())
