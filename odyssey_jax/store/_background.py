@@ -61,6 +61,9 @@ class Background:
             task: What `wait` waits for.
             afterwards: Tidying up that nobody waits for, except the next task; called even
                 if the task fails, and must not raise.
+
+        Raises:
+            RuntimeError: The system gives no thread; the task is not begun.
         """
         self.wait_for_room()
         with self._changed:
@@ -68,7 +71,12 @@ class Background:
             if self._thread is None:
                 # Not a daemon: a program that ends without waiting still finishes its save.
                 self._thread = threading.Thread(target=self._run, name=self._name)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except BaseException:
+                    self._tasks.pop()  # nobody would ever run it
+                    self._thread = None
+                    raise
 
     def wait(self) -> None:
         """Waits for all tasks, without raising what they raised."""

@@ -394,8 +394,18 @@ def check_step(step: Any) -> int:
     except TypeError:
         number = -1
     if number < 0 or isinstance(step, bool):
-        raise CheckpointError(f"a step is an integer of at least 0, got {step!r}")
+        raise CheckpointError(
+            f'a step is an integer of at least 0, or, to read, "latest" or "best", got {step!r}'
+        )
     return number
+
+
+def check_whole(name: str, value: Any, least: int, otherwise: str = "") -> None:
+    if value is None and otherwise:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        more = f", or {otherwise}" if otherwise else ""
+        raise CheckpointError(f"{name} must be an integer of at least {least}{more}, got {value!r}")
 
 
 def as_number(value: Any) -> float | None:

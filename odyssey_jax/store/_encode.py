@@ -54,7 +54,8 @@ def encode(value: Any, where: str = "metadata") -> Any:
         return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         array = np.asarray(value)
-        if array.dtype.kind in "biufV" and array.dtype.names is None:
+        plain = array.dtype.kind in "biufV" and array.dtype.names is None
+        if plain and array.dtype.type is not np.longdouble:
             return encode(array.tolist(), where)
     raise CheckpointError(
         f"{where} is {value!r} ({type(value).__name__}), which JSON cannot hold; "

@@ -34,16 +34,18 @@ REFUSALS = frozenset(
 
 def make_directory(directory: Path) -> None:
     """Makes a store's directory, so that it survives a power loss, or says why it cannot."""
-    new = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
+        new = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         for path in new:
             sync(path.parent)
     except (FileExistsError, NotADirectoryError) as error:
-        file = next((p for p in (directory, *directory.parents) if p.is_file()), directory)
+        paths = (directory, *directory.parents)
+        file = next((p for p in paths if p.is_file() or p.is_symlink()), directory)
+        what = "a file" if file.exists() else "a link that leads nowhere"
         raise CheckpointError(
-            f"checkpoint directory {str(directory)!r} cannot be made: {str(file)!r} is a file; "
-            "give another directory, or move the file away"
+            f"checkpoint directory {str(directory)!r} cannot be made: {str(file)!r} is {what}; "
+            "give another directory, or move it away"
         ) from error
     except OSError as error:
         raise CheckpointWriteError(

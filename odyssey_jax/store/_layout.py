@@ -184,6 +184,11 @@ def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
     return Layout(tuple(places), {name: _pack(dtypes[name], ends[name]) for name in ends}, tree)
 
 
+def has_name(dtype: str) -> bool:
+    """Whether the Zarr format has a name for a dtype: an array by itself needs one."""
+    return dtype in _NAMED
+
+
 def round_up(elements: int, dtype: str) -> int:
     """The next element that begins at a multiple of 64 bytes.
 

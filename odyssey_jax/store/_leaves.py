@@ -33,6 +33,9 @@ class Leaf(NamedTuple):
         return f"{self.path} {self.dtype}[{','.join(map(str, self.shape))}]"
 
 
+_MASKED = np.ma.MaskedArray  # an array and its mask, of which one leaf holds only one
+
+
 def is_key(value: Any) -> bool:
     """Whether a leaf is an array of typed PRNG keys, or describes one.
 
@@ -72,7 +75,7 @@ def describe(path: str, value: Any) -> Leaf:
     """
     if is_scalar(value):
         return Leaf(path, (), type(value).__name__)
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, _MASKED):
         name = _dtype_name(value.dtype)
         if name is not None:
             return Leaf(path, tuple(value.shape), name)
@@ -88,6 +91,8 @@ def _dtype_name(dtype: Any) -> str | None:
     if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         return str(dtype)
     dtype = np.dtype(dtype)
+    if dtype.type in (np.longdouble, np.clongdouble):  # of another width on other machines
+        return None
     if jax.numpy.issubdtype(dtype, np.number) or dtype == np.bool_:
         return dtype.name
     return None

@@ -47,7 +47,8 @@ class Planner:
             CheckpointError: A leaf cannot be stored, or two leaves have one path.
         """
         values, structure = jax.tree.flatten(tree)
-        kinds = [structure, *(kind for value in values for kind in _kinds(value))]
+        # As text too: 1, 1.0 and True are equal keys of a mapping, and three names.
+        kinds = [structure, str(structure), *(kind for value in values for kind in _kinds(value))]
         if kinds != self._kinds:
             leaves, values, _ = flatten(tree)
             described, data = sources(leaves, values)

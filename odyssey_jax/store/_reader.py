@@ -132,7 +132,9 @@ class Reader(Directory):
         """Restores a pytree.
 
         Strict: every leaf of the target must be in the checkpoint at the same path, with
-        the same shape and dtype, and the other way round. A transfer says where not.
+        the same shape and dtype, and the other way round. A transfer says where not. Nodes are
+        known by the paths of their leaves alone: a list restores into a tuple, and an NNX state
+        into a dictionary.
 
         Args:
             target: A pytree like the one that was saved, of arrays or

@@ -17,7 +17,7 @@ import numpy as np
 
 from odyssey_jax.store._encode import encode
 from odyssey_jax.store._errors import CheckpointError
-from odyssey_jax.store._layout import Layout, Place, Source, round_up
+from odyssey_jax.store._layout import Layout, Place, Source, has_name, round_up
 from odyssey_jax.store._leaves import Leaf, is_key, is_scalar
 
 
@@ -61,6 +61,8 @@ def sources(
 
 
 def _source(leaf: Leaf, value: Any, on_device: bool | None) -> tuple[Source, Any]:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise CheckpointError(f"leaf {leaf.path} describes an array; give the array to be saved")
     if is_scalar(value):
         return Source(leaf, value=encode(value)), value
     if is_key(value):
@@ -75,6 +77,11 @@ def _source(leaf: Leaf, value: Any, on_device: bool | None) -> tuple[Source, Any
         raise CheckpointError(
             f"leaf {leaf.path} is on devices of other processes only, and process 0 writes what is "
             f"replicated: give it a sharding over all devices, not {data.sharding}"
+        )
+    if home == "spread" and not has_name(data.dtype.name):
+        raise CheckpointError(
+            f"leaf {leaf.path} is {leaf.dtype} and spread over devices, for which the files have "
+            "no name; replicate it, or give it another dtype"
         )
     return Source(*about, home=home, impl=impl), data
 

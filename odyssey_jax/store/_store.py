@@ -14,7 +14,7 @@ import jax
 from odyssey_jax._processes import ProcessFailedError, from_first, greatest, is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background
-from odyssey_jax.store._directory import Result, Which, as_number, check_step
+from odyssey_jax.store._directory import Result, Which, as_number, check_step, check_whole
 from odyssey_jax.store._encode import decode, dumps
 from odyssey_jax.store._errors import (
     CheckpointError,
@@ -99,8 +99,7 @@ class Store(Reader):
     ) -> None:
         self._failures = Failures(on_failed_save)
         _check_policy(keep_last, keep_best, keep_every, monitor)
-        if max_in_flight < 1:
-            raise CheckpointError(f"max_in_flight must be at least 1, got {max_in_flight}")
+        check_whole("max_in_flight", max_in_flight, 1)
         super().__init__(directory, monitor=monitor, mode=mode)
         self.keep_last = keep_last
         self.keep_best = keep_best
@@ -241,10 +240,17 @@ class Store(Reader):
         staging = self._staging.pop() if self._staging else Staging()
         snapshot = take(layout, data, staging) if is_first() else loose_only(layout, data)
         self._unfinished.add(step)
-        self._background.start(
-            lambda: self._commit(step, head, value, layout, snapshot, staging),
-            afterwards=self._sweep,
-        )
+        try:
+            self._background.start(
+                lambda: self._commit(step, head, value, layout, snapshot, staging),
+                afterwards=self._sweep,
+            )
+        except RuntimeError as error:
+            self._unfinished.discard(step)
+            self._staging.append(staging)
+            raise CheckpointWriteError(
+                f"checkpoint of step {step} was not written to {str(self.directory)!r}: {error}"
+            ) from error
 
     def _check_new(self, step: int) -> None:
         with together():
@@ -635,12 +641,9 @@ class Store(Reader):
 def _check_policy(
     keep_last: int | None, keep_best: int, keep_every: int | None, monitor: str | None
 ) -> None:
-    if keep_last is not None and keep_last < 1:
-        raise CheckpointError(f"keep_last must be at least 1, or None for all, got {keep_last}")
-    if keep_every is not None and keep_every < 1:
-        raise CheckpointError(f"keep_every must be at least 1, or None, got {keep_every}")
-    if keep_best < 0:
-        raise CheckpointError(f"keep_best must be at least 0, got {keep_best}")
+    check_whole("keep_last", keep_last, 1, "None for all")
+    check_whole("keep_every", keep_every, 1, "None for none")
+    check_whole("keep_best", keep_best, 0)
     if keep_best and monitor is None:
         raise CheckpointError(
             f"keep_best = {keep_best} needs a monitor, the name of a metric such as 'valid/loss'"

@@ -145,8 +145,8 @@ def test_a_newer_format_is_refused_and_left_alone(tmp_path, monkeypatch):
 
 
 BAD_ARGUMENTS = [
-    ({"keep_last": 0}, "keep_last must be at least 1, or None for all, got 0"),
-    ({"keep_best": -1}, "keep_best must be at least 0, got -1"),
+    ({"keep_last": 0}, "keep_last must be an integer of at least 1, or None for all, got 0"),
+    ({"keep_best": -1}, "keep_best must be an integer of at least 0, got -1"),
     ({"keep_best": 2}, "keep_best = 2 needs a monitor, the name of a metric"),
     ({"mode": "minimum"}, "mode must be 'min' or 'max', got 'minimum'"),
 ]
@@ -159,9 +159,9 @@ def test_bad_arguments_are_refused(tmp_path, arguments, text):
 
 
 BAD_SAVES = [
-    (-1, {}, "a step is an integer of at least 0, got -1"),
-    (1.5, {}, "a step is an integer of at least 0, got 1.5"),
-    (True, {}, "a step is an integer of at least 0, got True"),
+    (-1, {}, "a step is an integer of at least 0, .*, got -1"),
+    (1.5, {}, "a step is an integer of at least 0, .*, got 1.5"),
+    (True, {}, "a step is an integer of at least 0, .*, got True"),
     (0, {}, r"step 0 is already in '.*'; forget\(\[0\]\) first to replace it"),
     (1, {"f": len}, r"metadata\['f'\] is <built-in function len>.* JSON cannot hold"),
     (1, {"step": 1}, r"metadata \['step'\] is written by the store; leave it out"),
@@ -189,7 +189,9 @@ def test_what_is_no_step_is_refused_by_whatever_reads(tmp_path, step):
         fill(store, [0.5, 0.4])
         reads = (store.metadata, store.verify, store.leaves, store.values, store.size, store.load)
         for read in (*reads, lambda step: store.restore(TREE, step)):
-            with pytest.raises(CheckpointError, match="a step is an integer of at least 0, got"):
+            with pytest.raises(
+                CheckpointError, match="a step is an integer of at least 0, .*, got"
+            ):
                 read(step)
 
 
@@ -238,7 +240,9 @@ def test_what_is_not_there_is_said(tmp_path):
             store.forget([0, 5])
         with pytest.raises(CheckpointError, match="best needs a monitor"):
             store.restore(TREE, "best")
-        with pytest.raises(CheckpointError, match="a step is an integer of at least 0, got 'last'"):
+        with pytest.raises(
+            CheckpointError, match="a step is an integer of at least 0, .*, got 'last'"
+        ):
             store.restore(TREE, "last")
         assert store.steps() == (0,)
 
