@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+import statistics
+
 from odyssey_jax.loop import Blocks
 
 
 class Rate:
-    """Train steps a second, of the calls of the program in which no epoch ends.
+    """Train steps a second, less what the ends of epochs take.
 
-    Validation and the callbacks are in the program, at the end of an epoch. So a call that
-    reaches one is made in two: the first ends a block before it, and only that is counted, less
-    what a call costs in which nothing is done. Where an epoch is a single block there is no such
-    call, and all are counted.
+    Validation and the callbacks are in the program, at the end of an epoch. What an end takes is
+    the difference of two calls of one block each, in the second of which an epoch ends: whatever
+    else a call costs is in both. So some of the calls are made in parts, until enough are seen.
+
+    Where an epoch is a single block no call is without an end, and they are counted with them.
 
     Args:
         blocks: how the run is cut.
-        empty: seconds of a call in which no step is done.
+        enough: how many pairs of calls there shall be; their median counts.
     """
 
-    def __init__(self, blocks: Blocks, empty: float):
-        self._blocks, self._empty = blocks, empty
-        self._within = self._all = (0, 0.0)
+    def __init__(self, blocks: Blocks, enough: int = 15):
+        self._blocks, self._enough = blocks, enough
+        self._steps, self._epochs, self._seconds = 0, 0, 0.0
+        self._without: float | None = None
+        self._ends: list[float] = []
 
     @property
     def steps_per_second(self) -> float:
         """So far; NaN before there is any."""
-        steps, seconds = self._within if self._within[0] else self._all
-        return steps / seconds if seconds > 0 else float("nan")
+        if not self._seconds:
+            return float("nan")
+        training = self._seconds
+        if self._ends:
+            training -= self._epochs * statistics.median(self._ends)
+        return self._steps / (training if training > 0 else self._seconds)
 
-    def stop_before(self, step: int, limit: int) -> int:
-        """Chooses where a call to a limit is made in two.
+    def parts(self, step: int, limit: int) -> list[int]:
+        """Chooses the calls to make instead of one.
 
         Args:
             step: train steps done.
             limit: the step to run to.
 
         Returns:
-            A step at which no epoch has ended since; `step` itself where there is none, and the
-            limit where it is one.
+            The limit of each, of which the last is the limit.
         """
-        end = step - step % self._blocks.epoch + self._blocks.epoch
-        return limit if limit < end else max(step, end - self._blocks.block)
+        epoch, block = self._blocks.epoch, self._blocks.block
+        end = step - step % epoch + epoch
+        if limit < end or epoch == block or len(self._ends) >= self._enough:
+            return [limit]
+        parts = (end - 2 * block, end - block, end)
+        return [*(part for part in parts if step < part < limit), limit]
 
     def took(self, before: int, after: int, seconds: float) -> None:
         """Takes note of a call.
@@ -50,11 +62,10 @@ class Rate:
             after: those done when it ended.
             seconds: wall-clock time that it took.
         """
-        steps, seconds = after - before, max(seconds - self._empty, 0.0)
-        self._all = _sum(self._all, steps, seconds)
-        if after // self._blocks.epoch == before // self._blocks.epoch:
-            self._within = _sum(self._within, steps, seconds)
-
-
-def _sum(total: tuple[int, float], steps: int, seconds: float) -> tuple[int, float]:
-    return total[0] + steps, total[1] + seconds
+        steps, epochs = after - before, after // self._blocks.epoch - before // self._blocks.epoch
+        self._steps, self._epochs = self._steps + steps, self._epochs + epochs
+        self._seconds += seconds
+        one, without = steps == self._blocks.block, self._without
+        self._without = seconds if one and not epochs else None
+        if one and epochs and without is not None and len(self._ends) < self._enough:
+            self._ends.append(max(seconds - without, 0.0))

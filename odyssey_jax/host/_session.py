@@ -59,7 +59,7 @@ class Session:
         self._last = epochs * self._blocks.epoch
         self._watch = ThreadPoolExecutor(1, "odyssey_jax")
         self._saved_step: int | None = None
-        self._rate = Rate(self._blocks, 0.0)
+        self._rate = Rate(self._blocks)
         self._seconds, self._seconds_before = 0.0, seconds
 
     @property
@@ -89,11 +89,7 @@ class Session:
     def _run(self, carry: Carry, reports: Reports) -> Carry:
         step = int(carry.clock.step)
         pace = Pace(first=self._blocks.block)
-        costs = []
-        for _ in range(4):  # the first compiles; the others do nothing, and show what a call costs
-            carry, seconds = self._call(carry, step, reports)
-            costs.append(seconds)
-        self._rate = Rate(self._blocks, min(costs[1:]))
+        carry, _ = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
         cadence = Cadence(self._saving, self._blocks, self._inputs.train, step)
         try:
             while not self._is_over(carry):
@@ -113,22 +109,28 @@ class Session:
         return carry
 
     def _run_to(self, limit: int, carry: Carry, reports: Reports) -> tuple[Carry, float]:
-        """Calls the program, once or twice: so that the rate is that of the training."""
+        """Calls the program, in parts where that shows how fast it trains.
+
+        The writers are told during the last of them: the others may take less than a ms, and
+        nobody shall keep the interpreter from seeing their end.
+        """
         step, total = int(carry.clock.step), 0.0
-        for until in (self._rate.stop_before(step, limit), limit):
-            if until <= step:
-                continue
-            carry, seconds = self._call(carry, until, reports)
+        for until in self._rate.parts(step, limit):
+            carry, seconds = self._call(carry, until, reports if until == limit else None)
             before, step, total = step, int(carry.clock.step), total + seconds
             self._rate.took(before, step, seconds)
             if step < until or bool(carry.signal.save):  # a callback asks for the host
                 break
         return carry, total
 
-    def _call(self, carry: Carry, limit: int, reports: Reports) -> tuple[Carry, float]:
+    def _call(
+        self, carry: Carry, limit: int, reports: Reports | None = None
+    ) -> tuple[Carry, float]:
         """Calls the program, and meanwhile tells the writers what it did before."""
         begun = time.perf_counter()
         running = run_compiled(self._loop, carry, self._inputs, limit)
+        if reports is None:
+            return running, _finish(running) - begun
         finished = self._watch.submit(_finish, running)
         reports.tell()
         return running, finished.result() - begun

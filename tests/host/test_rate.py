@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import optax
 import pytest
 
@@ -16,39 +17,51 @@ BLOCKS = Blocks(epoch=40, data_pass=40, full=40, block=10)
 @pytest.mark.parametrize(
     ("step", "limit", "expected"),
     [
-        (0, 20, 20),  # within an epoch: all of it
-        (0, 40, 30),
-        (40, 400, 70),
-        (20, 40, 30),
-        (30, 40, 30),  # nothing is left before the end
-        (30, 80, 30),
+        (0, 20, [20]),  # within an epoch
+        (0, 40, [20, 30, 40]),
+        (40, 400, [60, 70, 80, 400]),
+        (20, 40, [30, 40]),
+        (30, 40, [40]),
+        (30, 80, [40, 80]),
     ],
 )
-def test_a_call_stops_before_an_epoch_ends(step, limit, expected):
-    assert Rate(BLOCKS, 0.0).stop_before(step, limit) == expected
+def test_a_call_is_made_in_parts_where_an_epoch_ends(step, limit, expected):
+    assert Rate(BLOCKS).parts(step, limit) == expected
 
 
-def test_an_epoch_of_one_block_has_no_such_call():
-    rate = Rate(Blocks(epoch=10, data_pass=10, full=10, block=10), 0.0)
-    assert rate.stop_before(20, 50) == 20
-    rate.took(20, 50, 3.0)
-    assert rate.steps_per_second == 10
+def run(rate, blocks, limits, step_took=0.002, end_took=0.05, call_took=0.003):
+    """Calls that take what they take."""
+    step = 0
+    for limit in limits:
+        for until in rate.parts(step, limit):
+            ended = until // blocks.epoch - step // blocks.epoch
+            rate.took(step, until, step_took * (until - step) + end_took * ended + call_took)
+            step = until
+    return rate
 
 
 @pytest.mark.parametrize("block", [1, 7, 10])
 def test_the_rate_of_a_run_whose_validation_takes_longer_than_its_training(block):
-    """A step takes 2 ms, the end of an epoch 50 ms, a call by itself 1 ms."""
-    epoch = 7 * 10
-    rate = Rate(Blocks(epoch, epoch, epoch, block), 0.001)
-    assert rate.steps_per_second != rate.steps_per_second  # NaN
-    step = 0
-    for limit in (block, 8 * block, epoch, 3 * epoch, 10 * epoch, 12 * epoch + 4 * block):
-        for until in (rate.stop_before(step, limit), limit):
-            if until > step:
-                ended = until // epoch - step // epoch
-                rate.took(step, until, 0.002 * (until - step) + 0.05 * ended + 0.001)
-            step = until
-    assert rate.steps_per_second == pytest.approx(500)
+    """A step takes 2 ms, the end of an epoch 300 ms."""
+    blocks = Blocks(70, 70, 70, block)
+    limits = (block, 3 * block, *range(70, 70 * 500, 70 * 20), 70 * 500 + 4 * block)
+    rate = Rate(blocks)
+    assert np.isnan(rate.steps_per_second)
+    # The calls themselves, some 90 of 35 steps or more, are the only thing that is in it.
+    assert run(rate, blocks, limits, end_took=0.3).steps_per_second == pytest.approx(500, rel=0.01)
+    assert run(Rate(blocks), blocks, limits, 0.002, 0.3, 0.0).steps_per_second == pytest.approx(500)
+
+
+def test_the_parts_come_to_an_end():
+    rate = run(Rate(BLOCKS, enough=3), BLOCKS, range(80, 400, 80))
+    assert rate.parts(400, 480) == [480]
+
+
+def test_an_epoch_of_one_block_is_counted_with_its_end():
+    blocks = Blocks(10, 10, 10, 10)
+    rate = run(Rate(blocks), blocks, [10, 40, 80], 0.002, 0.02, 0.0)
+    assert rate.parts(80, 120) == [120]
+    assert rate.steps_per_second == pytest.approx(250)
 
 
 def test_fit_calls_the_program_where_no_epoch_ends(monkeypatch, tmp_path):
