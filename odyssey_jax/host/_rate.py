@@ -21,7 +21,7 @@ class Rate:
         enough: how many pairs of calls there shall be; their median counts.
     """
 
-    def __init__(self, blocks: Blocks, enough: int = 15):
+    def __init__(self, blocks: Blocks, enough: int = 5):
         self._blocks, self._enough = blocks, enough
         self._steps, self._epochs, self._seconds = 0, 0, 0.0
         self._without: float | None = None
