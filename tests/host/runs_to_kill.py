@@ -91,7 +91,7 @@ CONFIGURATIONS = {
         "steps_per_epoch": 7,
         "epochs": EPOCHS // 2,
     },
-    "logged": lambda: {
+    "with writers": lambda: {
         "callbacks": ody.chain(
             ody.adapt_rate("valid/loss", ody.reduce_on_plateau(0.5, patience=2)),
             ody.checkpoint(every_epochs=1),
