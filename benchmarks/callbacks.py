@@ -112,7 +112,7 @@ def measure_each(epochs: int, rounds: int) -> dict[str, Ratio]:
         **{name: compiled(None, epochs, **options) for name, options in extras.items()},
         "all": compiled(together, epochs),
     }
-    times = interleave(versions, rounds, warmup=2)
+    times = interleave(versions, rounds, warmup=1)
     show_times(f"compiled, {epochs} epochs of {STEPS} steps", times)
     return {
         f"{name} / bare": ratio(times, name, "bare", 1.05)
@@ -232,10 +232,10 @@ def measure_stopping(epochs: int) -> dict[str, Ratio]:
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
     options = arguments(str(__doc__).splitlines()[0])
-    ratios = measure_each(*((50, 3) if options.quick else (200, 15)))
-    ratios |= measure_fit(1_000, 2 if options.quick else 9)
+    ratios = measure_each(*((40, 3) if options.quick else (200, 15)))
+    ratios |= measure_fit(*((500, 2) if options.quick else (2_000, 9)))
     ratios |= measure_memory()
-    ratios |= measure_stopping(100 if options.quick else 300)
+    ratios |= measure_stopping(70 if options.quick else 300)
     show_ratios(ratios)
     write_json(options.json, ratios)
 
