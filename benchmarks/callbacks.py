@@ -232,10 +232,10 @@ def measure_stopping(epochs: int) -> dict[str, Ratio]:
 def main() -> None:
     """Measures, prints, and writes what was asked for."""
     options = arguments(str(__doc__).splitlines()[0])
-    ratios = measure_each(*((40, 3) if options.quick else (200, 15)))
-    ratios |= measure_fit(*((500, 2) if options.quick else (2_000, 9)))
+    ratios = measure_each(*((30, 3) if options.quick else (200, 15)))
+    ratios |= measure_fit(*((400, 2) if options.quick else (2_000, 9)))
     ratios |= measure_memory()
-    ratios |= measure_stopping(70 if options.quick else 300)
+    ratios |= measure_stopping(100 if options.quick else 300)
     show_ratios(ratios)
     write_json(options.json, ratios)
 
