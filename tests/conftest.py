@@ -1,5 +1,6 @@
 """Settings of the whole suite: several devices, strict promotion, deterministic properties."""
 
+import errno
 import os
 import signal
 
@@ -50,3 +51,19 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False  # the doctests, which are short, come last
     return ByProgram(config, log)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Steps whose saves fail, as on a full disk."""
+    from odyssey_jax.store import _orbax  # a second, which few tests need
+
+    steps, write = set(), _orbax.Writer.write
+
+    def write_or_fail(self, step, *args):
+        if step in steps:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, step, *args)
+
+    monkeypatch.setattr(_orbax.Writer, "write", write_or_fail)
+    return steps

@@ -15,7 +15,15 @@ from typing import Any, TypeVar, cast
 
 import jax
 
-from odyssey_jax._processes import Meeting, decide, first, from_first, greatest, is_first
+from odyssey_jax._processes import (
+    Meeting,
+    ProcessFailedError,
+    decide,
+    first,
+    from_first,
+    greatest,
+    is_first,
+)
 from odyssey_jax.store import _files
 from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError
@@ -77,6 +85,12 @@ class Rounds:
     def committed(self) -> None:
         """The first process has committed, and deleted what is old."""
         self._meeting.decide(None, first, "committed")
+
+    def failed(self) -> None:
+        """All know that the save has failed, and none is at its files, which may be swept."""
+        gone = (ProcessFailedError, TimeoutError, jax.errors.JaxRuntimeError)
+        with contextlib.suppress(*gone):  # one of them is
+            self._meeting.decide(None, first, "failed")
 
 
 def alike(read: Callable[[], Result]) -> Result:

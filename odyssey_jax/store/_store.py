@@ -178,7 +178,8 @@ class Store(Reader):
             Traceback (most recent call last):
             odyssey_jax.store._errors.CheckpointInUseError: checkpoint directory ...
         """
-        self._check_open()
+        if self._closed:
+            raise CheckpointError(f"the store of {str(self.directory)!r} is closed; make another")
         self._acquire()
 
     def _acquire(self) -> None:
@@ -189,10 +190,6 @@ class Store(Reader):
             from_first(None, "Store.acquire")  # the others wait until it is taken
         if self._lock.held and not (held or self.in_flight):
             self._tidy()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise CheckpointError(f"the store of {str(self.directory)!r} is closed; make another")
 
     def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
         """Saves a pytree in the background.
@@ -229,9 +226,8 @@ class Store(Reader):
         """
         self._background.wait_for_room()
         self.check_for_errors()
-        self._check_open()
         step = check_step(step)
-        self._acquire()
+        self.acquire()
         self._check_new(step)
         head = header(step, self._clock(), metadata, self._retention(), self._given_up)
         dumps(head)
@@ -323,6 +319,7 @@ class Store(Reader):
                 self._rounds.committed()
                 self._given_up.clear()
         except Exception as error:
+            self._rounds.failed()
             failure = CheckpointWriteError(f"{what}: {_files.reason(error)}")
             failure.errno = _files.errno_of(error)
             raise failure from error

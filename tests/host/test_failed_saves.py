@@ -1,13 +1,12 @@
 """Saves that fail in the background of a run: raised at the next exit, or warned of and counted."""
 
-import errno
 import time
 
 import optax
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax.store import CheckpointWriteError, CheckpointWriteWarning, _orbax
+from odyssey_jax.store import CheckpointWriteError, CheckpointWriteWarning
 from tests import examples
 from tests.examples import assert_same
 
@@ -21,20 +20,6 @@ def run(directory, *writers, policy="raise"):
         callbacks=ody.checkpoint(every_epochs=2, on_failed_save=policy),
         writers=[ody.JsonLines(), *writers],
     )  # fmt: skip
-
-
-@pytest.fixture
-def failing(monkeypatch):
-    """Steps whose saves fail, as on a full disk."""
-    steps, write = set(), _orbax.Writer.write
-
-    def write_or_fail(self, step, *args):
-        if step in steps:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, step, *args)
-
-    monkeypatch.setattr(_orbax.Writer, "write", write_or_fail)
-    return steps
 
 
 class Counting:

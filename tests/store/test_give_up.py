@@ -1,7 +1,5 @@
 """Steps that are given up: they stay until a save is committed, and are gone for good then."""
 
-import errno
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,6 @@ from odyssey_jax.store import (
     Reader,
     Store,
     _files,
-    _orbax,
 )
 
 
@@ -34,20 +31,6 @@ def values(directory):
     return {step: reader.values(step)["['w']"][0] for step in reader.steps()}
 
 
-@pytest.fixture
-def fails(monkeypatch):
-    """Steps whose saves fail, as on a full disk."""
-    steps, write = set(), _orbax.Writer.write
-
-    def write_or_fail(self, step, *args):
-        if step in steps:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, step, *args)
-
-    monkeypatch.setattr(_orbax.Writer, "write", write_or_fail)
-    return steps
-
-
 def test_they_go_when_a_save_is_committed(directory):
     with Store(directory, keep_last=None) as store:
         store.give_up([4, 6])
@@ -65,15 +48,15 @@ def test_they_go_when_a_save_is_committed(directory):
 
 
 @pytest.mark.parametrize("step", [3, 4])
-def test_a_save_that_fails_costs_none_of_them(directory, fails, step):
-    fails.add(step)
+def test_a_save_that_fails_costs_none_of_them(directory, failing, step):
+    failing.add(step)
     with Store(directory, keep_last=1, on_failed_save="warn") as store:
         store.give_up([4, 6])
         store.save(step, tree(0), {})
         with pytest.warns(UserWarning, match=f"step {step} was not written"):
             store.wait()
         assert values(directory) == {2: 2, 4: 4, 6: 6}
-        fails.clear()
+        failing.clear()
         store.save(step, tree(1), {})
         store.wait()
         assert values(directory) == {step: 1}
@@ -81,8 +64,8 @@ def test_a_save_that_fails_costs_none_of_them(directory, fails, step):
     assert [path.name for path in directory.iterdir()] == [str(step)]
 
 
-def test_killed_while_one_is_replaced(directory, fails, monkeypatch):
-    fails.add(4)
+def test_killed_while_one_is_replaced(directory, failing, monkeypatch):
+    failing.add(4)
     store = Store(directory, keep_last=None)
     store.give_up([4, 6])
     with monkeypatch.context() as patched:
