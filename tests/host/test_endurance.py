@@ -33,6 +33,9 @@ class Usage(NamedTuple):
 
 
 def usage():
+    # A save in flight has files open; its thread ends with it.
+    while saving := [t for t in threading.enumerate() if t.name.startswith("odyssey_jax store")]:
+        saving[0].join()
     gc.collect()
     arrays = jax.live_arrays()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
