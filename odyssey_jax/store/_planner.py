@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ class Planner:
         """
         values, structure = jax.tree.flatten(tree)
         # As text too: 1, 1.0 and True are equal keys of a mapping, and three names.
-        kinds = [structure, str(structure), *(kind for value in values for kind in _kinds(value))]
+        kinds = [structure, str(structure), *_kinds(values)]
         if kinds != self._kinds:
             leaves, values, _ = flatten(tree)
             described, data = sources(leaves, values)
@@ -60,12 +61,18 @@ class Planner:
         return self._layout, values
 
 
-def _kinds(value: Any) -> tuple[Any, ...]:
-    """What a layout depends on; the arrays of one compiled program share these objects."""
-    if isinstance(value, jax.Array):
-        return value.aval, value.sharding
+def _kinds(values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """What a layout depends on; the arrays of one compiled program share these objects.
+
+    In two lists: thousands of tuples would wake Python's search for garbage.
+    """
+    kinds = [value.aval if hasattr(value, "aval") else _kind(value) for value in values]
+    return kinds, [value.sharding for value in values if hasattr(value, "aval")]
+
+
+def _kind(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.shape, value.dtype
     if is_scalar(value):
         return type(value), repr(value)  # its value is in the layout; 0.0 == -0.0
-    return (object(),)
+    return object()
