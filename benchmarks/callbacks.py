@@ -107,13 +107,12 @@ def measure_each(epochs: int, rounds: int, *, quick: bool) -> dict[str, Ratio]:
         "samples with norms": {"sampling": sampling(10, ["loss", "grad_norm"], 4_096)},
     }
     alone = {n: each for n, each in CALLBACKS.items() if not (quick and n in VARIANTS)}
-    together = ody.chain(ody.log(), *CALLBACKS.values())
     versions = {
         "bare": lambda: bare(epochs)[0],
         "none": compiled(None, epochs),
         **{name: compiled(each, epochs) for name, each in alone.items()},
         **{name: compiled(None, epochs, **options) for name, options in extras.items()},
-        "all": compiled(together, epochs),
+        "all": compiled(ody.chain(*CALLBACKS.values()), epochs),
     }
     times = interleave(versions, rounds, warmup=1)
     show_times(f"compiled, {epochs} epochs of {STEPS} steps", times)
