@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,7 @@ def encode(value: Any, where: str = "metadata") -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
+        _check_digits(value, where)
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {_FLOAT: repr(float(value))}
@@ -61,6 +63,16 @@ def encode(value: Any, where: str = "metadata") -> Any:
         f"{where} is {value!r} ({type(value).__name__}), which JSON cannot hold; "
         "give a number, a string, None, or lists and mappings of those"
     )
+
+
+def _check_digits(value: int, where: str) -> None:
+    """Refuses a number that Python would not write, or read again."""
+    limit = sys.get_int_max_str_digits()  # 0 is none
+    if limit and value.bit_length() > 3 * limit and abs(value) >= 10**limit:
+        raise CheckpointError(
+            f"{where} is an integer of {value.bit_length()} bits, and Python writes none of more "
+            f"than {limit} digits; give its bytes as an array of uint8"
+        )
 
 
 def decode(value: Any) -> Any:

@@ -72,8 +72,8 @@ def header(
         Both, encoded for JSON.
 
     Raises:
-        CheckpointError: The caller's has a name that the store writes itself, its metrics
-            are not a mapping, or it holds what JSON cannot.
+        CheckpointError: The caller's has a name that is no string or that the store writes
+            itself, its metrics are not a mapping, or it holds what JSON cannot.
 
     Example:
         >>> header(3, 0.0, {"metrics": {"loss": 0.5}}, {"keep_last": 1})["metrics"]
@@ -81,6 +81,11 @@ def header(
     """
     if not isinstance(metadata, Mapping):
         raise CheckpointError(f"metadata must map names to values, got {metadata!r}")
+    if odd := [name for name in metadata if not isinstance(name, str)]:
+        raise CheckpointError(
+            f"metadata must have strings as names, and {odd} are none: 1 and '1' would be one; "
+            "put them into a mapping of their own, whose keys are kept as they are"
+        )
     if taken := [name for name in _RESERVED if name in metadata]:
         raise CheckpointError(f"metadata {taken} is written by the store; leave it out")
     if not isinstance(metadata.get("metrics", {}), Mapping):
@@ -96,7 +101,7 @@ def header(
     }
     if superseded:
         own["superseded"] = [[old, stamp] for old, stamp in superseded.items()]
-    return own | {str(k): encode(v, f"metadata[{k!r}]") for k, v in metadata.items()}
+    return own | {k: encode(v, f"metadata[{k!r}]") for k, v in metadata.items()}
 
 
 def check_version(header: Mapping[str, Any], name: str) -> int:

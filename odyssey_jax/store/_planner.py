@@ -74,5 +74,6 @@ def _kind(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.shape, value.dtype
     if is_scalar(value):
-        return type(value), repr(value)  # its value is in the layout; 0.0 == -0.0
+        # Its value is in the layout. Of a float its text: 0.0 == -0.0, and NaN is unlike itself.
+        return type(value), repr(value) if isinstance(value, float) else value
     return object()

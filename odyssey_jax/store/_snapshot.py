@@ -65,7 +65,7 @@ def _source(leaf: Leaf, value: Any, on_device: bool | None) -> tuple[Source, Any
     if isinstance(value, jax.ShapeDtypeStruct):
         raise CheckpointError(f"leaf {leaf.path} describes an array; give the array to be saved")
     if is_scalar(value):
-        return Source(leaf, value=encode(value)), value
+        return Source(leaf, value=encode(value, f"leaf {leaf.path}")), value
     if is_key(value):
         data, impl = jax.random.key_data(value), str(jax.random.key_impl(value))
         about = (leaf, tuple(data.shape), data.dtype.name)

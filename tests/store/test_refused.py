@@ -22,6 +22,7 @@ def spread(dtype):
     [
         (lambda: np.zeros(3, np.longdouble), r"leaf \['w'\] is a ndarray of dtype float128"),
         (lambda: np.clongdouble(1), r"leaf \['w'\] is a clongdouble of dtype complex256"),
+        (lambda: -(10**4300), r"leaf \['w'\] is an integer of 14285 bits"),
         (lambda: np.ma.masked_array([1.0], [True]), r"leaf \['w'\] is a MaskedArray"),
         (lambda: jax.ShapeDtypeStruct((2,), "float32"), r"\['w'\] describes an array"),
         (lambda: spread(ml_dtypes.uint4), r"leaf \['w'\] is uint4 and spread over devices"),
@@ -43,6 +44,26 @@ def test_what_cannot_be_stored_is_refused_by_name_and_costs_nothing(tmp_path, le
 def test_metadata_without_a_word_in_json(tmp_path):
     with Store(tmp_path) as store, pytest.raises(CheckpointError, match="JSON cannot hold"):
         store.save(1, {"w": np.zeros(2)}, {"x": np.longdouble(1)})
+
+
+def test_the_longest_integer(tmp_path):
+    longest = 10**4300 - 1
+    with Store(tmp_path) as store:
+        store.save(1, {"n": longest}, {"n": -longest})
+        store.wait()
+        assert store.restore({"n": 0}).tree == {"n": longest}
+        assert store.metadata(1)["n"] == -longest
+        with pytest.raises(CheckpointError, match=r"metadata\['n'\] is an integer of 14285 bits"):
+            store.save(2, {"n": 0}, {"n": longest + 1})
+
+
+def test_metadata_whose_names_would_become_one(tmp_path):
+    with Store(tmp_path) as store:
+        with pytest.raises(CheckpointError, match=r"strings as names, and \[1\] are none"):
+            store.save(1, {"w": np.zeros(2)}, {1: "a", "1": "b"})
+        store.save(1, {"w": np.zeros(2)}, {"map": {1: "a", "1": "b"}})
+        store.wait()
+        assert store.metadata(1)["map"] == {1: "a", "1": "b"}
 
 
 @pytest.mark.parametrize(
