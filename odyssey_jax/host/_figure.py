@@ -7,11 +7,16 @@ one.
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+_LEGEND_ROW = 0.17  # inches
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -28,6 +33,26 @@ def new_figure(width: float, height: float) -> "Figure":
             "pip install odyssey-jax[plot]"
         ) from error
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def name_curves(where: "Axes | Figure", curves: "Sequence[tuple[str, Line2D]]", **how: Any) -> None:
+    """A legend with each name as it is written: a "$" is no formula, a "_" at its start no secret.
+
+    Args:
+        where: what gets the legend.
+        curves: each with its name.
+        **how: what `legend` takes as well.
+    """
+    lines = [line for _, line in curves]
+    legend = where.legend(lines, [" "] * len(lines), frameon=False, **how)
+    for text, (name, _) in zip(legend.get_texts(), curves, strict=True):
+        text.set(text=name, parse_math=False)
+
+
+def name_curves_below(figure: "Figure", curves: "Sequence[tuple[str, Line2D]]") -> None:
+    """The same below the axes, in a figure that grows by as much."""
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(len(curves) - 2, 0))
+    name_curves(figure, curves, loc="outside lower center", fontsize=8)
 
 
 def save_picture(figure: "Figure", path: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odyssey_jax.host._figure import new_figure, save_picture
+from odyssey_jax.host._figure import name_curves, new_figure, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -243,10 +243,11 @@ def _draw_panel(
 ) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    curves = _curves_of(quantity, series)
+    curves, named = _curves_of(quantity, series), []
     for name, style in curves.items():
         dot = "o" if len(epochs) == 1 else None
-        ax.plot(epochs, series[name], label=name.split("/")[0], linewidth=1.8, marker=dot, **style)
+        (curve,) = ax.plot(epochs, series[name], linewidth=1.8, marker=dot, **style)
+        named.append((name.split("/")[0], curve))
     label = quantity.replace("_", " ")
     wide = span([series[name] for name in curves])
     if quantity == "loss" and wide > 20:
@@ -262,8 +263,9 @@ def _draw_panel(
             value = series[name][np.flatnonzero(epochs == best_epoch)[0]]
             mark = f"best epoch {best_epoch}: {value:.4g}"
             style = {"marker": "*", "markersize": 12, "linestyle": "none", "color": _BEST}
-            ax.plot([best_epoch], [value], label=mark, zorder=3, **style)
-    ax.set_ylabel(label)
+            (star,) = ax.plot([best_epoch], [value], zorder=3, **style)
+            named.append((mark, star))
+    ax.set_ylabel(label, parse_math=False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
@@ -271,7 +273,7 @@ def _draw_panel(
         ax.set_ylim(bottom=0)
         ax.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
     else:
-        ax.legend(frameon=False)
+        name_curves(ax, named)
 
 
 def span(curves: Sequence[np.ndarray]) -> float:
@@ -287,8 +289,8 @@ def _name_classes(ax: "Axes", names: Sequence[str], cell: float) -> None:
     ticks = list(range(0, len(names), every))
     shown = [names[i] for i in ticks]
     size = 10 if len(names) <= 20 else 8
-    ax.set_yticks(ticks, shown, fontsize=size)
-    ax.set_xticks(ticks, shown, fontsize=size)
+    ax.set_yticks(ticks, shown, fontsize=size, parse_math=False)
+    ax.set_xticks(ticks, shown, fontsize=size, parse_math=False)
     if _inches(max(map(len, shown)), size) > 0.8 * cell * every:
         for label in ax.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odyssey_jax.host._figure import new_figure, save_picture
+from odyssey_jax.host._figure import name_curves_below, new_figure, save_picture
 from odyssey_jax.schedules import Schedule, Survey, survey
 
 if TYPE_CHECKING:
@@ -84,18 +84,19 @@ def plot(
     seen = surveys(schedules, steps)
     figure = new_figure(8, 4.2)
     ax = figure.add_subplot()
-    styles = itertools.cycle(itertools.product(LINES, COLORS))
+    styles, curves = itertools.cycle(itertools.product(LINES, COLORS)), []
     for (name, each), (line, color) in zip(seen.items(), styles, strict=False):
         x, y = _points(each)
         if log:
             y = np.where(y > DECADES * each.peak, y, np.nan)
-        ax.plot(x, y, label=shortened(name, _LETTERS), color=color, linestyle=line, linewidth=1.8)
+        (curve,) = ax.plot(x, y, color=color, linestyle=line, linewidth=1.8)
+        curves.append((shortened(name, _LETTERS), curve))
     total = max(each.total for each in seen.values())
     _scale(ax, log, total)
     if len(seen) == 1:
         _mark_parts(ax, next(iter(seen.values())))
     else:
-        figure.legend(loc="outside lower center", frameon=False, fontsize=8)
+        name_curves_below(figure, curves)
     ax.set_ylabel("value (log scale)" if log else "value")
     ax.set_xlabel("step")
     if steps_per_epoch is not None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from odyssey_jax.host._figure import new_figure, save_picture
+from odyssey_jax.host._figure import name_curves_below, new_figure, save_picture
 from odyssey_jax.host._pictures import span
 from odyssey_jax.host._plot import COLORS, LINES, shortened
 from odyssey_jax.host._runs import Mode, Run, known_mode
@@ -15,6 +15,7 @@ from odyssey_jax.host._runs import Mode, Run, known_mode
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _LETTERS = 90
 _RATE = "learning_rate"
@@ -77,17 +78,17 @@ def plot_runs(
     heights = [2.2, 1.0] if rated else [1.0]
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     axes = [figure.add_subplot(grid[i]) for i in range(len(heights))]
-    styles = itertools.cycle(itertools.product(LINES, COLORS))
+    styles, curves = itertools.cycle(itertools.product(LINES, COLORS)), []
     for (name, run), (line, color) in zip(drawn.items(), styles, strict=False):
         epoch, value = best[name].epoch, best[name].value
         label = f"{shortened(name, _LETTERS)}: {value:.4g} at epoch {epoch}"
-        _curve(axes[0], run, metric, color, label=label, linestyle=line)
+        curves.append((label, _curve(axes[0], run, metric, color, line)))
         axes[0].plot(epoch, value, marker="*", markersize=11, color=color, zorder=3)
         if _RATE in run.history:
-            _curve(axes[1], run, _RATE, color, linestyle=line)
+            _curve(axes[1], run, _RATE, color, line)
     if span([run.history[metric] for run in drawn.values()]) > _WIDE:
         axes[0].set_yscale("log")
-    axes[0].set_ylabel(metric)
+    axes[0].set_ylabel(metric, parse_math=False)
     if rated:
         axes[1].sharex(axes[0])
         axes[1].set_ylabel("learning rate")
@@ -95,7 +96,7 @@ def plot_runs(
         axes[1].ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
         axes[0].tick_params(labelbottom=False)
     _label_epochs(axes)
-    figure.legend(loc="outside lower center", frameon=False, fontsize=8)
+    name_curves_below(figure, curves)
     if path is not None:
         save_picture(figure, path)
     return figure
@@ -107,10 +108,11 @@ def _named(runs: Mapping[str, Run] | Iterable[Run]) -> dict[str, Run]:
     return {str(run.directory): run for run in runs}
 
 
-def _curve(ax: Axes, run: Run, name: str, color: str, **style: str) -> None:
+def _curve(ax: Axes, run: Run, name: str, color: str, line: str) -> Line2D:
     x, y = run.history["epoch"], run.history[name]
     dot = "o" if len(x) == 1 else None
-    ax.plot(x, y, linewidth=1.8, marker=dot, color=color, **style)  # pyright: ignore
+    (curve,) = ax.plot(x, y, linewidth=1.8, marker=dot, color=color, linestyle=line)
+    return curve
 
 
 def _label_epochs(axes: Sequence[Axes]) -> None:

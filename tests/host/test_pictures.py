@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from odyssey_jax.host import _pictures
-from odyssey_jax.host._pictures import save_confusion, save_curves
+from odyssey_jax.host._pictures import plot_history, save_confusion, save_curves
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -151,3 +151,12 @@ def test_import_needs_no_matplotlib_and_drawing_no_pyplot(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    history = {r"valid/$\frac$": [2.0, 1.0], "_mine": [1.0, 2.0]}
+    figure = plot_history(history, path=tmp_path / "history.png")
+    first, second = figure.axes
+    assert first.get_ylabel() == r"$\frac$"
+    assert [text.get_text() for text in second.get_legend().get_texts()] == ["_mine"]
+    save_confusion(np.eye(2, dtype=int), tmp_path / "confusion.png", [r"$\frac$", "b"])

@@ -34,6 +34,12 @@ def test_a_picture_of_several():
     assert len(ody.plot([ody.cosine_decay(0.1, n) for n in range(1, 30)]).axes[0].lines) == 29
 
 
+def test_names_are_shown_as_they_are(tmp_path):
+    schedules = {"_mine": RECIPE, r"$\frac$": 2 * RECIPE}
+    figure = ody.plot(schedules, path=tmp_path / "lr.png")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(schedules)
+
+
 def test_stairs_stay_upright_in_a_long_run():
     stairs = ody.join([ody.constant(x) for x in (3.0, 2.0, 1.0)], [10**9, 2 * 10**9])
     x, y = ody.plot(stairs, 2**31 - 1).axes[0].lines[0].get_data()
