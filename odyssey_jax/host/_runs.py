@@ -75,12 +75,12 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """What it took until it was saved last, without compilation and saving."""
-        return _number(self.metadata, "seconds")
+        return _finite(self.metadata, "seconds")
 
     @property
     def timestamp(self) -> float | None:
         """When it was saved last, in seconds since the epoch; None if it was not."""
-        return _number(self.metadata, "timestamp")
+        return _finite(self.metadata, "timestamp")
 
     @property
     def schedule(self) -> str | None:
@@ -224,9 +224,14 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _count(values: Mapping[str, Any], name: str) -> int | None:
+def _finite(values: Mapping[str, Any], name: str) -> float | None:
     value = _number(values, name)
-    return int(value) if value is not None and math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _count(values: Mapping[str, Any], name: str) -> int | None:
+    value = _finite(values, name)
+    return None if value is None else int(value)
 
 
 def _rows(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
@@ -241,8 +246,8 @@ def _rows(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
         try:
             row = {name: _read_number(x) for name, x in json.loads(line).items()}
-            rows.append({"epoch": row.pop("epoch"), **row})
-        except (KeyError, ValueError, TypeError, AttributeError):
+            rows.append({"epoch": float(int(row.pop("epoch"))), **row})
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
             troubles.append(f"{path}, line {number} is no row of a history: {line[:60]!r}")
             break
     return rows

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import warnings
 
 import numpy as np
 import optax
 import pytest
 
 import odyssey_jax as ody
+from odyssey_jax.host import Run
 from tests import examples
 
 TREE = {"w": np.zeros(2)}
@@ -113,6 +115,26 @@ def test_what_cannot_be_read_is_a_trouble_and_hides_no_other(tmp_path):
     assert "step 2" in e.troubles[0]
 
 
+@pytest.mark.parametrize(
+    "line", ['{"epoch": null}', '{"epoch": "Infinity"}', '{"epoch": 0, "a": 1' + "0" * 400 + "}"]
+)
+def test_a_number_that_is_none_hides_no_other_run(tmp_path, line):
+    for name, text in (("a", line), ("b", '{"epoch": 0, "train/loss": 1.0}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(text + "\n")
+    a, b = ody.find_runs(tmp_path)
+    assert (a.epochs, b.epochs) == (0, 1)
+    assert "line 1 is no row of a history" in a.troubles[0]
+
+
+def test_a_time_that_is_no_number_is_not_known(tmp_path):
+    with ody.Store(tmp_path / "checkpoints") as store:
+        store.save(1, TREE, {"seconds": float("nan")})
+    (run,) = ody.find_runs(tmp_path)
+    assert run.seconds is None
+    assert run.timestamp is not None
+
+
 def test_reading_changes_nothing(root):
     def files():
         found = sorted(path for path in root.rglob("*"))
@@ -148,3 +170,14 @@ def test_one_picture_of_several(root, tmp_path):
         ody.plot_runs(runs, "acc", mode="max")
     with pytest.raises(ValueError, match="none of 0 runs has a loss"):
         ody.plot_runs([])
+
+
+def test_a_picture_names_every_run_as_it_is_called(tmp_path):
+    history = {"epoch": np.arange(2), "valid/loss": np.array([2.0, 1.0])}
+    run = Run(tmp_path, history, {})
+    names = ["_first", r"$\frac$", *map(str, range(40))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the legend leaves room for the curves
+        figure = ody.plot_runs(dict.fromkeys(names, run), path=tmp_path / "runs.png")
+    shown = [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()]
+    assert shown == names
