@@ -61,6 +61,16 @@ def test_the_progress_line():
         assert "10 steps/s" in out.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_progress_line_shows_names_as_they_are(terminal):
+    out = io.StringIO()
+    line = ody.ProgressLine(Console(file=out, force_terminal=terminal, width=200))
+    line.open(ody.RunInfo(None, 9, []))
+    line.write([{**ROW, "f1[macro]": 0.5, "end[/b]": 1.0}], ody.Live(0, 10.0))
+    line.close()
+    assert "f1[macro] 0.5000  end[/b] 1.0000" in out.getvalue()
+
+
 class Watching:
     """A writer that keeps what it is told."""
 

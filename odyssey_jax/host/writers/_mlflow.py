@@ -46,7 +46,7 @@ class MLflow:
         """Begins the run, or goes on with it."""
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(self._uri)
+        self._client, self._run_id = MlflowClient(self._uri), ""
         self._run_id = kept_id(run, "mlflow_run_id", self._create)
         if run.step == 0:
             for name, value in run.config.items():
@@ -62,7 +62,7 @@ class MLflow:
 
     def close(self) -> None:
         """Ends the run there."""
-        if self._client is not None:
+        if self._run_id:  # none was begun where the server refused it
             self._client.set_terminated(self._run_id)
 
     def _create(self) -> str:

@@ -38,7 +38,7 @@ class ProgressLine:
             return
         progress = Progress(
             BarColumn(20),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # "f1[macro]" is a name
             TimeRemainingColumn(compact=True),
             console=self._console,
         )
@@ -56,7 +56,7 @@ class ProgressLine:
             self._cell.update(_plain(text))
             return
         if self._live is None:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
         progress, task = self._live
         progress.update(task, description=text, completed=int(rows[-1]["epoch"]) + 1)

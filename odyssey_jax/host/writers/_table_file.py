@@ -77,6 +77,8 @@ class TableWriter:
     def __init__(
         self, epochs: str, steps: str, lines: Lines, head: Callable[[Row], str] = lambda row: ""
     ):
+        if epochs == steps:
+            raise ValueError(f"name and steps must be two files, got {epochs!r} for both.")
         self._names, self._how = (epochs, steps), (lines, head)
         self._files: list[TableFile] = []
 

@@ -198,10 +198,13 @@ def _kept(folder: Path, run: RunInfo) -> list[Any]:
     ours = {name for row in run.rows[:1] for name in row}
     ours |= {_STEPS + name for row in run.samples[:1] for name in row}
     kept = []
+    seen: set[tuple[int, str]] = set()  # a process that died here left what it took over twice
     for file in _event_file.event_files(folder):
         for event in _event_file.decode(file):
             values = [v for v in event.summary.value if v.tag not in ours]
+            values = [v for v in values if (event.step, v.tag) not in seen]
             if 0 < event.step <= run.step and values:
+                seen |= {(event.step, v.tag) for v in values}
                 kept.append(_event(event.step, values))
                 kept[-1].wall_time = event.wall_time
     return kept

@@ -134,6 +134,36 @@ def test_tensorboard_keeps_what_the_history_has_not(cut):
     assert len(_event_file.event_files(cut[0] / "tensorboard")) == 1
 
 
+def test_tensorboard_has_nothing_twice_after_a_death_between_two_files(tmp_path):
+    writer, row = ody.TensorBoard(), {"epoch": 0, "step": 5, "loss": 1.0}
+    info = ody.RunInfo(tmp_path, 9, [row], step=5)
+    writer.open(info._replace(rows=[], step=0))
+    writer.write([row], ody.Live(5, 100.0))
+    writer.close()
+    (old,) = _event_file.event_files(tmp_path / "tensorboard")
+    data = old.read_bytes()
+    for left in (data, None):  # the new file was there, and the old one not yet gone
+        writer.open(info)
+        writer.close()
+        if left is not None:
+            old.write_bytes(left)
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    for name in ("loss", "steps_per_second"):
+        assert [x.step for x in reader.Scalars(name)] == [5]
+
+
+def test_mlflow_says_why_a_run_could_not_be_begun(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise RuntimeError("the server is full")
+
+    monkeypatch.setattr(MlflowClient, "create_run", refuse)
+    writer = ody.MLflow(tracking_uri=(tmp_path / "mlruns").as_uri())
+    with pytest.raises(RuntimeError, match="the server is full"):
+        writer.open(ody.RunInfo(tmp_path, 9, []))
+    writer.close()  # as `fit` does: another error would hide that one
+
+
 @pytest.mark.parametrize("which", ["whole", "cut"])
 def test_mlflow_reads_every_epoch_once(which, request):
     directory, result = request.getfixturevalue(which)
@@ -194,6 +224,11 @@ def test_periods_are_checked(argument):
     for value in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"{argument} must be an integer of at least 1"):
             ody.TensorBoard(**{argument: value})
+
+
+def test_epochs_and_steps_are_two_files():
+    with pytest.raises(ValueError, match="name and steps must be two files, got 'a.csv' for both"):
+        ody.CsvFile("a.csv", "a.csv")
 
 
 @pytest.mark.parametrize("writer", [ody.CsvFile(), ody.TensorBoard(), ody.JsonLines()])
