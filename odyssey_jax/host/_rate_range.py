@@ -12,6 +12,7 @@ from odyssey_jax._types import Task
 from odyssey_jax.data import ArrayDataset
 from odyssey_jax.host._figure import new_figure, save_picture
 from odyssey_jax.host._fit import fit
+from odyssey_jax.loop import check_accumulate_steps
 from odyssey_jax.schedules import exponential_warmup
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class RateRange:
 
     Args:
         rates: float32 [steps], the learning rates.
-        losses: float32 [steps], the training loss of each step.
+        losses: float32 [steps], the training loss at each rate.
         smoothed: float64 [steps], their moving average.
         suggestion: the rate at which the loss falls the fastest; None if it never falls.
     """
@@ -95,7 +96,8 @@ def rate_range_test(
         train: the training data.
         start: the first rate, above 0.
         end: the last rate, above the first.
-        steps: train steps, at least 10.
+        steps: updates of the parameters, at least 10: train steps, or with `accumulate_steps`
+            among the options so many times as many.
         smoothing: the share $s$ of the past, in [0, 1).
         divergence: above 1.
         seed: as for `fit`.
@@ -126,12 +128,13 @@ def rate_range_test(
         raise ValueError(f"smoothing must be in the range [0, 1), got {smoothing!r}.")
     if not divergence > 1:
         raise ValueError(f"divergence must be above 1, got {divergence!r}.")
+    check_accumulate_steps(each := options.get("accumulate_steps", 1))
     result = fit(
         task,
         optimizer,
         train,
         epochs=1,
-        steps_per_epoch=steps,
+        steps_per_epoch=steps * each,
         learning_rate=exponential_warmup(end, steps - 1, start),
         log_every_n_steps=1,
         log_outputs=("loss", "learning_rate"),
@@ -139,7 +142,11 @@ def rate_range_test(
         writers=[],
         **options,
     )
-    rates, losses = result.samples["learning_rate"], result.samples["loss"]
+    # The steps that make one update have one rate, and their mean loss.
+    rates, losses = (
+        result.samples[name][: result.steps // each * each].reshape(-1, each).mean(axis=1)
+        for name in ("learning_rate", "loss")
+    )
     smoothed = _smoothed(losses.astype(np.float64), smoothing)
     kept = _before_it_diverges(smoothed, divergence)
     rates, losses, smoothed = rates[:kept], losses[:kept], smoothed[:kept]

@@ -24,6 +24,7 @@ from odyssey_jax.loop._pure_task import pure_task as pure_task
 from odyssey_jax.loop._pure_task import with_outputs as with_outputs
 from odyssey_jax.loop._sampling import Sampling as Sampling
 from odyssey_jax.loop._sampling import sampling as sampling
+from odyssey_jax.loop._train_step import check_accumulate_steps as check_accumulate_steps
 from odyssey_jax.loop._train_step import is_transformation as is_transformation
 from odyssey_jax.loop._train_step import make_optimizer as make_optimizer
 from odyssey_jax.loop._train_step import train_step as train_step

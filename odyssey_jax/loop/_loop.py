@@ -34,6 +34,7 @@ from odyssey_jax.loop._metric_set import MetricSet
 from odyssey_jax.loop._sampling import Sampling
 from odyssey_jax.loop._train_step import (
     OptimizerLike,
+    check_accumulate_steps,
     logged_hyperparams,
     make_optimizer,
     norms,
@@ -480,11 +481,7 @@ def make_loop(
     """
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be greater than 0 or None, got {clip_norm!r}.")
-    whole = isinstance(accumulate_steps, int) and not isinstance(accumulate_steps, bool)
-    if not whole or accumulate_steps < 1:
-        raise ValueError(
-            f"accumulate_steps must be an integer of at least 1, got {accumulate_steps!r}."
-        )
+    check_accumulate_steps(accumulate_steps)
     callbacks = chain() if callbacks is None else callbacks
     loop = Loop(
         loss=task.loss,

@@ -62,3 +62,12 @@ def test_the_picture_marks_the_suggestion(tmp_path):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ody.rate_range_test(quadratic(1.0), optax.sgd, DATA, **arguments)
+
+
+def test_with_accumulation_every_rate_is_looked_at_once():
+    options = {"start": 1e-3, "end": 1.0, "steps": 12}
+    alone = ody.rate_range_test(quadratic(1.0), optax.sgd, DATA, **options)
+    found = ody.rate_range_test(quadratic(1.0), optax.sgd, DATA, accumulate_steps=2, **options)
+    np.testing.assert_allclose(found.rates, alone.rates, rtol=1e-6)
+    np.testing.assert_allclose(found.losses, alone.losses, rtol=1e-6)  # the batches are alike
+    assert found.suggestion == pytest.approx(alone.suggestion)
