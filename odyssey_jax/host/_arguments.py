@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import AxisType
 
-from odyssey_jax._types import ScheduleFn
+from odyssey_jax._types import ScheduleFn, Task
 from odyssey_jax.data import ArrayDataset
-from odyssey_jax.loop import is_transformation
+from odyssey_jax.loop import Averaging, is_transformation
 from odyssey_jax.schedules import Schedule, constant
+from odyssey_jax.transforms import LossScale
+
+# What each argument is, and what makes one. All but the first two may be None.
+_KINDS = {
+    "task": (Task, "nnx_task, linen_task or pure_task"),
+    "train": (ArrayDataset, "ArrayDataset(arrays, batch_size)"),
+    "valid": (ArrayDataset, "ArrayDataset(arrays, batch_size)"),
+    "average": (Averaging, "exponential_average or equal_average"),
+    "loss_scale": (LossScale, "loss_scale()"),
+}
+
+
+def check_kinds(**arguments: Any) -> None:
+    """Refuses what is of another kind, before it fails somewhere within a trace.
+
+    Example:
+        >>> check_kinds(train=[1, 2])
+        Traceback (most recent call last):
+        TypeError: train must be what ArrayDataset(arrays, batch_size) makes, got list.
+    """
+    for name, value in arguments.items():
+        kind, maker = _KINDS[name]
+        optional = name not in ("task", "train")
+        if not (isinstance(value, kind) or (optional and value is None)):
+            raise TypeError(f"{name} must be what {maker} makes, got {type(value).__name__}.")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what is no integer."""
+    try:
+        operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed must be an integer, got {seed!r}.") from None
+
+
+def updates_of(epochs: int, steps_per_epoch: int, accumulate_steps: int) -> int:
+    """The updates of a run, of which there must be one.
+
+    Raises:
+        ValueError: it ends before the first.
+    """
+    steps = epochs * steps_per_epoch
+    if steps < accumulate_steps:
+        raise ValueError(
+            f"accumulate_steps={accumulate_steps} is more than the {steps} train steps of the run, "
+            "which would end before the first update: choose fewer, or more epochs."
+        )
+    return steps // accumulate_steps
 
 
 def as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:

@@ -16,10 +16,14 @@ from odyssey_jax.data import ArrayDataset
 from odyssey_jax.host._arguments import (
     as_schedule,
     check_config,
+    check_kinds,
+    check_seed,
     check_sharding,
     in_steps,
+    updates_of,
     with_all_digits,
 )
+from odyssey_jax.host._as_writers import as_writers
 from odyssey_jax.host._interrupt import Interrupt, MaxTime
 from odyssey_jax.host._replicate import check_alike, replicate
 from odyssey_jax.host._result import FitResult, history_of, make_result, rows
@@ -42,7 +46,7 @@ from odyssey_jax.host._schedule_change import (
 from odyssey_jax.host._session import Session
 from odyssey_jax.host._table import capacity_for
 from odyssey_jax.host.writers import JsonLines, ProgressLine, RunInfo, Writer
-from odyssey_jax.loop import Averaging, Inputs, make_loop
+from odyssey_jax.loop import Averaging, Inputs, check_accumulate_steps, make_loop
 from odyssey_jax.store import Store
 from odyssey_jax.transforms import LossScale
 
@@ -161,6 +165,7 @@ def fit(
         The model, why and when the run ended, its history, and its carry.
 
     Raises:
+        TypeError: an argument is of another kind.
         ValueError: an argument is out of its range, does not go with another, or is not the
             one that the run in the directory was begun with (of a learning rate, the message
             says where it first differs and by how much); or the first loss is not finite.
@@ -182,9 +187,17 @@ def fit(
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs must be an integer of at least 1, got {epochs!r}.")
     interrupt = Interrupt(max_time)
+    check_kinds(task=task, train=train, valid=valid, average=average, loss_scale=loss_scale)
+    check_seed(seed)
+    check_accumulate_steps(accumulate_steps)
+    directory = None if directory is None else Path(directory)
+    if writers is None:
+        writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
+    writers = as_writers(writers)
     schedule = as_schedule(optimizer, learning_rate)
     check_sharding(batch_sharding, train)
     run_identity = identity(train, seed, steps_per_epoch, accumulate_steps)
+    updates = updates_of(epochs, run_identity["steps_per_epoch"], accumulate_steps)
     schedule = in_steps(schedule, run_identity["steps_per_epoch"], epochs, accumulate_steps)
     if valid is None and metrics:
         raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
@@ -196,14 +209,13 @@ def fit(
             f"schedule_change={schedule_change!r} needs a directory with a run to go on with."
         )
     check_config(config)
-    updates = epochs * run_identity["steps_per_epoch"] // accumulate_steps
     recorded, saving = _with_log_and_checkpoint(callbacks, directory)
     with contextlib.ExitStack() as stack:
         store = saved = None
         if directory is not None and saving is not None:
             how = saving.retention.for_store(run_identity["steps_per_epoch"])
             how["on_failed_save"] = saving.on_failed_save
-            store = stack.enter_context(Store(Path(directory) / "checkpoints", **how))
+            store = stack.enter_context(Store(directory / "checkpoints", **how))
         stack.enter_context(together())
         if store is not None:
             store.acquire()  # before anything is read that another run may change
@@ -256,17 +268,15 @@ def fit(
         }
         seconds = saved.get("seconds", 0.0) if saved else 0.0
         session = Session(loop, inputs, epochs, store, saving, about, seconds, interrupt)
-        if writers is None:
-            writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
         info = RunInfo(
-            directory=Path(directory) if directory else None,
+            directory=directory,
             epochs=epochs,
             rows=rows(history_of(carry)),
             samples=sample_rows(carry, sampled),
             step=int(carry.clock.step),
             config=about["config"],
         )
-        writers = writers if is_first() else ()
+        writers = writers if is_first() else []
         for writer in writers:
             stack.callback(writer.close)
             writer.open(info)

@@ -300,18 +300,29 @@ def test_a_first_loss_that_is_not_finite():
         ({"resume": "best"}, ValueError, "resume='best' needs a directory"),
         ({"callbacks": ody.checkpoint()}, ValueError, r"needs a directory.*fit\(directory="),
         ({"callbacks": ody.early_stopping("loss", 1)}, ValueError, "no metric 'loss'; the"),
+        ({"train": [1, 2]}, TypeError, "train must be what ArrayDataset.* makes, got list"),
+        ({"valid": np.ones(8)}, TypeError, "valid must be what ArrayDataset.* makes, got ndarray"),
+        ({"task": examples.linear_loss}, TypeError, "task must be what nnx_task, .*, got function"),
+        ({"average": 0.9}, TypeError, "average must be what exponential_average or .*, got float"),
+        ({"loss_scale": 1024.0}, TypeError, r"what loss_scale\(\) makes, got float"),
+        ({"seed": 1.5}, ValueError, "seed must be an integer, got 1.5"),
+        ({"accumulate_steps": 0}, ValueError, "accumulate_steps must be an integer of .*, got 0"),
+        ({"accumulate_steps": "2"}, ValueError, "accumulate_steps must be .* least 1, got '2'"),
+        ({"accumulate_steps": 6}, ValueError, "=6 is more than the 5 train steps of the run"),
+        ({"writers": "csv"}, TypeError, "writers must be a list of writers, got 'csv'"),
         ({"batch_sharding": 8}, TypeError, "batch_sharding must be a jax.sharding.NamedSharding"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, error, message):
-    arguments = {"epochs": 1, "learning_rate": 0.1, "optimizer": optax.sgd, "writers": []}
-    arguments |= kwargs
-    optimizer = arguments.pop("optimizer")
+    arguments = {
+        "task": examples.linear_task(),
+        "optimizer": optax.sgd,
+        "train": examples.train_data(),
+        "valid": examples.valid_data(),
+    }
+    arguments |= {"epochs": 1, "learning_rate": 0.1, "writers": []} | kwargs
     with pytest.raises(error, match=message):
-        ody.fit(
-            examples.linear_task(), optimizer, examples.train_data(), examples.valid_data(),
-            **arguments,
-        )  # fmt: skip
+        ody.fit(**arguments)
 
 
 def test_a_batch_that_cannot_be_cut_evenly():
