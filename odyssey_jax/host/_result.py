@@ -35,7 +35,7 @@ class FitResult:
         best_epoch: its index, which is also its row in the history; None where there is none.
         bests: metric's name to best epoch, of every metric that a callback tracks; its
             `snapshot` are the parameters and model state, where a copy was kept.
-        metrics: the last epoch's metrics, arrays of any shape included.
+        metrics: the last epoch's metrics, arrays of any shape included; empty where none ended.
         history: column to array [epochs]: "epoch", "step" and every scalar metric; prints as
             a table, and `history.to_pandas()` is a data frame.
         samples: the same of the sampled train steps: "step", the train steps done, and each of
@@ -84,7 +84,7 @@ def make_result(
         best=best,
         best_epoch=None if best is None else int(best.epoch),
         bests=_by_metric(tracked),
-        metrics=jax.device_get(carry.latest),
+        metrics=jax.device_get(carry.latest) if int(carry.clock.epoch) else {},
         history=Table(table(history_of(carry))),
         samples=Table(sample_table(carry, loop.sampling)),
         carry=carry,

@@ -79,9 +79,14 @@ class Session:
         with self._interrupt, contextlib.ExitStack() as stack:
             # Not waited for: after a second Ctrl-C the program may still run.
             stack.callback(self._watch.shutdown, wait=False)
-            carry = self._run(carry, Reports(writers, self._loop.sampling, carry))
-            if self._saved_step != int(carry.clock.step):
-                self._save(carry)
+            reports = Reports(writers, self._loop.sampling, carry)
+            try:
+                carry = self._run(carry, reports)
+                # First, so that a writer that fails at the last rows does not cost the run.
+                if self._saved_step != int(carry.clock.step):
+                    self._save(carry)
+            finally:
+                reports.tell()
             if self._store is not None:
                 self._store.wait()
         return carry
@@ -91,21 +96,18 @@ class Session:
         pace = Pace(first=self._blocks.block)
         carry, _ = self._call(carry, step)  # compiles; no step is done, so the rates stay clean
         cadence = Cadence(self._saving, self._blocks, self._inputs.train, step)
-        try:
-            while not self._is_over(carry):
-                steps = self._interrupt.agree(pace.steps)
-                if self._interrupt.reason:
-                    break  # what is due here is the run's last save, which says why it ended
-                self._save_what_is_due(carry, cadence)
-                limit = min(cadence.limit(step, steps), self._last)
-                carry, seconds = self._run_to(limit, carry, reports)
-                done, step = int(carry.clock.step) - step, int(carry.clock.step)
-                pace.took(done, seconds)
-                self._seconds += seconds
-                self._check_first_loss(carry)
-                reports.take(carry, *self._rates)
-        finally:
-            reports.tell()
+        while not self._is_over(carry):
+            steps = self._interrupt.agree(pace.steps)
+            if self._interrupt.reason:
+                break  # what is due here is the run's last save, which says why it ended
+            self._save_what_is_due(carry, cadence)
+            limit = min(cadence.limit(step, steps), self._last)
+            carry, seconds = self._run_to(limit, carry, reports)
+            done, step = int(carry.clock.step) - step, int(carry.clock.step)
+            pace.took(done, seconds)
+            self._seconds += seconds
+            self._check_first_loss(carry)
+            reports.take(carry, *self._rates)
         return carry
 
     def _run_to(self, limit: int, carry: Carry, reports: Reports) -> tuple[Carry, float]:

@@ -405,6 +405,32 @@ def test_a_writer_that_fails_loses_no_checkpoint(tmp_path):
     assert_same(run(task, tmp_path / "cut").carry, whole.carry)
 
 
+def test_a_writer_that_fails_at_the_last_rows_does_not_cost_the_run(tmp_path):
+    class FailsAtTheEnd(Failing):
+        reads_state = False
+
+        def write(self, rows, live):
+            if rows[-1]["epoch"] == EPOCHS - 1:
+                raise OSError("no space left")
+
+    task, save = examples.linear_task(), ody.checkpoint(ody.every(epochs=100))
+    with pytest.raises(OSError, match="no space left"):
+        run(task, tmp_path, callbacks=save, writers=[FailsAtTheEnd()])
+    again = run(task, tmp_path, callbacks=save)
+    assert (again.epochs, np.isnan(again.steps_per_second)) == (EPOCHS, True)
+
+
+def test_a_run_that_ends_before_its_first_epoch_has_no_metrics():
+    result = run(examples.linear_task(), None, max_time=1e-9, callbacks=None, writers=[])
+    assert (result.epochs, result.metrics, len(result.history["valid/loss"])) == (0, {}, 0)
+
+
+def test_the_directory_may_be_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(examples.linear_task(), "", epochs=1)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 def test_the_rate_in_force_has_all_of_its_digits():
     task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
     data = ody.ArrayDataset(jnp.ones(100), batch_size=1)
