@@ -74,6 +74,8 @@ def save_picture(figure: "Figure", path: str | os.PathLike) -> None:
     try:
         figure.savefig(partial, format=suffix)
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

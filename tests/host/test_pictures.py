@@ -97,7 +97,7 @@ def test_what_was_there_is_kept_if_writing_fails(tmp_path, monkeypatch):
         save_confusion(np.eye(2, dtype=int), path)
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["m.png"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"absent/m.png could not be written: No such file"):
         save_confusion(np.eye(2, dtype=int), tmp_path / "absent" / "m.png")
 
 
