@@ -62,6 +62,9 @@ class Writer(Protocol):
     The training waits for `write`, unless the writer has an attribute `reads_state` that is
     False: then it is told while the next steps run, and there is no `live.state`.
 
+    What a writer raises ends the run, and `fit` raises it: what was committed stays, the writers
+    are closed, and the same call goes on from there.
+
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
         >>> class Print:
