@@ -80,14 +80,16 @@ def plot_history(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the history has nothing of a metric, or nothing at all; lengths differ,
-            `best_epoch` is not in it, or the suffix is no picture's.
+        ValueError: the metrics are one name, or the history has nothing of one, or nothing at
+            all; lengths differ, `best_epoch` is not in it, or the suffix is no picture's.
         OSError: the file cannot be written; what was there before is kept.
 
     >>> history = {"train/loss": np.array([2.0, 1.0]), "valid/accuracy": np.array([0.6, 0.9])}
     >>> [axes.get_ylabel() for axes in plot_history(history).axes]
     ['loss', 'accuracy']
     """
+    if isinstance(metrics, str):
+        raise ValueError(f"metrics must be several names, such as [{metrics!r}], got {metrics!r}.")
     if best_epoch is None:
         best_epoch = getattr(history, "best_epoch", None)
     history = getattr(history, "history", history)

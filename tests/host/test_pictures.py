@@ -153,6 +153,11 @@ def test_import_needs_no_matplotlib_and_drawing_no_pyplot(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_metrics_that_are_one_name():
+    with pytest.raises(ValueError, match=r"several names, such as \['loss'\], got 'loss'"):
+        plot_history({"train/loss": np.array([1.0])}, "loss")
+
+
 def test_names_are_shown_as_they_are(tmp_path):
     history = {r"valid/$\frac$": [2.0, 1.0], "_mine": [1.0, 2.0]}
     figure = plot_history(history, path=tmp_path / "history.png")

@@ -48,6 +48,11 @@ def test_json_lines_are_strict_json(tmp_path):
         ody.JsonLines().open(ody.RunInfo(None, 9, []))
 
 
+def test_small_and_large_numbers_keep_their_digits():
+    text = summary({"epoch": 0, "a": 0.0, "b": 3e-6, "c": -2.5e7, "d": float("nan")}, 1)
+    assert text == "epoch 0/0  a 0.0000  b 3.00e-06  c -2.50e+07  d nan"
+
+
 def test_the_progress_line():
     text = summary(ROW, 100, 8311.7)
     assert text == "epoch  3/99  learning_rate 1.00e-03  valid/loss 0.2500  8,312 steps/s"

@@ -95,4 +95,5 @@ def summary(row: Row, epochs: int, steps_per_second: float | None = None) -> str
 
 
 def _number(name: str, value: Any) -> str:
-    return f"{value:.2e}" if name == "learning_rate" else f"{value:.4f}"
+    fits = value == 0 or 1e-3 <= abs(value) < 1e6
+    return f"{value:.4f}" if fits and name != "learning_rate" else f"{value:.2e}"
