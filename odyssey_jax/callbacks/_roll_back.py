@@ -76,6 +76,7 @@ class RollBack(ShortRepr):
     def update(self, state: RollBackState, event: Event) -> tuple[RollBackState, Signal]:
         """Keeps the state of a good epoch; replaces a bad one at once, and stops at the last."""
         now, finite = event.state, is_finite(event, self.monitor)
+        clock = Clock(*(jnp.asarray(count, jnp.int32) for count in event.clock))
         good, bad, best = jnp.zeros((), bool), ~finite, state.best
         if event.point is Point.EPOCH_END:
             value = event.metric(self.monitor)
@@ -91,7 +92,7 @@ class RollBack(ShortRepr):
             good=kept,
             best=best,
             rollbacks=jnp.where(back, state.rollbacks + 1, state.rollbacks),
-            latest=jax.tree.map(lambda a, b: jnp.where(back, a, b), event.clock, state.latest),
+            latest=jax.tree.map(lambda a, b: jnp.where(back, a, b), clock, state.latest),
         )
         reason = jnp.where(finite, StopReason.DIVERGED, StopReason.NOT_FINITE)
         signal = Signal.stop_if(give_up, reason, event.clock.step)
@@ -104,13 +105,14 @@ class RollBack(ShortRepr):
 
     def _is_spoilt(self, value: jax.Array, state: RollBackState, event: Event) -> jax.Array:
         """Whether the metric of an epoch is not finite for a step that was gone back from."""
-        before = (state.latest.epoch == event.clock.epoch) & self.monitor.startswith("train/")
+        epoch = jnp.asarray(event.clock.epoch, jnp.int32)
+        before = (state.latest.epoch == epoch) & self.monitor.startswith("train/")
         return before & ~jnp.isfinite(value) & all_finite(event.state.params)
 
     def _lowered(self, good: TrainState, now: TrainState) -> TrainState:
         """The good state, in the present: at a lower rate than now, and where the schedule is."""
         opt_state = with_counts_of(good.opt_state, now.opt_state)
-        if self.factor < 1:
+        if has_scale(opt_state):  # with a factor of 1 too: the good state may have a higher one
             opt_state = with_scale(opt_state, scale_of(now.opt_state) * self.factor)
         return good._replace(opt_state=opt_state)
 

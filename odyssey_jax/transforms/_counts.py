@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from odyssey_jax.transforms._loss_scale import LossScaleState
 
 _INJECTED = optax.InjectStatefulHyperparamsState
 _SKIPPING = optax.ApplyIfFiniteState
+# What counts its calls, and has another's state in it.
+_AROUND = (_INJECTED, _SKIPPING, optax.ConditionallyMaskState, optax.ConditionallyTransformState)
 
 
 def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
@@ -24,9 +27,9 @@ def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
     """
 
     def moved(mine: Any, others: Any) -> Any:
-        if isinstance(mine, optax.ScaleByScheduleState):
+        if isinstance(mine, _schedules()):
             return others
-        if isinstance(mine, (_INJECTED, _SKIPPING)):
+        if isinstance(mine, _AROUND):
             inner = with_counts_of(mine.inner_state, others.inner_state)
             return others._replace(inner_state=inner)
         if isinstance(mine, optax.MultiStepsState):
@@ -38,10 +41,15 @@ def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
             return others._replace(inner=with_counts_of(mine.inner, others.inner))
         return mine
 
-    kinds = (
-        optax.ScaleByScheduleState, _INJECTED, _SKIPPING, optax.MultiStepsState, LossScaleState
-    )  # fmt: skip
+    kinds = (*_schedules(), *_AROUND, optax.MultiStepsState, LossScaleState)
     return jax.tree.map(moved, opt_state, other, is_leaf=lambda x: isinstance(x, kinds))
+
+
+@functools.cache
+def _schedules() -> tuple[type, ...]:
+    """The states that are the count of a schedule; Optax does not name that of a decay's."""
+    decay = optax.add_decayed_weights(lambda count: 0.0).init(())
+    return optax.ScaleByScheduleState, type(decay)
 
 
 def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:

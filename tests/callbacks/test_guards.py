@@ -122,6 +122,24 @@ def test_what_goes_on_diverging_ends_the_run():
     assert REASON(reason).sentence(int(signal.detail)) == "diverged at step 20"
 
 
+def test_in_a_scan_of_ones_own_with_wide_numbers():
+    """Where epochs are counted in int64, the state's dtypes are what they were."""
+    guard, now = ody.roll_back("m", divergence_threshold=2.0), state_of(1.0)
+
+    def step(state, at):
+        epoch, value = at
+        shown = ody.Event({"m": value}, ody.Clock(epoch * 10, epoch), now)
+        state, signal = guard.update(state, shown)
+        return state, signal.stop
+
+    with jax.enable_x64(True):
+        epochs = jnp.arange(3)
+        assert epochs.dtype == jnp.int64
+        state = guard.init(event(0, 0, now))
+        state, _ = jax.lax.scan(step, state, (epochs, jnp.array([1.0, 3.0, 1.0])))
+    assert [int(x) for x in state.latest] == [10, 1]
+
+
 def test_the_counts_of_a_real_optimizer_go_on():
     rate = optax.linear_schedule(1.0, 0.0, 100)
     made = optax.chain(
@@ -140,6 +158,23 @@ def test_the_counts_of_a_real_optimizer_go_on():
     assert float(back[1].hyperparams["learning_rate"]) == float(rate(2))
     np.testing.assert_array_equal(adam.mu, 0)
     assert jax.tree.structure(back) == jax.tree.structure(good)
+
+
+def test_the_schedule_of_a_decay_goes_on_too_and_what_acts_in_some_steps_only():
+    decay = optax.add_decayed_weights(lambda count: 0.01 * count)
+    made = optax.chain(
+        decay,
+        optax.conditionally_mask(optax.sgd(lambda count: 0.1), lambda step: step % 2 == 0),
+        optax.conditionally_transform(optax.trace(0.9), lambda step: step % 2 == 0),
+    )
+    good = now = made.init(jnp.ones(2))
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(3):
+            _, now = made.update(jnp.ones(2), now, jnp.ones(2))
+    decayed, masked, transformed = with_counts_of(good, now)
+    assert (int(decayed.count), int(masked.step), int(transformed.step)) == (3, 3, 3)
+    assert int(masked.inner_state[1].count) == 2
+    np.testing.assert_array_equal(transformed.inner_state.trace, 0)
 
 
 def test_an_accumulation_goes_on_with_the_gradients_that_are_good():
@@ -209,10 +244,11 @@ def late(rate):
     )
 
 
-def test_beside_a_rule_that_follows_the_metric():
-    """The rule cuts twice by 2, and the rollback by 10, whichever comes first."""
+@pytest.mark.parametrize("factor", [0.125, 1])
+def test_beside_a_rule_that_follows_the_metric(factor):
+    """The rule cuts twice by 2, and the rollback by its factor, whichever comes first."""
     rule = ody.reduce_on_plateau(0.5, 1, patience_rule="odyssey", nan="ignore")
-    both = ody.chain(ody.roll_back("m", factor=0.125), ody.adapt_rate("m", rule))
+    both = ody.chain(ody.roll_back("m", factor=factor), ody.adapt_rate("m", rule))
     state = both.init(event(0, 0, state_of(0.0)))
     scale, scales = 1.0, []
     for epoch, value in enumerate([3, 3, NAN, 3, NAN, 2]):
@@ -220,7 +256,8 @@ def test_beside_a_rule_that_follows_the_metric():
         state, signal = both.update(state, event(value, epoch, now))
         scale = float(signal.state.opt_state[2].scale)
         scales.append(scale)
-    assert scales == [1, 0.5, 0.5 / 8, 0.25 / 8, 0.25 / 64, 0.25 / 64]
+    once, twice = factor, factor**2
+    assert scales == [1, 0.5, 0.5 * once, 0.25 * once, 0.25 * twice, 0.25 * twice]
 
 
 def test_updates_that_are_skipped_are_counted_in_the_history():
