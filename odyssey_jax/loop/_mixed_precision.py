@@ -85,9 +85,13 @@ def mixed_precision(task: Task, compute_dtype: Any = jnp.bfloat16) -> Task:
         >>> seen, gradient.dtype.name, float(gradient)
         (['bfloat16'], 'float32', -2.0)
     """
-    dtype = jnp.dtype(compute_dtype).name
+    try:
+        dtype = jnp.dtype(compute_dtype).name
+    except TypeError:  # no dtype at all
+        dtype = None
     if dtype not in _DTYPES:
-        raise ValueError(f"compute_dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+        names = ", ".join(_DTYPES)
+        raise ValueError(f"compute_dtype must be one of {names}, got {compute_dtype!r}.")
     return task._replace(
         loss=_CastLoss(task.loss, dtype), evaluate=_CastEvaluate(task.evaluate, dtype)
     )

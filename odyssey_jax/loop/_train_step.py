@@ -15,6 +15,7 @@ from odyssey_jax.transforms import (
     LossScale,
     hyperparams_in_force,
     scale_of_loss,
+    skipped_by_scale,
     skipped_updates,
     unscaled,
 )
@@ -70,7 +71,9 @@ def logged_hyperparams(
     """What was in force in the last of `step` train steps, and what was skipped so far."""
     rate = None
     if schedule is not None:
-        update = jnp.maximum(step - 1, 0) // accumulate_steps
+        # What a loss scale skips, the optimizer does not count.
+        taken = step - skipped_by_scale(state.opt_state)
+        update = jnp.maximum(taken - 1, 0) // accumulate_steps
         rate = jnp.asarray(schedule(update), jnp.float32)
     return hyperparams_in_force(state.opt_state, rate) | skipped_updates(state.opt_state)
 

@@ -56,6 +56,7 @@ from odyssey_jax.transforms._loss_scale import LossScale as LossScale
 from odyssey_jax.transforms._loss_scale import LossScaleState as LossScaleState
 from odyssey_jax.transforms._loss_scale import loss_scale as loss_scale
 from odyssey_jax.transforms._loss_scale import scale_of_loss as scale_of_loss
+from odyssey_jax.transforms._loss_scale import skipped_by_scale as skipped_by_scale
 from odyssey_jax.transforms._loss_scale import unscaled as unscaled
 from odyssey_jax.transforms._scales import ScaleByCallbackState as ScaleByCallbackState
 from odyssey_jax.transforms._scales import ScaleByMetricState as ScaleByMetricState

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +64,9 @@ class LossScale:
         if self.growth_interval is None:
             return state.scale, count
         grows = count >= self.growth_interval
-        larger = jnp.where(grows, state.scale * self.factor, state.scale)
+        grown = state.scale * self.factor
+        # Not to infinity, which no factor would make less.
+        larger = jnp.where(grows & jnp.isfinite(grown), grown, state.scale)
         smaller = jnp.maximum(state.scale / self.factor, 1.0)
         return jnp.where(finite, larger, smaller), jnp.where(grows, 0, count)
 
@@ -76,17 +79,18 @@ def loss_scale(
     A float16 has nothing between 0 and $6 \cdot 10^{-8}$, where many gradients are. With the loss
     times $s$ they are within its range; the gradient is divided by $s$ in float32. An update
     whose gradient is not finite is skipped, and $s$ divided by the factor (down to 1); after
-    `growth_interval` updates in a row that were finite it is multiplied by it.
+    `growth_interval` updates in a row that were finite it is multiplied by it, as long as it stays
+    finite.
 
     For `fit(loss_scale=...)` and `make_loop`. It is outermost: clipping and accumulation see
     gradients as they are. The scale in force is an output of a train step, "loss_scale", that
     can be sampled; how many updates were skipped is in the optimizer's state.
 
     Args:
-        init: the first scale $s$, above 0.
+        init: the first scale $s$, finite and above 0.
         growth_interval: finite updates after which to try a larger one, at least 1; None keeps
             the scale as it is, and still skips.
-        factor: above 1.
+        factor: finite and above 1.
 
     Returns:
         What `fit` and `make_loop` take.
@@ -109,8 +113,8 @@ def loss_scale(
         -1.0 16.0
         0.0 8.0
     """
-    if not init > 0:
-        raise ValueError(f"init must be above 0; got init = {init!r}.")
+    if not (_is_finite(init) and init > 0):
+        raise ValueError(f"init must be finite and above 0; got init = {init!r}.")
     if growth_interval is not None and (
         isinstance(growth_interval, bool)
         or not isinstance(growth_interval, int)
@@ -120,9 +124,15 @@ def loss_scale(
             "growth_interval must be an integer of at least 1 or None; got growth_interval = "
             f"{growth_interval!r}."
         )
-    if not factor > 1:
-        raise ValueError(f"factor must be above 1; got factor = {factor!r}.")
+    if not (_is_finite(factor) and factor > 1):
+        raise ValueError(f"factor must be finite and above 1; got factor = {factor!r}.")
     return LossScale(float(init), growth_interval, float(factor))
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number that a float32 can hold."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and abs(value) <= float(jnp.finfo(jnp.float32).max)
 
 
 def scale_of_loss(opt_state: PyTree) -> jax.Array | None:
@@ -130,6 +140,17 @@ def scale_of_loss(opt_state: PyTree) -> jax.Array | None:
     return opt_state.scale if isinstance(opt_state, LossScaleState) else None
 
 
+def skipped_by_scale(opt_state: PyTree) -> jax.Array | int:
+    """How many train steps a loss scale has skipped, where the optimizer has one."""
+    return opt_state.skipped if isinstance(opt_state, LossScaleState) else 0
+
+
 def unscaled(grads: PyTree, scale: Any) -> PyTree:
-    """The gradient of the loss itself."""
-    return jax.tree.map(lambda g: g / scale.astype(g.dtype), grads)
+    """The gradient of the loss itself, in its own precision."""
+
+    def one(g: jax.Array) -> jax.Array:
+        # Divided in float32 at least: a float16 has no scale above 65504.
+        wide = jnp.promote_types(g.dtype, jnp.float32)
+        return (g.astype(wide) / scale.astype(wide)).astype(g.dtype)
+
+    return jax.tree.map(one, grads)

@@ -41,9 +41,11 @@ def test_the_model_sees_half_and_the_optimizer_float32(name, dtype):
     assert ody.mixed_precision(task, dtype) == half, "equal tasks share a program"
 
 
-def test_other_dtypes_are_refused():
-    with pytest.raises(ValueError, match="must be one of bfloat16, float16, float32, got 'int8'"):
-        ody.mixed_precision(examples.linear_task(), "int8")
+@pytest.mark.parametrize("dtype", ["int8", "bf16", None, 3])
+def test_other_dtypes_are_refused(dtype):
+    message = f"must be one of bfloat16, float16, float32, got {dtype!r}"
+    with pytest.raises(ValueError, match=message):
+        ody.mixed_precision(examples.linear_task(), dtype)
 
 
 def tiny_loss(w, batch):
@@ -83,6 +85,41 @@ def test_a_scale_too_large_is_found_and_the_updates_are_skipped():
     assert np.all(result.model > 0)
 
 
+def test_a_scale_does_not_grow_to_infinity_from_which_there_is_no_way_back():
+    optimizer = ody.loss_scale(2.0**126, growth_interval=1).wrap(optax.sgd(1.0))
+    state = optimizer.init(jnp.zeros(()))
+    for scale in (2.0**127, 2.0**127, 2.0**127):
+        update, state = optimizer.update(1e-30 * state.scale, state, jnp.zeros(()))
+        assert float(state.scale) == scale
+        np.testing.assert_allclose(update, -1e-30, rtol=1e-6)
+    assert int(state.skipped) == 0
+
+
+def test_gradients_in_half_are_divided_by_what_half_has_no_number_for():
+    optimizer = ody.loss_scale(2.0**16).wrap(optax.sgd(1.0))
+    params = jnp.zeros((), jnp.float16)
+    update, _ = optimizer.update(jnp.float16(2.0**15), optimizer.init(params), params)
+    assert (float(update), update.dtype) == (-0.5, jnp.float16)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_logged_rate_is_the_one_in_force_when_updates_were_skipped(accumulate):
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+    make = lambda rate: optax.inject_hyperparams(optax.sgd)(rate)
+    loop = ody.make_loop(
+        task, make, loss_scale=ody.loss_scale(2.0**126), accumulate_steps=accumulate
+    )
+    data = ody.ArrayDataset(jnp.full(32, 100.0), batch_size=4)
+    inputs = ody.Inputs(data, None, ody.linear_warmup(1.0, 64))
+    carry = ody.run_compiled(
+        loop, loop.init(jax.random.key(0), jnp.zeros(()), None, inputs), inputs, 16
+    )
+    scaling = carry.state.opt_state
+    assert int(scaling.skipped) > 2
+    own = scaling.inner if accumulate == 1 else scaling.inner.inner_opt_state
+    assert float(carry.latest["learning_rate"]) == float(own.hyperparams["learning_rate"]) > 0
+
+
 def test_a_resumed_run_goes_on_with_its_scale(tmp_path):
     scale = ody.loss_scale(2.0**13, growth_interval=5)
     whole = train(scale, tmp_path / "whole", epochs=4)
@@ -101,9 +138,13 @@ def test_clipping_sees_the_gradient_itself():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"init": 0.0}, "init must be above 0; got init = 0.0"),
+        ({"init": 0.0}, "init must be finite and above 0; got init = 0.0"),
+        ({"init": np.inf}, "init must be finite and above 0; got init = inf"),
+        ({"init": 1e39}, "init must be finite and above 0; got init = 1e\\+39"),
+        ({"init": "high"}, "init must be finite and above 0; got init = 'high'"),
         ({"growth_interval": 0}, "growth_interval must be an integer of at least 1 or None"),
-        ({"factor": 1.0}, "factor must be above 1; got factor = 1.0"),
+        ({"factor": 1.0}, "factor must be finite and above 1; got factor = 1.0"),
+        ({"factor": np.inf}, "factor must be finite and above 1; got factor = inf"),
     ],
 )
 def test_bad_scales_are_refused(arguments, message):
