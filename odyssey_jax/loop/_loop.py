@@ -242,6 +242,9 @@ class Loop:
         def whole_batches(inner):
             room = jnp.minimum(call.limit - first, blocks.epoch - first % blocks.epoch)
             room = jnp.minimum(room, blocks.full - position)
+            # The very first block by itself: a first loss that is not finite ends the run after
+            # it, whatever the limit.
+            room = jnp.where(first == 0, jnp.minimum(room, blocks.block), room)
             count = (room + blocks.block - 1) // blocks.block
 
             def at(offset, inner):

@@ -103,6 +103,14 @@ def test_the_first_loss_is_a_mistake_in_the_set_up_all_the_same():
     assert int(carry.callbacks[1].rollbacks) == 0
 
 
+def test_a_first_loss_that_is_not_finite_ends_the_run_at_the_same_step_whatever_the_limit():
+    nothing = {**examples.arrays(), "x": np.full((40, 4), np.float32(NAN))}
+    loop, inputs, fresh = make(ody.max_steps(999), 99, ody.ArrayDataset(nothing, 2))
+    whole, cut = (ody.run_compiled(loop, fresh(), inputs, limit) for limit in (60, 10))
+    assert (int(whole.signal.stop), int(whole.clock.step)) == (REASON.FIRST_LOSS_NOT_FINITE, 10)
+    assert_same(cut, whole)
+
+
 def test_a_run_that_ended_within_an_epoch_stays_ended(tmp_path):
     result, again = (fit(ody.terminate_on_nan(), 24, directory=tmp_path) for _ in range(2))
     assert_same(again.carry, result.carry)
