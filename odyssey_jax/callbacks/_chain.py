@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import Callback, Event, Point, PyTree, Reporting, Signal
+from odyssey_jax.callbacks._check import check_points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +80,41 @@ def report_each(callbacks: tuple[Callback, ...], states: tuple[PyTree, ...]) -> 
 
 def _update(callback: Callback, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
     """Updates one; a state that changes its form could not be carried."""
-    new, signal = callback.update(state, event)
+    new, signal = _returned(callback.update(state, event))
     for what, before, after in (("state", state, new), ("train state", event.state, signal.state)):
         if after is not None and _form(after) != _form(before):
             raise TypeError(
                 f"the {what} that update returns has another form than the one it was given: "
                 f"{_form(after)} instead of {_form(before)}"
             )
-    return new, signal
+    if signal.state is not None:
+        signal = signal._replace(state=_typed(signal.state, event.state))
+    return _typed(new, state), signal
+
+
+def _returned(result: Any) -> tuple[PyTree, Signal]:
+    """What an update returns; refuses what no loop can act on."""
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Signal)):
+        raise TypeError(f"update must return (state, signal), the signal a Signal; got {result!r}")
+    stop, detail, save, _ = result[1]
+    whole, flag = ("an integer", jnp.integer), ("a bool", jnp.bool_)
+    for name, value, (words, kind) in (
+        ("stop", stop, whole), ("detail", detail, whole), ("save", save, flag)
+    ):  # fmt: skip
+        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), kind):
+            raise TypeError(
+                f"the signal's {name} must be {words} and a scalar, got {value!r}: make it by "
+                "Signal.none() or Signal.stop_if(condition)"
+            )
+    return result
+
+
+def _typed(new: PyTree, old: PyTree) -> PyTree:
+    """The state with its dtypes strong: a weak one in the carry would make another program.
+
+    A Python number has a weak one, and so has what `jnp.where` makes of two.
+    """
+    return jax.tree.map(lambda x, was: jnp.asarray(x, jnp.result_type(was)), new, old)
 
 
 def _form(tree: PyTree) -> Any:
@@ -120,7 +148,7 @@ def chain(*callbacks: Callback) -> Chain:
 
     Raises:
         TypeError: one of them is no callback.
-        ValueError: two of them restore the best.
+        ValueError: two of them restore the best, or one acts at something that is no `Point`.
 
     Source:
         `optax.chain`.
@@ -161,4 +189,5 @@ def check_callbacks(callbacks: tuple[Any, ...]) -> tuple[Callback, ...]:
                 "update(state, event); `ody.callback(init, update)` makes one of two functions, "
                 "`ody.chain(*callbacks)` one of several callbacks."
             )
+        check_points(callback.points)
     return callbacks

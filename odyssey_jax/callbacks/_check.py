@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
+
+from odyssey_jax._types import Point
 
 
 def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> None:
@@ -54,6 +57,14 @@ def check_flag(name: str, value: Any) -> None:
     """Refuses what is neither yes nor no."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
+def check_points(points: Iterable[Any]) -> None:
+    """Refuses what no loop comes to, a point's name included."""
+    for point in points:
+        if not isinstance(point, Point):
+            names = ", ".join(f"Point.{p.name}" for p in Point)
+            raise ValueError(f"points must be of {names}; got {point!r}.")
 
 
 def _is_real(value: Any) -> bool:

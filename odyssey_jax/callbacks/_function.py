@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from odyssey_jax._types import Event, Point, PyTree, Signal
+from odyssey_jax.callbacks._check import check_points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,8 @@ def callback(
         once: a loop is compiled anew for a new function.
 
     Raises:
-        ValueError: something in `points` is no `Point`.
+        TypeError: `init` or `update` is no function.
+        ValueError: `points` is no sequence of `Point`s, at least one.
 
     Example:
         A callback with a state, written, checked and run. It stops after three rises in a row:
@@ -62,8 +64,13 @@ def callback(
         hyper-parameters of one that is a frozen dataclass with `points`, `init` and `update` are
         its fields.
     """
-    for point in points:
-        if not isinstance(point, Point):
-            names = ", ".join(f"Point.{p.name}" for p in Point)
-            raise ValueError(f"points must be of {names}; got {point!r}.")
+    for name, function in (("init", init), ("update", update)):
+        if not callable(function):
+            raise TypeError(f"{name} must be a function, got {function!r}.")
+    if not isinstance(points, Sequence) or not points:
+        raise ValueError(
+            f"points must be a sequence of ody.Point, at least one, such as [ody.Point.EPOCH_END]; "
+            f"got {points!r}."
+        )
+    check_points(points)
     return FunctionCallback(init, update, tuple(points))

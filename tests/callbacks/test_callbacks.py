@@ -237,6 +237,38 @@ def test_a_callback_that_raises_is_named():
     assert "epoch_end" in caught.value.__notes__[0]
 
 
+BAD_SIGNALS = [
+    (None, r"update must return \(state, signal\), the signal a Signal; got \(None, None\)"),
+    (ody.Signal(False, 0, False), "signal's stop must be an integer and a scalar, got False: make"),
+    (ody.Signal(0, np.zeros(2, int), False), "signal's detail must be an integer and a scalar"),
+    (ody.Signal(0, 0, 1), "signal's save must be a bool and a scalar, got 1"),
+]
+
+
+@pytest.mark.parametrize(("signal", "message"), BAD_SIGNALS)
+def test_a_signal_that_no_loop_can_act_on_is_named(signal, message):
+    own = ody.chain(ody.callback(lambda event: None, lambda state, event: (state, signal)))
+    with pytest.raises(TypeError, match=message) as caught:
+        own.update(own.init(event()), event())
+    assert "FunctionCallback" in caught.value.__notes__[0]
+
+
+def test_python_numbers_are_a_state_and_a_signal_too():
+    def update(state, event):
+        state = {"n": 3, "x": jnp.where(event.metric("loss") > 0, 0.0, 1.0), "key": state["key"]}
+        params = jax.tree.map(lambda x: jnp.where(x > 0, 1.0, 0.0), event.state.params)
+        asked = ody.Signal(ody.StopReason.REQUESTED, 0, True)
+        return state, asked._replace(state=event.state._replace(params=params))
+
+    first = {"n": jnp.int32(0), "x": jnp.float32(0), "key": jax.random.key(0)}
+    own = ody.chain(ody.callback(lambda event: first, update))
+    form = jax.eval_shape(own.update, own.init(event()), event())
+    weak = [x.weak_type for x in jax.tree.leaves(form)]
+    assert not any(weak), "the next call would be another program"
+    (state,), signal = own.update(own.init(event()), event())
+    assert (int(state["n"]), int(signal.stop), bool(signal.save)) == (3, 5, True)
+
+
 def test_what_is_no_callback_is_refused():
     with pytest.raises(TypeError, match=r"3 is no callback.*ody.callback\(init, update\)"):
         ody.chain(3)
@@ -244,6 +276,22 @@ def test_what_is_no_callback_is_refused():
         ody.chain([ody.log(3)])
     with pytest.raises(ValueError, match="points must be of Point.TRAIN_BEGIN.*'epoch_end'"):
         ody.callback(lambda event: None, broken, ["epoch_end"])
+    with pytest.raises(ValueError, match="points must be of Point.TRAIN_BEGIN.*got 'epoch_end'"):
+        ody.chain(ody.log(3), Misnamed())
+    for points in (ody.Point.EPOCH_END, []):
+        with pytest.raises(ValueError, match=r"points must be a sequence of ody.Point, at least"):
+            ody.callback(lambda event: None, broken, points)
+    with pytest.raises(TypeError, match="init must be a function, got 3"):
+        ody.callback(3, broken)
+
+
+class Misnamed:
+    points = ("epoch_end",)
+
+    def init(self, event):
+        return None
+
+    update = broken
 
 
 @pytest.mark.parametrize("reason", list(ody.StopReason))
