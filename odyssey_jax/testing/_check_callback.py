@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax._types import Callback, Clock, Event, Point, PyTree, Signal, TrainState
+from odyssey_jax._types import (
+    Callback,
+    Clock,
+    Event,
+    Point,
+    PyTree,
+    Reporting,
+    Signal,
+    TrainState,
+)
 from odyssey_jax.store import Store
 from odyssey_jax.transforms import scale_by_callback
 
@@ -34,10 +43,11 @@ def check_callback(
     It is shown some epochs with random metrics, NaN and infinity among them. Then
 
     - it is hashable, and equal to a copy of itself: a compiled program is found by it;
-    - `init` gives arrays, and `update` leaves their structure, shapes and dtypes as they are; so it
-      does with the train state, if it changes that; the signal is a `Signal`;
+    - `init` and `update` give arrays, of which `update` leaves the structure, shapes and dtypes as
+      they are; so it does with the train state, if it changes that; the signal is a `Signal`;
     - `update` changes nothing of what it is given, and gives the same when it is called again;
     - under `jax.jit` and `jax.vmap` both do what they do without;
+    - what it reports, if it is `Reporting`, are scalars, always under the same names;
     - restored at any point, from a `Store` too, a copy of it goes on as if nothing had been.
 
     Args:
@@ -63,9 +73,10 @@ def check_callback(
         _check_value(callback)
         state = _example_state() if state is None else state
         runs = [_events(callback.points, metrics, state, epochs, seed + i) for i in range(2)]
-        first = _check_init(callback, runs[0][-1])
+        first = _check_init(callback, *(events[-1] for events in runs))
         whole = _check_update(callback, first, runs[0])
         _check_compiled(callback, first, runs, whole)
+        _check_report(callback, [first, *(state for state, _ in whole)])
         _check_restored(fresh, first, runs[0], whole)
     except AssertionError as error:
         raise AssertionError(f"{callback!r}: {error}") from error
@@ -116,15 +127,21 @@ def _events(
     return [at(point, epoch) for epoch, point in in_order if once.get(point, epoch) == epoch]
 
 
-def _check_init(callback: Callback, event: Event) -> PyTree:
+def _check_init(callback: Callback, event: Event, other: Event) -> PyTree:
     # Of an epoch's end, whichever the points: that is what a loop makes the states of.
     state = callback.init(event)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        where = f"the state{jax.tree_util.keystr(path)} that init makes"
-        array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
-        _assert(array, f"{where} is {leaf!r}: make it an array, with its dtype.")
+    _assert_arrays("init makes", state)
     _assert_same("init under jax.jit", jax.jit(callback.init)(event), state)
+    member = lambda metrics, train: callback.init(_seen(event, metrics, train))
+    pair = _stack(event.metrics, other.metrics), _stack(event.state, other.state)
+    both = _stack(state, callback.init(other))
+    _assert_same("init under jax.vmap", jax.jit(jax.vmap(member))(*pair), both)
     return state
+
+
+def _seen(event: Event, metrics: Any, train: Any) -> Event:
+    """The event as a member of a population sees it, with what is the member's own."""
+    return Event(metrics, event.clock, train, event.point, event.capacity)
 
 
 def _check_update(callback: Callback, state: PyTree, events: list[Event]) -> list[Step]:
@@ -132,8 +149,12 @@ def _check_update(callback: Callback, state: PyTree, events: list[Event]) -> lis
     steps: list[Step] = []
     for event in events:
         given = _leaves((state, event))
-        new, signal = step = callback.update(state, event)
+        step = callback.update(state, event)
+        pair = isinstance(step, tuple) and len(step) == 2
+        _assert(pair, f"update must return (state, signal), got {step!r}.")
+        new, signal = step
         _assert(isinstance(signal, Signal), f"update must return a Signal second, got {signal!r}.")
+        _assert_arrays("update returns", new)
         _assert_form("state", new, state)
         _assert_form("signal", signal._replace(state=None), Signal.none())
         if signal.state is not None:
@@ -155,8 +176,7 @@ def _check_compiled(
     @jax.jit
     def batched(state: PyTree, event: Event, metrics: Any, train: Any) -> Step:
         def member(state: PyTree, metrics: Any, train: Any) -> Step:
-            seen = Event(metrics, event.clock, train, event.point, event.capacity)
-            return callback.update(state, seen)
+            return callback.update(state, _seen(event, metrics, train))
 
         return jax.vmap(member)(state, metrics, train)
 
@@ -165,6 +185,20 @@ def _check_compiled(
         step = batched(states, a, _stack(a.metrics, b.metrics), _stack(a.state, b.state))
         _assert_same("update under jax.vmap", step, _stack(alone, beside))
         states = step[0]
+
+
+def _check_report(callback: Callback, states: list[PyTree]) -> None:
+    if not isinstance(callback, Reporting):
+        return
+    first = sorted(callback.report(states[0]))
+    for state in states:
+        columns = callback.report(state)
+        scalars = isinstance(columns, Mapping) and all(jnp.ndim(x) == 0 for x in columns.values())
+        _assert(scalars, f"report must return a dict of name to scalar, got {columns!r}.")
+        same = sorted(columns) == first
+        _assert(same, f"report gives {sorted(columns)}, after {first}: the names never change.")
+    report = lambda state: dict(callback.report(state))
+    _assert_same("report under jax.jit", jax.jit(report)(states[-1]), report(states[-1]))
 
 
 def _check_restored(fresh: Callback, first: PyTree, events: list[Event], whole: list[Step]) -> None:
@@ -200,7 +234,7 @@ def _stack(*trees: PyTree) -> PyTree:
 
 def _plain(tree: PyTree) -> PyTree:
     """The tree with its keys as numbers, which NumPy can hold."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    is_key = lambda x: jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
@@ -227,6 +261,13 @@ def _form(tree: PyTree) -> tuple[Any, list[str]]:
 def _assert(condition: Any, message: str) -> None:
     if not condition:
         raise AssertionError(message)
+
+
+def _assert_arrays(whose: str, state: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        where = f"the state{jax.tree_util.keystr(path)} that {whose}"
+        array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+        _assert(array, f"{where} is {leaf!r}: make it an array, with its dtype.")
 
 
 def _assert_form(what: str, tree: PyTree, example: PyTree) -> None:

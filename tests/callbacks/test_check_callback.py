@@ -5,6 +5,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import odyssey_jax as ody
@@ -136,8 +137,50 @@ class Tracing(Right):
         return {"worse": state["worse"] + (2 if traced else 1)}, ody.Signal.none()
 
 
-def test_what_is_right_passes():
-    ody.testing.check_callback(Right())
+class Alone(Right):
+    """Asks Python, which vmap can't."""
+
+    def init(self, event):
+        form = jax.ShapeDtypeStruct((), jnp.int32)
+        ask = lambda x: np.int32(0)
+        return {"worse": jax.pure_callback(ask, form, event.state.params["b"])}
+
+
+class Forgetful(Right):
+    def update(self, state, event):
+        return state
+
+
+class Reports(Right):
+    def report(self, state):
+        return {"worse": state["worse"], "constant": 1.0}
+
+
+class ReportsTable(Right):
+    def report(self, state):
+        return {"worse": jnp.zeros(3)}
+
+
+class ReportsNow(Right):
+    def report(self, state):
+        return {f"worse than {int(state['worse'])}": 1.0}
+
+
+class Plain(Right):
+    """A signal of Python's own numbers, as a loop takes it too."""
+
+    def update(self, state, event):
+        return state, ody.Signal(ody.StopReason.NONE, 0, False)
+
+
+class Counting(Right):
+    def update(self, state, event):
+        return {"worse": 3}, ody.Signal.none()
+
+
+@pytest.mark.parametrize("right", [Right(), Reports(), Plain()], ids=repr)
+def test_what_is_right_passes(right):
+    ody.testing.check_callback(right)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +191,13 @@ def test_what_is_right_passes():
         (Unhashable(), "can't be hashed.*frozen dataclass"),
         (Pointless(), r"points must be a tuple of ody.Point, got \('epoch_end',\)"),
         (Untyped(), r"the state\['worse'\] that init makes is 0: make it an array"),
+        (Counting(), r"the state\['worse'\] that update returns is 3: make it an array"),
         (Growing(), "the state has another form than it had.*never change"),
         (Widening(), "the state has another form than it had.*float32"),
         (Silent(), "update must return a Signal second, got True"),
+        (Forgetful(), r"update must return \(state, signal\), got {'worse'"),
+        (ReportsTable(), "report must return a dict of name to scalar, got {'worse': Array"),
+        (ReportsNow(), "report gives .'worse than 1'., after .'worse than 0'.: the names never"),
         (Vague(), "the signal has another form than it had"),
         (Reforming(), "the train state has another form"),
         (Mutating(), "update changed what it was given"),
@@ -169,6 +216,8 @@ def test_a_python_decision_is_named_by_jax():
 
     with pytest.raises(jax.errors.TracerBoolConversionError):
         ody.testing.check_callback(ody.callback(lambda event: None, update))
+    with pytest.raises(NotImplementedError, match="vmap is only supported"):
+        ody.testing.check_callback(Alone())
     with pytest.raises(ValueError, match="no metric 'valid/loss'; the scalar metrics are: loss"):
         ody.testing.check_callback(Right(), ["loss"])
     with pytest.raises(ValueError, match="epochs must be at least 2, got 1"):
