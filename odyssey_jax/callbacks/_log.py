@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odyssey_jax._types import Event, Point, Signal
+from odyssey_jax.callbacks._check import check_count
 
 
 class History(NamedTuple):
@@ -99,6 +100,6 @@ def log(capacity: int | None = None) -> Log:
         >>> history.metrics["loss"][: int(history.length)].tolist()
         [3.0, 2.0]
     """
-    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
-        raise ValueError(f"capacity must be an integer of at least 1 or None, got {capacity!r}.")
+    if capacity is not None:
+        check_count("capacity", capacity, 1, " or None")
     return Log(capacity)

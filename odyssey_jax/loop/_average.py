@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -111,7 +112,8 @@ def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averagi
         >>> float(result.model), float(result.carry.state.params)  # of 0, 1, 2, 3
         (2.125, 3.0)
     """
-    if isinstance(decay, bool) or not 0 <= decay < 1:
+    real = isinstance(decay, Real) and not isinstance(decay, bool)
+    if not (real and 0 <= decay < 1):
         raise ValueError(f"decay must be in the range [0, 1), got {decay!r}.")
     return Averaging(float(decay), warmup, start=0, every=1)
 

@@ -44,7 +44,7 @@ def freeze(
     for pattern in frozen:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(f"frozen: {pattern!r} is no regular expression: {error}.") from error
 
     def labels(params: PyTree) -> PyTree:

@@ -134,7 +134,7 @@ def _compiled(layers: Sequence[str]) -> list[re.Pattern[str]]:
     for layer in layers:
         try:
             pattern = re.compile(layer)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(f"layers: {layer!r} is no regular expression: {error}.") from error
         if pattern.groups > 1:
             raise ValueError(

@@ -120,6 +120,7 @@ def test_members_of_a_population_have_their_own():
     ("make", "message"),
     [
         (lambda: ody.exponential_average(1.0), "decay must be in the range"),
+        (lambda: ody.exponential_average("0.9"), "decay must be in the range .*, got '0.9'"),
         (lambda: ody.equal_average(-1), "start must be an integer of at least 0, got -1"),
         (lambda: ody.equal_average(0, 0), "every must be an integer of at least 1, got 0"),
     ],

@@ -37,6 +37,7 @@ PARAMS = {"encoder": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
         ("encoder", "must be a sequence of patterns"),
         ([], "must be a sequence of patterns"),
         (["(encoder"], "is no regular expression"),
+        ([3], "3 is no regular expression"),
         (["decoder"], "'decoder' is found in no parameter; there are: encoder/w, head/w"),
         (["w"], "leave no parameter to train"),
     ],
