@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from odyssey_jax._types import PyTree
@@ -131,8 +131,8 @@ def loss_scale(
 
 def _is_finite(value: Any) -> bool:
     """Whether it is a number that a float32 can hold."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    return real and abs(value) <= float(jnp.finfo(jnp.float32).max)
+    real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return real and bool(abs(value) <= float(jnp.finfo(jnp.float32).max))
 
 
 def scale_of_loss(opt_state: PyTree) -> jax.Array | None:
