@@ -46,10 +46,17 @@ class TrainState(NamedTuple):
 
     @property
     def validated(self) -> TrainState:
-        """The state whose parameters are validated and given back: the average's, if any."""
+        """The state whose parameters are validated and given back: the average's, if any.
+
+        They have the dtypes of those that are trained, which the average may exceed.
+        """
         if self.average is None:
             return self
-        return self._replace(params=self.average.params, model_state=self.average.model_state)
+        like = lambda means, trained: jax.tree.map(lambda a, b: a.astype(b.dtype), means, trained)
+        return self._replace(
+            params=like(self.average.params, self.params),
+            model_state=like(self.average.model_state, self.model_state),
+        )
 
 
 class Point(enum.Enum):

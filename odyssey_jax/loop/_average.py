@@ -16,6 +16,9 @@ from odyssey_jax._types import PyTree, TrainState
 class Average(NamedTuple):
     """An average so far; `TrainState.average`.
 
+    Floating-point numbers are of at least 32 bits: to those of half precision a thousandth of a
+    change is nothing.
+
     Args:
         params: the averaged parameters.
         model_state: the averaged model state; what is no real number in it is the latest.
@@ -38,7 +41,7 @@ class Averaging:
 
     def init(self, params: PyTree, model_state: PyTree) -> Average:
         """Begins with what there is."""
-        return Average(params, model_state, jnp.zeros((), jnp.int32))
+        return Average(_wide(params), _wide(model_state), jnp.zeros((), jnp.int32))
 
     def update(self, average: Average, state: TrainState, update: jax.Array) -> Average:
         """Takes in the state after an update.
@@ -53,7 +56,7 @@ class Averaging:
             return self._taken(average, state)
         due = (done > 0) & (done % self.every == 0)
         # Until the first is due, the average is the state itself.
-        latest = Average(state.params, state.model_state, average.updates)
+        latest = Average(_wide(state.params), _wide(state.model_state), average.updates)
         begun = average.updates > 0
         wait = lambda: jax.tree.map(lambda a, b: jnp.where(begun, a, b), average, latest)
         return lax.cond(due, lambda: self._taken(average, state), wait)
@@ -78,6 +81,16 @@ class Averaging:
         return 1 - (jnp.minimum(decay, (1 + count) / (10 + count)) if self.warmup else decay)
 
 
+def _wide(tree: PyTree) -> PyTree:
+    """Floating-point numbers of at least 32 bits."""
+
+    def widen(x: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return x.astype(wide) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(widen, tree)
+
+
 def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averaging:
     r"""Averages the parameters exponentially (EMA), for `fit(average=...)` and `make_loop`.
 
@@ -87,7 +100,8 @@ def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averagi
     after update $t$, counted from 0; without warm-up, $d_t = d$. $\bar\theta$ begins as the
     first parameters. Validation, metrics, the best epoch and the result are the average's;
     training goes on with the parameters themselves. Batch statistics and other real numbers of
-    the model's state are averaged alike. It is one more copy of both, and saved with the run.
+    the model's state are averaged alike. It is one more copy of both, in float32 at least, and
+    saved with the run.
 
     Args:
         decay: the share $d$ of the past, in [0, 1).

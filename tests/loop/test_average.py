@@ -99,6 +99,21 @@ def test_an_interrupted_run_averages_as_a_whole_one(tmp_path):
     np.testing.assert_array_equal(params["w"], whole.model["w"])
 
 
+@pytest.mark.parametrize("average", [ody.exponential_average(0.999), ody.equal_average(0)])
+def test_half_precision_is_averaged_in_float32(average):
+    """In bfloat16 a thousandth of the way to the next number would be none of it."""
+    task = ody.pure_task({"w": jnp.ones(3, jnp.bfloat16)}, lambda p, x: (p["w"] * x).mean(0).sum())
+    data = ody.ArrayDataset(jnp.ones((8, 3), jnp.bfloat16), batch_size=2)
+    result = ody.fit(task, optax.sgd(2.0**-6), data, epochs=10, average=average, writers=[])
+    trained = [1 - (t + 1) / 64 for t in range(40)]  # exact in bfloat16
+    mean = result.carry.state.average.params["w"]
+    expected = exponential(0.999, True)(trained, 1.0) if average.decay else np.mean(trained)
+    assert mean.dtype == jnp.float32
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    assert result.model["w"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(result.model["w"], mean.astype(jnp.bfloat16))
+
+
 def test_an_accumulated_update_counts_once():
     result = train(ody.equal_average(0), accumulate_steps=5, epochs=4)
     assert int(result.carry.state.average.updates) == 4
