@@ -76,6 +76,7 @@ class RollBack(ShortRepr):
     def update(self, state: RollBackState, event: Event) -> tuple[RollBackState, Signal]:
         """Keeps the state of a good epoch; replaces a bad one at once, and stops at the last."""
         now, finite = event.state, is_finite(event, self.monitor)
+        # Of a loop of one's own it may be of int64, or Python's.
         clock = Clock(*(jnp.asarray(count, jnp.int32) for count in event.clock))
         good, bad, best = jnp.zeros((), bool), ~finite, state.best
         if event.point is Point.EPOCH_END:
@@ -105,8 +106,7 @@ class RollBack(ShortRepr):
 
     def _is_spoilt(self, value: jax.Array, state: RollBackState, event: Event) -> jax.Array:
         """Whether the metric of an epoch is not finite for a step that was gone back from."""
-        epoch = jnp.asarray(event.clock.epoch, jnp.int32)
-        before = (state.latest.epoch == epoch) & self.monitor.startswith("train/")
+        before = (state.latest.epoch == event.clock.epoch) & self.monitor.startswith("train/")
         return before & ~jnp.isfinite(value) & all_finite(event.state.params)
 
     def _lowered(self, good: TrainState, now: TrainState) -> TrainState:

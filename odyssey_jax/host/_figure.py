@@ -75,6 +75,8 @@ def save_picture(figure: "Figure", path: str | os.PathLike) -> None:
         figure.savefig(partial, format=suffix)
         os.replace(partial, path)
     except OSError as error:
+        if error.errno is None:  # not the system's: it says itself what is wrong
+            raise
         raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):

@@ -91,8 +91,9 @@ def test_log_is_a_table_of_the_scalars():
     assert history.step.tolist()[-1] == 63
     with pytest.raises(ValueError, match=r"pass log\(capacity=...\)"):
         callback.init(ody.Event({"loss": 0.0}))
-    with pytest.raises(ValueError, match="capacity must be an integer of at least 1"):
-        ody.log(0)
+    for capacity in (0, True, 2.5):
+        with pytest.raises(ValueError, match="capacity must be an integer of at least 1"):
+            ody.log(capacity)
 
 
 def stop_with(reason, save=False):

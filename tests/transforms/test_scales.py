@@ -195,6 +195,7 @@ BAD = [
     (lambda: ody.scale_by_layer(0.0, ["a"]), r"decay must be in the range \(0, 1\]; got decay = 0"),
     (lambda: ody.scale_by_layer(0.5, "head"), r"layers must be a sequence of patterns.*'head'"),
     (lambda: ody.layer_labels(["("]), r"'\(' is no regular expression"),
+    (lambda: ody.layer_labels([3]), "3 is no regular expression"),
     (lambda: ody.layer_labels([r"(\d)(\d)"]), r"has 2 groups, and may have one"),
     (
         lambda: ody.layer_labels([r"(\w+)"])({"head": 0.0}),
