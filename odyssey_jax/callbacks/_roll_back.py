@@ -75,9 +75,10 @@ class RollBack(ShortRepr):
 
     def update(self, state: RollBackState, event: Event) -> tuple[RollBackState, Signal]:
         """Keeps the state of a good epoch; replaces a bad one at once, and stops at the last."""
-        now, finite = event.state, is_finite(event, self.monitor)
-        # Of a loop of one's own it may be of int64, or Python's.
+        # The clock of a loop of one's own may be of int64, or Python's.
         clock = Clock(*(jnp.asarray(count, jnp.int32) for count in event.clock))
+        event = dataclasses.replace(event, clock=clock)
+        now, finite = event.state, is_finite(event, self.monitor)
         good, bad, best = jnp.zeros((), bool), ~finite, state.best
         if event.point is Point.EPOCH_END:
             value = event.metric(self.monitor)
@@ -93,7 +94,7 @@ class RollBack(ShortRepr):
             good=kept,
             best=best,
             rollbacks=jnp.where(back, state.rollbacks + 1, state.rollbacks),
-            latest=jax.tree.map(lambda a, b: jnp.where(back, a, b), clock, state.latest),
+            latest=jax.tree.map(lambda a, b: jnp.where(back, a, b), event.clock, state.latest),
         )
         reason = jnp.where(finite, StopReason.DIVERGED, StopReason.NOT_FINITE)
         signal = Signal.stop_if(give_up, reason, event.clock.step)
