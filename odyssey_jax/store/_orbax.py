@@ -70,6 +70,21 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
     )
 
 
+class _Folder(ocp.path.atomicity.CommitFileTemporaryPath):
+    """An item's directory, which bears its last name at once.
+
+    Nobody looks into a step before it is renamed as a whole. To rename and mark each item too
+    takes Orbax an event loop each, together a fifth of the time of a small save.
+    """
+
+    async def create(self) -> Any:
+        self.get().mkdir()
+        return self.get()
+
+    async def finalize(self) -> None:
+        """There is nothing left to be done."""
+
+
 # Directories first: other processes write into them; and where one cannot be made, Orbax's
 # threads would wait for it for five minutes, and the program's end for them. And no limit of ten
 # minutes to a save, which a slow disk may take and a program that was suspended has taken.
@@ -105,7 +120,9 @@ class Writer:
                     metadata=ocp.JsonCheckpointHandler(),
                     layout=ocp.JsonCheckpointHandler(),
                     composite_options=ocp.CompositeOptions(
-                        async_options=_IN_TURN, multiprocessing_options=_alone()
+                        async_options=_IN_TURN,
+                        multiprocessing_options=_alone(),
+                        temporary_path_class=_Folder,
                     ),
                 ),
                 async_options=options,
