@@ -75,7 +75,7 @@ def fit(
     writers: Sequence[Writer] | None = None,
     config: Mapping[str, Any] | None = None,
     log_every_n_steps: int | None = None,
-    log_outputs: Sequence[str] = ("loss", "grad_norm"),
+    log_outputs: Sequence[str] | None = None,
     max_time: MaxTime | None = None,
 ) -> FitResult:
     """Trains a model: one compiled program, with validation, callbacks and checkpoints.
@@ -155,8 +155,9 @@ def fit(
             so they cost no transfer, and none is lost or doubled by a resume.
         log_outputs: the scalar outputs of a train step that are sampled: "loss", those of the
             loss function, "learning_rate", "grad_norm" (before clipping), "update_norm",
-            "param_norm", "update_ratio" (the update's norm over the parameters'). The norms may
-            be averaged over an epoch as well: `train_metrics={"norm": ody.Mean("grad_norm")}`.
+            "param_norm", "update_ratio" (the update's norm over the parameters'); None is the
+            loss and the gradient's norm. The norms may be averaged over an epoch as well:
+            `train_metrics={"norm": ody.Mean("grad_norm")}`.
         max_time: the longest that this call may train, from its beginning and compilation
             included: seconds greater than 0, or a `datetime.timedelta`; the last save comes
             on top. None for as long as it takes.

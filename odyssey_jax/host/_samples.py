@@ -13,10 +13,12 @@ from odyssey_jax.host._table import as_rows, capacity_for, resized
 from odyssey_jax.host.writers import Row
 from odyssey_jax.loop import Carry, Sampling, sampling
 
+_OUTPUTS = ("loss", "grad_norm")
+
 
 def sampling_for(
     every: int | None,
-    outputs: Sequence[str],
+    outputs: Sequence[str] | None,
     steps: int,
     saved: Mapping[str, Any] | None,
     directory: str | Path | None,
@@ -25,7 +27,7 @@ def sampling_for(
 
     Args:
         every: train steps from one row to the next, or None.
-        outputs: names of scalar outputs.
+        outputs: names of scalar outputs; None is the loss and the gradient's norm.
         steps: train steps of the run.
         saved: the metadata of the checkpoint that the run goes on from, or None.
         directory: the run's.
@@ -35,6 +37,11 @@ def sampling_for(
     """
     then = (saved or {}).get("samples")
     if every is None:
+        if outputs is not None:
+            raise ValueError(
+                f"log_outputs={outputs!r} are sampled every n-th train step: pass "
+                "log_every_n_steps= as well."
+            )
         now = None
     else:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
@@ -42,7 +49,8 @@ def sampling_for(
                 f"log_every_n_steps must be an integer of at least 1 or None, got {every!r}."
             )
         room = capacity_for(steps // every + 1)  # the last one may not be complete
-        now = sampling(every, outputs, max(room, then["capacity"] if then else 0))
+        room = max(room, then["capacity"] if then else 0)
+        now = sampling(every, _OUTPUTS if outputs is None else outputs, room)
     if saved is not None and _what(then) != _what(record(now)):
         raise ValueError(
             f"the run in {directory} was begun with {_words(then)}, and can't go on with "

@@ -17,7 +17,7 @@ def run(directory=None, epochs=6, every=EVERY, outputs=OUTPUTS, **kwargs):
     return ody.fit(
         examples.linear_task(), optax.sgd, examples.train_data(), examples.valid_data(),
         epochs=epochs, learning_rate=ody.warmup_cosine(0.05, 10, 40), directory=directory,
-        log_every_n_steps=every, log_outputs=outputs,
+        log_every_n_steps=every, log_outputs=None if every is None else outputs,
         **{"writers": [ody.JsonLines(), ody.CsvFile()] if directory else [], **kwargs},
     )  # fmt: skip
 
@@ -93,6 +93,11 @@ def test_bad_arguments_are_named(tmp_path):
     for every in (0, 1.5, True):
         with pytest.raises(ValueError, match="log_every_n_steps must be an integer of at least 1"):
             run(every=every)
+    with pytest.raises(ValueError, match=r"log_outputs=\['loss'\] .* pass log_every_n_steps="):
+        ody.fit(
+            examples.linear_task(), optax.sgd(0.1), examples.train_data(), epochs=1,
+            log_outputs=["loss"],
+        )  # fmt: skip
     with pytest.raises(ValueError, match="outputs must be different names"):
         run(outputs="loss")
     with pytest.raises(ValueError, match=r"'logits' can't be sampled; .* are: grad_norm, .*loss"):
@@ -101,6 +106,7 @@ def test_bad_arguments_are_named(tmp_path):
 
 def test_norms_are_averaged_as_metrics():
     metrics = {"norm": ody.Mean("grad_norm")}
-    result = run(every=1, outputs=["grad_norm"], epochs=1, train_metrics=metrics)
+    result = run(every=1, outputs=None, epochs=1, train_metrics=metrics)
+    assert result.samples.keys() >= {"loss", "grad_norm"}, "what is sampled if nothing is said"
     expected = jnp.mean(result.samples["grad_norm"])
     np.testing.assert_allclose(result.history["train/norm"], [expected], rtol=1e-6)
