@@ -18,7 +18,7 @@ OVER_NONE = 1.1
 
 def cadence(*, quick: bool) -> dict[str, Ratio]:
     """Times whole runs of `fit`, their set-up and last save included, with and without saves."""
-    epochs, rounds = (700, 3) if quick else (2_000, 7)
+    epochs, rounds = (500, 2) if quick else (2_000, 7)
     train, valid, _ = load_digits(32)
     task = ody.nnx_task(MLP((128, 64), 0.0, rngs=nnx.Rngs(0)), loss_fn)
     numbers = itertools.count()
