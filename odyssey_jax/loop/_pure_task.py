@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import PyTree, Task
@@ -66,6 +67,9 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
     Returns:
         The task; its model is the parameters.
 
+    Raises:
+        TypeError: a leaf of the parameters is no array, such as a function that would make them.
+
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
         >>> task = ody.pure_task({"w": jnp.zeros(3)}, lambda p, x: ((x @ p["w"]) ** 2).mean())
@@ -73,6 +77,13 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         >>> float(task.evaluate(params, model_state, jnp.ones((2, 3)))["loss"])
         0.0
     """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, jax.typing.ArrayLike):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} must be an array, got {leaf!r}. For "
+                "parameters drawn from the run's key pass ones like them, and "
+                "task._replace(init=lambda key: (params_of(key), None))."
+            )
     return Task(
         init=lambda key: (params, None),
         loss=_PureLoss(loss_fn),

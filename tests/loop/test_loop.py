@@ -399,6 +399,11 @@ def test_a_loss_of_another_form_is_refused(returned, error, message):
         loop.init(jax.random.key(0), *task.init(None), ody.Inputs(examples.train_data()))
 
 
+def test_parameters_that_are_no_arrays_are_refused_at_once():
+    with pytest.raises(TypeError, match=r"params\['w'\] must be an array, got <built-in function"):
+        ody.pure_task({"w": print}, examples.linear_loss)
+
+
 def test_the_users_arrays_outlive_the_run():
     shared = jnp.zeros((4, 3))
     params = {"w": shared, "b": jnp.zeros(3), "same": shared}
