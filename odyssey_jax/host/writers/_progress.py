@@ -41,6 +41,7 @@ class ProgressLine:
             TextColumn("{task.description}", markup=False),  # "f1[macro]" is a name
             TimeRemainingColumn(compact=True),
             console=self._console,
+            refresh_per_second=2,  # what it shows changes as often; to draw it takes some ms
         )
         begun = "compiling" if not run.rows else summary(run.rows[-1], run.epochs)
         task = progress.add_task(begun, total=run.epochs, completed=len(run.rows))
