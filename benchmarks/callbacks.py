@@ -82,10 +82,9 @@ CALLBACKS: dict[str, ody.Callback] = {
     "roll_back": ody.roll_back(),
     "adapt_rate": ody.adapt_rate(LOSS, ody.reduce_on_plateau(patience=NEVER)),
 }  # fmt: skip
-QUICK = ("early_stopping, all options", "roll_back")  # each takes seconds to compile
+# All that --quick compares by itself: each takes seconds to compile.
+QUICK = ("early_stopping, all options", "roll_back")
 COPIES = {"early_stopping, restore_best": 1, "track_best": 1, "roll_back": 3, "average": 1}
-
-
 EXTRAS: dict[str, dict[str, Any]] = {
     "average": {"average": ody.exponential_average(0.999)},
     "samples": {"sampling": sampling(10, ["loss", "learning_rate"], 4_096)},

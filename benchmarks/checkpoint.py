@@ -193,7 +193,7 @@ def _bytes(tree: Any) -> int:
 
 def large(arrays: int, *, quick: bool) -> dict[str, Ratio]:
     """Measures 10M parameters with Adam's state in so many arrays."""
-    many = arrays > 10  # then Orbax takes seconds
+    many = arrays > 10  # then the others take most of the time: fewer rounds, in quick none
     store: Savers = {"store": _savers.ours}
     savers: Savers = store | {
         "orbax": _savers.standard_checkpointer,
