@@ -54,7 +54,7 @@ from benchmarks.loop import (
     timed,
 )
 from odyssey_jax._digits import MLP, load_digits, loss_fn
-from odyssey_jax.loop import init_compiled, own, sampling
+from odyssey_jax.train import init_compiled, own, sampling
 
 LOSS = "valid/loss"
 
@@ -65,7 +65,7 @@ def with_scale(rate: Any) -> optax.GradientTransformation:
 
 
 CALLBACKS: dict[str, ody.Callback] = {
-    "log": ody.log(),
+    "log": ody.callbacks.log(),
     "early_stopping": ody.early_stopping(LOSS, NEVER),
     "early_stopping, all options": ody.early_stopping(
         LOSS, NEVER, min_delta=1e-6, rtol=1e-6, baseline=10.0, stopping_threshold=0.0,
@@ -94,13 +94,13 @@ EXTRAS: dict[str, dict[str, Any]] = {
 
 def compiled(callbacks: Any, epochs: int, **options: Any) -> Any:
     """Seconds of a run through the public core."""
-    loop = ody.make_loop(TASK, with_scale, callbacks=callbacks, capacity=1_024, **options)
-    inputs = ody.Inputs(TRAIN, VALID, SCHEDULE)
+    loop = ody.train.make_loop(TASK, with_scale, callbacks=callbacks, capacity=1_024, **options)
+    inputs = ody.train.Inputs(TRAIN, VALID, SCHEDULE)
 
     def run() -> float:
         carry = own(init_compiled(loop, ROOT, PARAMS, MODEL_STATE, inputs))
         jax.block_until_ready(carry)
-        return timed(ody.run_compiled, loop, carry, inputs, epochs * STEPS)[0]
+        return timed(ody.train.run_compiled, loop, carry, inputs, epochs * STEPS)[0]
 
     return run
 
@@ -131,12 +131,12 @@ class Stopwatch:
 
     reads_state = False
 
-    def open(self, run: ody.RunInfo) -> None:
+    def open(self, run: ody.writers.RunInfo) -> None:
         """Is opened last, because `fit` opens in order, and it comes last."""
         del run
         self.begun = time.perf_counter()
 
-    def write(self, rows: Any, live: ody.Live) -> None:
+    def write(self, rows: Any, live: ody.writers.Live) -> None:
         """Writes nothing."""
 
     def close(self) -> None:
@@ -177,11 +177,11 @@ def measure_fit(epochs: int, rounds: int) -> dict[str, Ratio]:
 def measure_memory() -> dict[str, Ratio]:
     """Bytes that each adds to the carry of a model of 10M parameters with AdamW."""
     task = ody.nnx_task(lambda rngs: memory.Wide(memory.SIZES, rngs=rngs), memory.loss_fn)
-    inputs = ody.Inputs(memory.dataset(128), memory.dataset(64), SCHEDULE)
+    inputs = ody.train.Inputs(memory.dataset(128), memory.dataset(64), SCHEDULE)
     key = jax.random.key(0)
 
     def size(callbacks: Any, **options: Any) -> int:
-        loop = ody.make_loop(task, with_scale, callbacks=callbacks, capacity=1_000, **options)
+        loop = ody.train.make_loop(task, with_scale, callbacks=callbacks, capacity=1_000, **options)
         return memory.size_of(
             jax.eval_shape(lambda: init_compiled(loop, key, *task.init(key), inputs))
         )

@@ -46,9 +46,9 @@ from benchmarks._harness import (
     write_json,
 )
 from odyssey_jax._digits import MLP, load_digits, loss_fn
-from odyssey_jax.loop import Keys, init_compiled, own
-from odyssey_jax.loop._evaluate import evaluate_pass
-from odyssey_jax.loop._metric_set import MetricSet
+from odyssey_jax.train import Keys, init_compiled, own
+from odyssey_jax.train._evaluate import evaluate_pass
+from odyssey_jax.train._metric_set import MetricSet
 
 RATE, WARMUP_EPOCHS, RUN_EPOCHS = 3e-3, 3, 100
 BATCH, HIDDEN = 32, (128, 64)
@@ -149,18 +149,18 @@ def bare(epochs: int) -> tuple[float, Any]:
 
 def callbacks() -> ody.Callback:
     """All that the bare program does without, but the schedule."""
-    return ody.chain(ody.log(), STOPPING, ody.track_best("valid/loss"))
+    return ody.chain(ody.callbacks.log(), STOPPING, ody.track_best("valid/loss"))
 
 
 def compiled(schedule: Any, callbacks: Any) -> Callable[[int], tuple[float, Any]]:
     """A run through the public core."""
-    loop = ody.make_loop(TASK, adamw, callbacks=callbacks, capacity=RUN_EPOCHS)
-    inputs = ody.Inputs(TRAIN, VALID, schedule)
+    loop = ody.train.make_loop(TASK, adamw, callbacks=callbacks, capacity=RUN_EPOCHS)
+    inputs = ody.train.Inputs(TRAIN, VALID, schedule)
 
     def run(epochs: int) -> tuple[float, Any]:
         carry = own(init_compiled(loop, ROOT, PARAMS, MODEL_STATE, inputs))
         jax.block_until_ready(carry)
-        return timed(ody.run_compiled, loop, carry, inputs, epochs * STEPS)
+        return timed(ody.train.run_compiled, loop, carry, inputs, epochs * STEPS)
 
     return run
 

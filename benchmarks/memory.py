@@ -20,7 +20,7 @@ from flax import nnx
 
 import odyssey_jax as ody
 from benchmarks._harness import Ratio, arguments, show_ratios, write_json
-from odyssey_jax.loop import init_compiled, run_jitted
+from odyssey_jax.train import init_compiled, run_jitted
 
 EPOCHS, MEGABYTE = 1_000, 1e6
 SIZES = (784, 2_560, 2_560, 560, 10)
@@ -59,8 +59,8 @@ def dataset(examples: int) -> ody.ArrayDataset:
 
 def bytes_with(task: ody.Task, callbacks: tuple[ody.Callback, ...]) -> tuple[int, int]:
     """Bytes of the carry, and of the compiled run at its most."""
-    loop = ody.make_loop(task, optax.adamw, callbacks=ody.chain(*callbacks), capacity=EPOCHS)
-    inputs = ody.Inputs(dataset(128), dataset(64), ody.constant(1e-3))
+    loop = ody.train.make_loop(task, optax.adamw, callbacks=ody.chain(*callbacks), capacity=EPOCHS)
+    inputs = ody.train.Inputs(dataset(128), dataset(64), ody.constant(1e-3))
     key = jax.random.key(0)
     carry = jax.eval_shape(lambda: init_compiled(loop, key, *task.init(key), inputs))
     lowered = run_jitted.lower(loop, carry, inputs, jnp.int32(1))
@@ -83,13 +83,13 @@ def main() -> None:
     copy = size_of((params, model_state))
     stopping = ody.early_stopping("valid/loss", 10)
     saving = ody.checkpoint(every_epochs=5, keep_best=1, monitor="valid/loss")
-    others = (ody.log(), stopping, saving)
+    others = (ody.callbacks.log(), stopping, saving)
     sets = {
         "none": (),
         "log, early stopping, checkpoint": others,
         "those and best tracking": (*others, ody.track_best("valid/loss")),
         "those with restore_best": (
-            ody.log(),
+            ody.callbacks.log(),
             saving,
             ody.early_stopping("valid/loss", 10, restore_best=True),
         ),

@@ -50,11 +50,11 @@ PAIRS: dict[str, tuple[Any, Any]] = {
         optax.linear_schedule(0.1, 0.01, STEPS),
     ),
     "polynomial": (
-        ody.polynomial(0.1, 0.01, 1.5, STEPS),
+        ody.schedules.polynomial(0.1, 0.01, 1.5, STEPS),
         optax.polynomial_schedule(0.1, 0.01, 1.5, STEPS),
     ),
     "square": (
-        ody.polynomial(0.1, 0.01, 2, STEPS),
+        ody.schedules.polynomial(0.1, 0.01, 2, STEPS),
         optax.polynomial_schedule(0.1, 0.01, 2, STEPS),
     ),
     "cosine": (
@@ -70,7 +70,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {
         optax.exponential_decay(0.1, 100, 0.9, staircase=True),
     ),
     "piecewise constant": (
-        ody.piecewise_constant([0.1, 0.05, 0.01], [3_000, 6_000]),
+        ody.schedules.piecewise_constant([0.1, 0.05, 0.01], [3_000, 6_000]),
         optax.piecewise_constant_schedule(0.1, {3_000: 0.5, 6_000: 0.2}),
     ),
     "warm-up, cosine": (
@@ -82,7 +82,7 @@ PAIRS: dict[str, tuple[Any, Any]] = {
         optax.cosine_onecycle_schedule(STEPS, 0.1),
     ),
     "restarts": (
-        ody.cosine_restarts(0.1, 1_000, 2.0),
+        ody.schedules.cosine_restarts(0.1, 1_000, 2.0),
         optax.sgdr_schedule(
             [
                 {"init_value": 0.1, "peak_value": 0.1, "decay_steps": n, "warmup_steps": 0}

@@ -1,153 +1,182 @@
-"""odyssey_jax: schedules, callbacks, the compiled training loop and checkpoints, for JAX."""
+"""odyssey_jax: schedules, callbacks, the compiled training loop and checkpoints, for JAX.
 
+What most programs use is here; the rest is in the rooms, such as `ody.schedules` and
+`ody.callbacks`.
+"""
+
+from importlib.metadata import version as _version
+
+from odyssey_jax import callbacks as callbacks
 from odyssey_jax import compat as compat
+from odyssey_jax import data as data
+from odyssey_jax import errors as errors
+from odyssey_jax import metrics as metrics
+from odyssey_jax import plots as plots
+from odyssey_jax import runs as runs
+from odyssey_jax import schedules as schedules
+from odyssey_jax import store as store
 from odyssey_jax import testing as testing
+from odyssey_jax import train as train
+from odyssey_jax import transforms as transforms
+from odyssey_jax import writers as writers
 from odyssey_jax._types import Callback as Callback
 from odyssey_jax._types import Clock as Clock
 from odyssey_jax._types import Event as Event
 from odyssey_jax._types import Point as Point
-from odyssey_jax._types import Reporting as Reporting
 from odyssey_jax._types import Signal as Signal
 from odyssey_jax._types import StopReason as StopReason
 from odyssey_jax._types import Task as Task
 from odyssey_jax._types import TrainState as TrainState
-from odyssey_jax.callbacks import Best as Best
-from odyssey_jax.callbacks import History as History
-from odyssey_jax.callbacks import Moment as Moment
-from odyssey_jax.callbacks import Retention as Retention
-from odyssey_jax.callbacks import When as When
 from odyssey_jax.callbacks import adapt_rate as adapt_rate
 from odyssey_jax.callbacks import after as after
 from odyssey_jax.callbacks import all_of as all_of
 from odyssey_jax.callbacks import any_of as any_of
-from odyssey_jax.callbacks import at as at
 from odyssey_jax.callbacks import callback as callback
 from odyssey_jax.callbacks import chain as chain
 from odyssey_jax.callbacks import checkpoint as checkpoint
 from odyssey_jax.callbacks import early_stopping as early_stopping
 from odyssey_jax.callbacks import every as every
-from odyssey_jax.callbacks import log as log
 from odyssey_jax.callbacks import max_steps as max_steps
-from odyssey_jax.callbacks import on as on
 from odyssey_jax.callbacks import roll_back as roll_back
 from odyssey_jax.callbacks import terminate_on_nan as terminate_on_nan
 from odyssey_jax.callbacks import track_best as track_best
 from odyssey_jax.callbacks import until as until
 from odyssey_jax.data import ArrayDataset as ArrayDataset
+from odyssey_jax.fit import FitResult as FitResult
+from odyssey_jax.fit import export_params as export_params
+from odyssey_jax.fit import fit as fit
+from odyssey_jax.fit import load_params as load_params
+from odyssey_jax.fit import rate_range_test as rate_range_test
 from odyssey_jax.flax import linen_task as linen_task
 from odyssey_jax.flax import nnx_task as nnx_task
-from odyssey_jax.host import CsvFile as CsvFile
-from odyssey_jax.host import FitResult as FitResult
-from odyssey_jax.host import JsonLines as JsonLines
-from odyssey_jax.host import Live as Live
-from odyssey_jax.host import MLflow as MLflow
-from odyssey_jax.host import ProgressLine as ProgressLine
-from odyssey_jax.host import Run as Run
-from odyssey_jax.host import RunInfo as RunInfo
-from odyssey_jax.host import TensorBoard as TensorBoard
-from odyssey_jax.host import WeightsAndBiases as WeightsAndBiases
-from odyssey_jax.host import Writer as Writer
-from odyssey_jax.host import export_params as export_params
-from odyssey_jax.host import find_runs as find_runs
-from odyssey_jax.host import fit as fit
-from odyssey_jax.host import load_params as load_params
-from odyssey_jax.host import plot as plot
-from odyssey_jax.host import plot_history as plot_history
-from odyssey_jax.host import plot_runs as plot_runs
-from odyssey_jax.host import plot_text as plot_text
-from odyssey_jax.host import rate_range_test as rate_range_test
-from odyssey_jax.loop import Carry as Carry
-from odyssey_jax.loop import Inputs as Inputs
-from odyssey_jax.loop import Loop as Loop
-from odyssey_jax.loop import Population as Population
-from odyssey_jax.loop import equal_average as equal_average
-from odyssey_jax.loop import evaluate as evaluate
-from odyssey_jax.loop import exponential_average as exponential_average
-from odyssey_jax.loop import make_loop as make_loop
-from odyssey_jax.loop import mixed_precision as mixed_precision
-from odyssey_jax.loop import own as own
-from odyssey_jax.loop import population as population
-from odyssey_jax.loop import pure_task as pure_task
-from odyssey_jax.loop import run_compiled as run_compiled
-from odyssey_jax.loop import train_step as train_step
 from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
-from odyssey_jax.metrics import Metric as Metric
-from odyssey_jax.schedules import Finding as Finding
-from odyssey_jax.schedules import MetricRule as MetricRule
+from odyssey_jax.plots import plot as plot
+from odyssey_jax.plots import plot_history as plot_history
 from odyssey_jax.schedules import Schedule as Schedule
-from odyssey_jax.schedules import Scheduler as Scheduler
-from odyssey_jax.schedules import by_epoch as by_epoch
-from odyssey_jax.schedules import by_epoch_fraction as by_epoch_fraction
-from odyssey_jax.schedules import clip as clip
 from odyssey_jax.schedules import constant as constant
-from odyssey_jax.schedules import cooldown as cooldown
 from odyssey_jax.schedules import cosine_decay as cosine_decay
-from odyssey_jax.schedules import cosine_restarts as cosine_restarts
-from odyssey_jax.schedules import cosine_warmup as cosine_warmup
-from odyssey_jax.schedules import cyclic as cyclic
-from odyssey_jax.schedules import describe as describe
-from odyssey_jax.schedules import epochs as epochs
-from odyssey_jax.schedules import epochs_to_steps as epochs_to_steps
 from odyssey_jax.schedules import exponential_decay as exponential_decay
-from odyssey_jax.schedules import exponential_warmup as exponential_warmup
-from odyssey_jax.schedules import fraction as fraction
-from odyssey_jax.schedules import from_callable as from_callable
-from odyssey_jax.schedules import from_python as from_python
-from odyssey_jax.schedules import geometric_decay as geometric_decay
-from odyssey_jax.schedules import greedy as greedy
-from odyssey_jax.schedules import inverse_sqrt as inverse_sqrt
-from odyssey_jax.schedules import inverse_time_decay as inverse_time_decay
 from odyssey_jax.schedules import join as join
 from odyssey_jax.schedules import linear as linear
 from odyssey_jax.schedules import linear_warmup as linear_warmup
-from odyssey_jax.schedules import lint as lint
-from odyssey_jax.schedules import multistep_decay as multistep_decay
 from odyssey_jax.schedules import one_cycle as one_cycle
-from odyssey_jax.schedules import one_cycle_momentum as one_cycle_momentum
-from odyssey_jax.schedules import piecewise_constant as piecewise_constant
-from odyssey_jax.schedules import piecewise_interpolate as piecewise_interpolate
-from odyssey_jax.schedules import polynomial as polynomial
-from odyssey_jax.schedules import polynomial_warmup as polynomial_warmup
-from odyssey_jax.schedules import power_decay as power_decay
-from odyssey_jax.schedules import product as product
 from odyssey_jax.schedules import reduce_on_plateau as reduce_on_plateau
-from odyssey_jax.schedules import repeat as repeat
-from odyssey_jax.schedules import restarts as restarts
-from odyssey_jax.schedules import scale as scale
-from odyssey_jax.schedules import shift as shift
-from odyssey_jax.schedules import sqrt_decay as sqrt_decay
-from odyssey_jax.schedules import sqrt_warmup as sqrt_warmup
 from odyssey_jax.schedules import step_decay as step_decay
-from odyssey_jax.schedules import stretch as stretch
-from odyssey_jax.schedules import sum as sum
-from odyssey_jax.schedules import swa as swa
-from odyssey_jax.schedules import tanh_decay as tanh_decay
-from odyssey_jax.schedules import then as then
-from odyssey_jax.schedules import tokens as tokens
 from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.schedules import warmup_stable_decay as warmup_stable_decay
-from odyssey_jax.schedules import with_momentum as with_momentum
-from odyssey_jax.schedules import with_noise as with_noise
-from odyssey_jax.store import CheckpointCorruptError as CheckpointCorruptError
-from odyssey_jax.store import CheckpointError as CheckpointError
-from odyssey_jax.store import CheckpointInUseError as CheckpointInUseError
-from odyssey_jax.store import CheckpointMismatchError as CheckpointMismatchError
-from odyssey_jax.store import CheckpointNotFoundError as CheckpointNotFoundError
-from odyssey_jax.store import CheckpointSkippedWarning as CheckpointSkippedWarning
-from odyssey_jax.store import CheckpointVersionError as CheckpointVersionError
-from odyssey_jax.store import CheckpointWriteError as CheckpointWriteError
-from odyssey_jax.store import CheckpointWriteWarning as CheckpointWriteWarning
-from odyssey_jax.store import Reader as Reader
-from odyssey_jax.store import Restored as Restored
-from odyssey_jax.store import SavedLeaf as SavedLeaf
 from odyssey_jax.store import Store as Store
 from odyssey_jax.store import Transfer as Transfer
+from odyssey_jax.train import equal_average as equal_average
+from odyssey_jax.train import evaluate as evaluate
+from odyssey_jax.train import exponential_average as exponential_average
+from odyssey_jax.train import mixed_precision as mixed_precision
+from odyssey_jax.train import pure_task as pure_task
 from odyssey_jax.transforms import freeze as freeze
-from odyssey_jax.transforms import hyperparams_in_force as hyperparams_in_force
-from odyssey_jax.transforms import layer_labels as layer_labels
 from odyssey_jax.transforms import loss_scale as loss_scale
 from odyssey_jax.transforms import scale_by_callback as scale_by_callback
-from odyssey_jax.transforms import scale_by_layer as scale_by_layer
-from odyssey_jax.transforms import scale_by_metric as scale_by_metric
+from odyssey_jax.writers import CsvFile as CsvFile
+from odyssey_jax.writers import JsonLines as JsonLines
+from odyssey_jax.writers import MLflow as MLflow
+from odyssey_jax.writers import ProgressLine as ProgressLine
+from odyssey_jax.writers import TensorBoard as TensorBoard
+from odyssey_jax.writers import WeightsAndBiases as WeightsAndBiases
+
+__version__ = _version("odyssey-jax")
+
+__all__ = [
+    "Accuracy",
+    "ArrayDataset",
+    "Callback",
+    "Clock",
+    "ConfusionMatrix",
+    "CsvFile",
+    "Event",
+    "FitResult",
+    "JsonLines",
+    "MLflow",
+    "Mean",
+    "Point",
+    "ProgressLine",
+    "Schedule",
+    "Signal",
+    "StopReason",
+    "Store",
+    "Task",
+    "TensorBoard",
+    "TrainState",
+    "Transfer",
+    "WeightsAndBiases",
+    "__version__",
+    "adapt_rate",
+    "after",
+    "all_of",
+    "any_of",
+    "callback",
+    "callbacks",
+    "chain",
+    "checkpoint",
+    "compat",
+    "constant",
+    "cosine_decay",
+    "data",
+    "early_stopping",
+    "equal_average",
+    "errors",
+    "evaluate",
+    "every",
+    "exponential_average",
+    "exponential_decay",
+    "export_params",
+    "fit",
+    "freeze",
+    "join",
+    "linear",
+    "linear_warmup",
+    "linen_task",
+    "load_params",
+    "loss_scale",
+    "max_steps",
+    "metrics",
+    "mixed_precision",
+    "nnx_task",
+    "one_cycle",
+    "plot",
+    "plot_history",
+    "plots",
+    "pure_task",
+    "rate_range_test",
+    "reduce_on_plateau",
+    "roll_back",
+    "runs",
+    "scale_by_callback",
+    "schedules",
+    "step_decay",
+    "store",
+    "terminate_on_nan",
+    "testing",
+    "track_best",
+    "train",
+    "transforms",
+    "until",
+    "warmup_cosine",
+    "warmup_stable_decay",
+    "writers",
+]
+
+
+_ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "store", "errors")
+_ROOMS += ("writers", "plots", "runs")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def __getattr__(name: str) -> object:
+    """Say where a name is that lives in a room."""
+    for room in _ROOMS:
+        if not name.startswith("_") and hasattr(globals()[room], name):
+            raise AttributeError(f"odyssey_jax has no {name!r} at its top: it is ody.{room}.{name}")
+    raise AttributeError(f"module 'odyssey_jax' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import odyssey_jax as ody
-from odyssey_jax.host import save_confusion, save_curves
+from odyssey_jax.plots import save_confusion, save_curves
 
 CLASSES = 10
 

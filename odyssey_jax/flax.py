@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
 
 from odyssey_jax._types import PyTree, Task
-from odyssey_jax.loop import with_outputs
+from odyssey_jax.train import with_outputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,14 +151,14 @@ def test_a_newer_format_is_listed_and_not_verified(root, capsys, monkeypatch):
 
 def test_what_is_deleted_while_it_is_listed_is_left_out(root, capsys, monkeypatch):
     """As when a run goes on saving meanwhile."""
-    leaves = ody.Reader.leaves
+    leaves = ody.store.Reader.leaves
 
     def delete_and_read(reader, step):
         if step == 20:
             shutil.rmtree(root / "checkpoints" / "20")
         return leaves(reader, step)
 
-    monkeypatch.setattr(ody.Reader, "leaves", delete_and_read)
+    monkeypatch.setattr(ody.store.Reader, "leaves", delete_and_read)
     steps = [x["step"] for x in run_json(capsys, root)["checkpoints"]]
     assert steps == [10, 30]
 
@@ -279,7 +279,7 @@ def test_export(made, tmp_path, capsys):
 
 def test_prune_says_and_with_yes_does(root, capsys):
     def steps():
-        return ody.Reader(root / "checkpoints").steps()
+        return ody.store.Reader(root / "checkpoints").steps()
 
     options = ("prune", "--keep-last", 1)
     out = run(capsys, root, *options)
@@ -296,7 +296,7 @@ def test_prune_leaves_what_it_cannot_read(root, capsys):
     flip(root / "checkpoints" / "20" / "metadata" / "metadata")
     out = run(capsys, root, "prune", "--keep-last", 1, "--yes")
     assert "? step 20 is kept, since it cannot be read: metadata/metadata is damaged" in out
-    assert ody.Reader(root / "checkpoints").steps() == (10, 20, 30)
+    assert ody.store.Reader(root / "checkpoints").steps() == (10, 20, 30)
 
 
 def test_looking_changes_nothing(made, capsys):

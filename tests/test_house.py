@@ -13,39 +13,45 @@ PACKAGE = Path(ody.__file__).parent
 
 # What a room may import of the others, besides itself. Private modules at the top are rooms of
 # one file; `_types` is the shared vocabulary.
-PURE = {"_types"}
+PURE = {"_types", "_checks"}
 ALLOWED = {
     "_types": set(),
+    "_checks": set(),
     "_apply_if": PURE,
-    "_processes": set(),
     "schedules": PURE,
     "metrics": PURE,
     "transforms": PURE | {"schedules"},
     "callbacks": PURE | {"_apply_if", "schedules", "transforms"},
     "data": PURE,
-    "loop": {"_types", "_apply_if", "schedules", "metrics", "transforms", "callbacks", "data"},
-    "store": PURE | {"_processes"},
-    "host": {
-        "_types",
-        "_processes",
-        "schedules",
-        "metrics",
-        "callbacks",
-        "data",
-        "loop",
-        "store",
-        "transforms",
-    },
-    "flax": {"_types", "loop"},
-    "compat": {"_types", "schedules"},
-    "_digits": {"", "host"},
-    "cli": {"_digits", "store", "host", "schedules"},
-    "testing": {"_types", "store", "transforms"},
+    "parallel": PURE,
+    "train": PURE | {"_apply_if", "schedules", "metrics", "transforms", "callbacks", "data"},
+    "store": PURE | {"parallel"},
+    "errors": {"store", "parallel"},
+    "writers": PURE | {"plots"},
+    "runs": PURE | {"store", "schedules"},
+    "plots": PURE | {"schedules", "runs"},
+    "fit": PURE
+    | {"schedules", "transforms", "metrics", "callbacks", "data", "parallel", "train", "store"}
+    | {"writers", "plots"},
+    "flax": PURE | {"train"},
+    "compat": PURE | {"schedules"},
+    "_digits": {"", "plots"},
+    "cli": {"_digits", "store", "fit", "runs", "plots", "schedules"},
+    "testing": PURE | {"store", "transforms"},
 }
 
-# A pure room has no effects: none of these in schedules, metrics, callbacks, data and loop.
+# A pure room has no effects: none of these in schedules, metrics, callbacks, data and train.
 EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "logging", "rich"}
-PURE_ROOMS = {"_types", "schedules", "metrics", "transforms", "callbacks", "data", "loop"}
+PURE_ROOMS = {
+    "_types",
+    "_checks",
+    "schedules",
+    "metrics",
+    "transforms",
+    "callbacks",
+    "data",
+    "train",
+}
 
 
 def room_of(path: Path) -> str:
@@ -93,9 +99,14 @@ ROOMS = [
     "transforms",
     "callbacks",
     "data",
-    "loop",
+    "train",
+    "parallel",
     "store",
-    "host",
+    "fit",
+    "writers",
+    "plots",
+    "runs",
+    "errors",
     "testing",
 ]
 COMPAT = ["compat.torch", "compat.timm", "compat.transformers", "compat.keras"]

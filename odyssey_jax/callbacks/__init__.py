@@ -1,5 +1,6 @@
 """Callbacks: `init`/`update` pairs over pytree state, as optax's are for an optimizer."""
 
+from odyssey_jax._types import Reporting as Reporting
 from odyssey_jax.callbacks._adapt_rate import AdaptRate as AdaptRate
 from odyssey_jax.callbacks._adapt_rate import adapt_rate as adapt_rate
 from odyssey_jax.callbacks._any_all import AllOf as AllOf

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import Callback, Event, Point, PyTree, Reporting, Signal
-from odyssey_jax.callbacks._check import check_points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,3 +190,11 @@ def check_callbacks(callbacks: tuple[Any, ...]) -> tuple[Callback, ...]:
             )
         check_points(callback.points)
     return callbacks
+
+
+def check_points(points: Iterable[Any]) -> None:
+    """Refuses what no loop comes to, a point's name included."""
+    for point in points:
+        if not isinstance(point, Point):
+            names = ", ".join(f"Point.{p.name}" for p in Point)
+            raise ValueError(f"points must be of {names}; got {point!r}.")

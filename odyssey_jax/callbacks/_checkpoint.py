@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax._checks import check_count
 from odyssey_jax._types import Event, Point, Signal
-from odyssey_jax.callbacks._check import check_count
 from odyssey_jax.callbacks._monitor import Mode, check_monitor
 from odyssey_jax.callbacks._when import When, at, epoch_of, every, require_epochs
 

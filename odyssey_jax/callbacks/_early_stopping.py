@@ -8,8 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Event, Point, PyTree, Signal, StopReason
-from odyssey_jax.callbacks._check import (
+from odyssey_jax._checks import (
     check_count,
     check_factor_of_growth,
     check_finite,
@@ -18,6 +17,7 @@ from odyssey_jax.callbacks._check import (
     check_share,
     check_words,
 )
+from odyssey_jax._types import Event, Point, PyTree, Signal, StopReason
 from odyssey_jax.callbacks._monitor import (
     Best,
     Mode,

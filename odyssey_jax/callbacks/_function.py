@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from odyssey_jax._types import Event, Point, PyTree, Signal
-from odyssey_jax.callbacks._check import check_points
+from odyssey_jax.callbacks._chain import check_points
 
 
 @dataclasses.dataclass(frozen=True)

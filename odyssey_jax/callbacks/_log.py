@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from odyssey_jax._checks import check_count
 from odyssey_jax._types import Event, Point, Signal
-from odyssey_jax.callbacks._check import check_count
 
 
 class History(NamedTuple):
@@ -92,7 +92,7 @@ def log(capacity: int | None = None) -> Log:
 
     Example:
         >>> import odyssey_jax as ody
-        >>> recorder = ody.log(capacity=3)
+        >>> recorder = ody.callbacks.log(capacity=3)
         >>> event = lambda epoch, loss: ody.Event({"loss": loss}, ody.Clock(epoch, epoch))
         >>> history = recorder.init(event(0, 0.0))
         >>> for epoch, loss in enumerate([3.0, 2.0]):

@@ -6,8 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from odyssey_jax._checks import check_count
 from odyssey_jax._types import Event, Point, Signal, StopReason
-from odyssey_jax.callbacks._check import check_count
 
 
 @dataclasses.dataclass(frozen=True)

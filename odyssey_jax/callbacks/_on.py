@@ -73,7 +73,7 @@ def on(when: When, callback: Callback) -> On:
 
     Example:
         >>> import odyssey_jax as ody
-        >>> history = ody.on(ody.every(epochs=5), ody.log(capacity=3))
+        >>> history = ody.callbacks.on(ody.every(epochs=5), ody.callbacks.log(capacity=3))
         >>> event = lambda epoch: ody.Event({"loss": 1.0}, ody.Clock(epoch, epoch))
         >>> state = history.init(event(0))
         >>> for epoch in range(12):

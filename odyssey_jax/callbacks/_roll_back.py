@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from odyssey_jax._apply_if import apply_if
-from odyssey_jax._types import Clock, Event, Point, PyTree, Signal, StopReason, TrainState
-from odyssey_jax.callbacks._check import (
+from odyssey_jax._checks import (
     check_count,
     check_factor_of_growth,
     check_finite,
     check_rate_factor,
 )
+from odyssey_jax._types import Clock, Event, Point, PyTree, Signal, StopReason, TrainState
 from odyssey_jax.callbacks._finite import all_finite, is_finite
 from odyssey_jax.callbacks._monitor import Mode, beats, check_monitor, diverges, worst
 from odyssey_jax.callbacks._repr import ShortRepr

@@ -45,10 +45,11 @@ class When:
 
     Example:
         >>> import odyssey_jax as ody
-        >>> late = ody.every(epochs=5) & ody.after(epochs=20) | ody.at(epochs=[1, 2])
+        >>> from odyssey_jax.callbacks import Moment
+        >>> late = ody.every(epochs=5) & ody.after(epochs=20) | ody.callbacks.at(epochs=[1, 2])
         >>> late
         every(epochs=5) & after(epochs=20) | at(epochs=(1, 2))
-        >>> [n for n in range(1, 31) if late.holds(ody.Moment(n - 1), ody.Moment(n))]
+        >>> [n for n in range(1, 31) if late.holds(Moment(n - 1), Moment(n))]
         [1, 2, 20, 25, 30]
     """
 
@@ -249,8 +250,9 @@ def every(
 
     Example:
         >>> import odyssey_jax as ody
+        >>> from odyssey_jax.callbacks import Moment
         >>> saving = ody.checkpoint(ody.every(epochs=5) | ody.every(seconds=600))
-        >>> saving.when.holds(ody.Moment(epochs=4, seconds=0), ody.Moment(epochs=4, seconds=601))
+        >>> saving.when.holds(Moment(epochs=4, seconds=0), Moment(epochs=4, seconds=601))
         True
     """
     return Every(*_one("every", epochs, steps, examples, seconds, _number))
@@ -279,7 +281,7 @@ def at(
 
     Example:
         >>> import odyssey_jax as ody
-        >>> ody.at(steps=[1000, 100]) | ody.at(seconds=60.0)
+        >>> ody.callbacks.at(steps=[1000, 100]) | ody.callbacks.at(seconds=60.0)
         at(steps=(100, 1000)) | at(seconds=(60.0,))
     """
     return At(*_one("at", epochs, steps, examples, seconds, _numbers))
@@ -308,8 +310,9 @@ def after(
 
     Example:
         >>> import odyssey_jax as ody
+        >>> from odyssey_jax.callbacks import Moment
         >>> rarely_at_last = ody.every(epochs=1) & ody.until(epochs=3) | ody.every(epochs=4)
-        >>> [n for n in range(1, 10) if rarely_at_last.holds(ody.Moment(n - 1), ody.Moment(n))]
+        >>> [n for n in range(1, 10) if rarely_at_last.holds(Moment(n - 1), Moment(n))]
         [1, 2, 4, 8]
     """
     return After(*_one("after", epochs, steps, examples, seconds, _number))

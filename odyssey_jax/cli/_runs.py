@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from odyssey_jax.cli._output import duration, print_json, print_table, when
-from odyssey_jax.host import Run, find_runs, known_mode, plot_runs
+from odyssey_jax.plots import plot_runs
+from odyssey_jax.runs import Run, find_runs, known_mode
 
 _EXAMPLES = """examples:
   odyssey-jax runs runs

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from odyssey_jax.cli._expression import parse
-from odyssey_jax.host import plot, plot_text
+from odyssey_jax.plots import plot, plot_text
 from odyssey_jax.schedules import Schedule, describe, lint
 
 _EXAMPLES = """examples:

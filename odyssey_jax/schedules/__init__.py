@@ -10,6 +10,8 @@ from ._cosine import cosine_decay as cosine_decay
 from ._cosine import cosine_warmup as cosine_warmup
 from ._cyclic import cyclic as cyclic
 from ._describe import describe as describe
+from ._describe import from_form as from_form
+from ._describe import named_form as named_form
 from ._epochs import by_epoch as by_epoch
 from ._epochs import by_epoch_fraction as by_epoch_fraction
 from ._epochs import epochs_to_steps as epochs_to_steps

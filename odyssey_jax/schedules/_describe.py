@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._base import Schedule
@@ -80,3 +81,19 @@ def _line(seen: Survey, span: Span) -> tuple[str, str]:
         return steps, f"held at {seen.at(last):.4g}"
     start, end = f"{seen.at(first):.4g}", f"{seen.at(last):.4g}"
     return steps, f"{span.kind}, {start}" if start == end else f"{span.kind}, {start} to {end}"
+
+
+def from_form(form: Any) -> Schedule | None:
+    """Build the schedule of a JSON form, or return None where the form only names a function."""
+    try:
+        return Schedule.from_json(json.dumps(form))
+    except ValueError:
+        return None
+
+
+def named_form(form: Any) -> str:
+    """Return a recorded schedule as it prints; a plain function by its name."""
+    if not isinstance(form, Mapping):
+        return str(form)
+    rebuilt = from_form(form)
+    return json.dumps(form.get("schedule")) if rebuilt is None else repr(rebuilt)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from odyssey_jax._processes import ProcessFailedError
+from odyssey_jax.parallel._agree import ProcessFailedError
 from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError
 
 _STEP = re.compile(r"(0|[1-9]\d*)$")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import jax
 
-from odyssey_jax._processes import (
+from odyssey_jax.parallel._agree import (
     Meeting,
     ProcessFailedError,
     decide,

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import jax
 
-from odyssey_jax._processes import ProcessFailedError, from_first, greatest, is_first, together
+from odyssey_jax.parallel._agree import ProcessFailedError, from_first, greatest, is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background
 from odyssey_jax.store._directory import Result, Which, as_number, check_step, check_whole

@@ -12,21 +12,21 @@ Example:
     Momentum that falls while the rate rises:
 
     >>> sgd = optax.inject_hyperparams(optax.sgd)(
-    ...     ody.one_cycle(0.1, 100), momentum=ody.one_cycle_momentum(100))
+    ...     ody.one_cycle(0.1, 100), momentum=ody.schedules.one_cycle_momentum(100))
 
     AdamW's decay goes with the rate already, which is what it is multiplied by. One that is in
     proportion to the rate besides, and one that does not go with it at all:
 
-    >>> adamw = optax.inject_hyperparams(optax.adamw)(rate, weight_decay=ody.scale(rate, 0.2))
+    >>> adamw = optax.inject_hyperparams(optax.adamw)(rate, weight_decay=0.2 * rate)
     >>> apart = optax.chain(optax.adam(rate), optax.add_decayed_weights(-1e-4))
 
     A rate for each group of parameters, by their labels; without a rate a group is frozen:
 
-    >>> groups = {"encoder": ody.scale(rate, 0.1), "head": rate}
+    >>> groups = {"encoder": ody.schedules.scale(rate, 0.1), "head": rate}
     >>> by_group = optax.partition(
     ...     {name: optax.inject_hyperparams(optax.adamw)(own) for name, own in groups.items()},
     ...     {"encoder": "encoder", "head": "head"})
-    >>> sorted(ody.hyperparams_in_force(by_group.init(params)))
+    >>> sorted(ody.transforms.hyperparams_in_force(by_group.init(params)))
     ['learning_rate/encoder', 'learning_rate/head']
 
     No decay of what has fewer than two axes:
@@ -36,7 +36,9 @@ Example:
 
     Smaller rates nearer to the input:
 
-    >>> layered = optax.chain(optax.adamw(rate), ody.scale_by_layer(0.5, ["encoder", "head"]))
+    >>> layered = optax.chain(
+    ...     optax.adamw(rate), ody.transforms.scale_by_layer(0.5, ["encoder", "head"])
+    ... )
     >>> updates, _ = layered.update(params, layered.init(params), params)
 
 What `optax.inject_hyperparams` is given as a number lives in the optimizer's state, so a resumed

@@ -44,7 +44,7 @@ def hyperparams_in_force(
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
         >>> sgd = optax.inject_hyperparams(optax.sgd)(0.25, momentum=ody.linear_warmup(0.5, 10))
-        >>> found = ody.hyperparams_in_force(sgd.init(jnp.ones(())))
+        >>> found = ody.transforms.hyperparams_in_force(sgd.init(jnp.ones(())))
         >>> {name: float(x) for name, x in found.items()}
         {'learning_rate': 0.25, 'momentum': 0.0}
     """

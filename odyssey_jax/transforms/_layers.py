@@ -46,7 +46,7 @@ def layer_labels(layers: Sequence[str]) -> Callable[[PyTree], PyTree]:
     Example:
         >>> import odyssey_jax as ody
         >>> params = {"embed": 0.0, "Dense_0": {"kernel": 0.0}, "Dense_1": {"kernel": 0.0}}
-        >>> ody.layer_labels(["embed", r"Dense_(\d+)"])(params)
+        >>> ody.transforms.layer_labels(["embed", r"Dense_(\d+)"])(params)
         {'Dense_0': {'kernel': 'Dense_0'}, 'Dense_1': {'kernel': 'Dense_1'}, 'embed': 'embed'}
     """
     patterns = _compiled(layers)
@@ -82,7 +82,7 @@ def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransfo
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
         >>> params = {"layers": {0: jnp.ones(()), 1: jnp.ones(())}, "head": jnp.ones(())}
-        >>> by_layer = ody.scale_by_layer(0.5, [r"layers/(\d+)", "head"])
+        >>> by_layer = ody.transforms.scale_by_layer(0.5, [r"layers/(\d+)", "head"])
         >>> optimizer = optax.chain(optax.sgd(0.1), by_layer)
         >>> updates, _ = optimizer.update(params, optimizer.init(params))
         >>> print(updates["head"], updates["layers"][1], updates["layers"][0])

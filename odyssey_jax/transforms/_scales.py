@@ -62,7 +62,7 @@ def scale_by_metric(rule: MetricRule) -> optax.GradientTransformationExtraArgs:
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
         >>> rule = ody.reduce_on_plateau(factor=0.5, patience=0)
-        >>> optimizer = optax.chain(optax.sgd(0.1), ody.scale_by_metric(rule))
+        >>> optimizer = optax.chain(optax.sgd(0.1), ody.transforms.scale_by_metric(rule))
         >>> state = optimizer.init(jnp.ones(()))
         >>> for loss in [1.0, 1.0, 0.5]:
         ...     updates, state = optimizer.update(jnp.ones(()), state, value=loss)

@@ -41,7 +41,7 @@ def scales_of(losses, rule):
 
 
 @pytest.mark.parametrize(
-    "rule", [ody.reduce_on_plateau(0.5, 0), ody.greedy(0.1, 4.0, 0.5, 1, window=2)]
+    "rule", [ody.reduce_on_plateau(0.5, 0), ody.schedules.greedy(0.1, 4.0, 0.5, 1, window=2)]
 )
 def test_the_logged_rate_is_the_one_in_force(rule):
     result = run(rule=rule)
@@ -115,12 +115,12 @@ def test_with_clipping_accumulation_and_early_stopping(accumulate):
 
 def test_members_of_a_population_have_scales_of_their_own():
     task, callback = examples.linear_task(), ody.adapt_rate("valid/loss", RULE)
-    loop = ody.make_loop(task, scaled_sgd, callbacks=callback)
+    loop = ody.train.make_loop(task, scaled_sgd, callbacks=callback)
     rates = np.float32([0.01, 0.3, 20.0])
     data = (examples.train_data(), examples.valid_data())
     with jax.numpy_dtype_promotion("standard"):
-        both = ody.population(loop, task)
-        inputs = ody.Inputs(*data, jax.vmap(ody.constant)(rates))
+        both = ody.train.population(loop, task)
+        inputs = ody.train.Inputs(*data, jax.vmap(ody.constant)(rates))
         keys = jnp.stack([jax.random.key(0)] * 3)
         carry = jax.jit(lambda inputs: both.run(both.init(keys, inputs), inputs, 60))(inputs)
         scales = carry.state.opt_state[1].scale
@@ -128,7 +128,7 @@ def test_members_of_a_population_have_scales_of_their_own():
         begin = lambda alone: loop.init(keys[0], *task.init(keys[0]), alone)
         single = jax.jit(lambda alone: loop.run(begin(alone), alone, 60))
         for member, rate in enumerate(rates):
-            alone = ody.Inputs(*data, ody.constant(float(rate)))
+            alone = ody.train.Inputs(*data, ody.constant(float(rate)))
             own = single(alone)
             assert own.state.opt_state[1].scale == scales[member]
 

@@ -20,15 +20,17 @@ ALL = [
     ody.early_stopping("loss", 3, restore_best=True),
     ody.track_best("loss"),
     ody.checkpoint(every_epochs=2, keep_best=2, monitor="loss"),
-    ody.checkpoint(ody.every(epochs=3) & ~ody.at(epochs=6) | ody.after(epochs=9)),
-    ody.on(ody.every(epochs=2), ody.track_best("loss")),
-    ody.log(),
+    ody.checkpoint(ody.every(epochs=3) & ~ody.callbacks.at(epochs=6) | ody.after(epochs=9)),
+    ody.callbacks.on(ody.every(epochs=2), ody.track_best("loss")),
+    ody.callbacks.log(),
     ody.roll_back("loss", factor=1, divergence_factor=3),
     ody.terminate_on_nan("loss"),
     ody.max_steps(9),
     ody.all_of(ody.early_stopping("loss", 2, smoothing=0.5), ody.early_stopping("loss", 1)),
     ody.chain(),
-    ody.chain(ody.early_stopping("loss", 2), ody.chain(ody.track_best("loss"), ody.log(4))),
+    ody.chain(
+        ody.early_stopping("loss", 2), ody.chain(ody.track_best("loss"), ody.callbacks.log(4))
+    ),
 ]
 
 
@@ -81,7 +83,7 @@ def test_track_best_keeps_a_copy_of_the_best():
 
 
 def test_log_is_a_table_of_the_scalars():
-    callback = ody.log()
+    callback = ody.callbacks.log()
     history = callback.init(event())
     assert list(history.metrics) == ["loss"]
     for epoch in range(10):  # two more than there is room for: the last row is the newest
@@ -93,7 +95,7 @@ def test_log_is_a_table_of_the_scalars():
         callback.init(ody.Event({"loss": 0.0}))
     for capacity in (0, True, 2.5):
         with pytest.raises(ValueError, match="capacity must be an integer of at least 1"):
-            ody.log(capacity)
+            ody.callbacks.log(capacity)
 
 
 def stop_with(reason, save=False):
@@ -209,7 +211,7 @@ def test_a_callback_is_only_called_at_its_points():
 
 
 def test_chains_are_laid_out_flat():
-    a, b, c = ody.log(), ody.track_best("loss"), ody.early_stopping("loss", 1)
+    a, b, c = ody.callbacks.log(), ody.track_best("loss"), ody.early_stopping("loss", 1)
     assert ody.chain(a, ody.chain(b, ody.chain(c))) == ody.chain(ody.chain(a, b), c)
 
 
@@ -220,7 +222,7 @@ def test_a_state_that_changes_its_form_is_named(form):
     growing = ody.callback(
         lambda event: jnp.zeros((), jnp.int32), lambda s, e: (form(s), ody.Signal.none())
     )
-    both = ody.chain(ody.log(), growing)
+    both = ody.chain(ody.callbacks.log(), growing)
     with pytest.raises(TypeError, match="the state that update returns has another form") as caught:
         both.update(both.init(event()), event())
     assert "FunctionCallback" in caught.value.__notes__[0]
@@ -231,7 +233,7 @@ def broken(state, event):
 
 
 def test_a_callback_that_raises_is_named():
-    both = ody.chain(ody.log(), ody.callback(lambda event: None, broken))
+    both = ody.chain(ody.callbacks.log(), ody.callback(lambda event: None, broken))
     with pytest.raises(RuntimeError, match="boom") as caught:
         both.update(both.init(event()), event())
     assert "broken" in caught.value.__notes__[0]
@@ -274,11 +276,11 @@ def test_what_is_no_callback_is_refused():
     with pytest.raises(TypeError, match=r"3 is no callback.*ody.callback\(init, update\)"):
         ody.chain(3)
     with pytest.raises(TypeError, match=r"ody.chain\(\*callbacks\)"):
-        ody.chain([ody.log(3)])
+        ody.chain([ody.callbacks.log(3)])
     with pytest.raises(ValueError, match="points must be of Point.TRAIN_BEGIN.*'epoch_end'"):
         ody.callback(lambda event: None, broken, ["epoch_end"])
     with pytest.raises(ValueError, match="points must be of Point.TRAIN_BEGIN.*got 'epoch_end'"):
-        ody.chain(ody.log(3), Misnamed())
+        ody.chain(ody.callbacks.log(3), Misnamed())
     for points in (ody.Point.EPOCH_END, []):
         with pytest.raises(ValueError, match=r"points must be a sequence of ody.Point, at least"):
             ody.callback(lambda event: None, broken, points)

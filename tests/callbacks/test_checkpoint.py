@@ -38,15 +38,15 @@ def asked(callback, losses):
         ({"every_epochs": 3}, [2, 5]),
         ({"every_epochs": 9}, []),
         ({"when": ody.every(epochs=3)}, [2, 5]),
-        ({"when": ody.at(epochs=[1, 5]) | ody.after(epochs=6)}, [0, 4, 5]),
-        ({"when": ody.at(epochs=[]), "keep_every_epochs": 2}, [1, 3, 5]),
+        ({"when": ody.callbacks.at(epochs=[1, 5]) | ody.after(epochs=6)}, [0, 4, 5]),
+        ({"when": ody.callbacks.at(epochs=[]), "keep_every_epochs": 2}, [1, 3, 5]),
     ],
 )
 def test_asks_when_it_is_due(kwargs, due):
     assert asked(ody.checkpoint(**kwargs), [0.0] * 6)[0] == due
 
 
-NEVER = ody.at(epochs=[])
+NEVER = ody.callbacks.at(epochs=[])
 
 
 @pytest.mark.parametrize(
@@ -118,4 +118,4 @@ def test_refuses_bad_arguments(kwargs, error, message):
 
 def test_in_a_loop_of_ones_own_only_epochs_can_be_counted():
     with pytest.raises(ValueError, match=r"at the ends of epochs, where seconds and steps don't"):
-        ody.checkpoint(ody.every(steps=5) | ody.at(seconds=6)).init(event())
+        ody.checkpoint(ody.every(steps=5) | ody.callbacks.at(seconds=6)).init(event())

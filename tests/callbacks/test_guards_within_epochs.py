@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import odyssey_jax as ody
-from odyssey_jax.loop import init_compiled, sampling
+from odyssey_jax.train import init_compiled, sampling
 from tests import examples
 from tests.examples import assert_same
 
@@ -54,9 +54,9 @@ def data(batch_size=2, **kwargs):
 def make(callbacks, at, train=None, **kwargs):
     """A loop, its inputs and a function for a carry to begin with."""
     task = examples.linear_task()
-    callbacks = ody.chain(ody.log(8), callbacks)
-    loop = ody.make_loop(task, optimizer, callbacks=callbacks, **kwargs)
-    inputs = ody.Inputs(train or data(), examples.valid_data(), NanAt(at))
+    callbacks = ody.chain(ody.callbacks.log(8), callbacks)
+    loop = ody.train.make_loop(task, optimizer, callbacks=callbacks, **kwargs)
+    inputs = ody.train.Inputs(train or data(), examples.valid_data(), NanAt(at))
     key = jax.random.key(0)
     return loop, inputs, lambda: init_compiled(loop, key, *task.init(key), inputs)
 
@@ -87,7 +87,7 @@ ODD = {"train": data(7)}  # five whole batches and one of 5 examples to a pass
 def test_it_ends_at_the_step_whose_loss_is_not_finite(at, kwargs, failed, steps, epochs):
     kept = sampling(every=1, outputs=["loss"], capacity=60)
     loop, inputs, fresh = make(ody.terminate_on_nan(), at, sampling=kept, **kwargs)
-    carry = ody.run_compiled(loop, fresh(), inputs, 60)
+    carry = ody.train.run_compiled(loop, fresh(), inputs, 60)
     signal, history = carry.signal, carry.callbacks[0]
     assert (int(signal.stop), int(signal.detail)) == (REASON.NOT_FINITE, failed)
     assert [int(x) for x in (*carry.clock, history.length)] == [steps, epochs, epochs]
@@ -98,7 +98,7 @@ def test_it_ends_at_the_step_whose_loss_is_not_finite(at, kwargs, failed, steps,
 def test_the_first_loss_is_a_mistake_in_the_set_up_all_the_same():
     nothing = {**examples.arrays(), "x": np.full((40, 4), np.float32(NAN))}
     loop, inputs, fresh = make(ROLL_BACK, 99, ody.ArrayDataset(nothing, 2))
-    carry = ody.run_compiled(loop, fresh(), inputs, 60)
+    carry = ody.train.run_compiled(loop, fresh(), inputs, 60)
     assert int(carry.signal.stop) == REASON.FIRST_LOSS_NOT_FINITE
     assert int(carry.callbacks[1].rollbacks) == 0
 
@@ -106,7 +106,7 @@ def test_the_first_loss_is_a_mistake_in_the_set_up_all_the_same():
 def test_a_first_loss_that_is_not_finite_ends_the_run_at_the_same_step_whatever_the_limit():
     nothing = {**examples.arrays(), "x": np.full((40, 4), np.float32(NAN))}
     loop, inputs, fresh = make(ody.max_steps(999), 99, ody.ArrayDataset(nothing, 2))
-    whole, cut = (ody.run_compiled(loop, fresh(), inputs, limit) for limit in (60, 10))
+    whole, cut = (ody.train.run_compiled(loop, fresh(), inputs, limit) for limit in (60, 10))
     assert (int(whole.signal.stop), int(whole.clock.step)) == (REASON.FIRST_LOSS_NOT_FINITE, 10)
     assert_same(cut, whole)
 
@@ -121,8 +121,8 @@ def test_a_run_that_ended_within_an_epoch_stays_ended(tmp_path):
 
 def test_it_goes_back_at_once_and_the_clock_goes_on():
     loop, inputs, fresh = make(ROLL_BACK, at=24)
-    good = jax.device_get(ody.run_compiled(loop, fresh(), inputs, 20).state)
-    back = ody.run_compiled(loop, fresh(), inputs, 30)
+    good = jax.device_get(ody.train.run_compiled(loop, fresh(), inputs, 20).state)
+    back = ody.train.run_compiled(loop, fresh(), inputs, 30)
     scale = good.opt_state[2]._replace(scale=np.float32(0.5))
     count = good.opt_state[1]._replace(count=np.int32(30))
     expected = good._replace(opt_state=(good.opt_state[0], count, scale))
@@ -131,7 +131,7 @@ def test_it_goes_back_at_once_and_the_clock_goes_on():
     assert_same(jax.device_get(guard.good), good)
     assert (int(guard.rollbacks), [int(x) for x in guard.latest]) == (1, [26, 1])
     # The rest of the epoch is trained, and judged by what is still finite.
-    after = ody.run_compiled(loop, back, inputs, 60)
+    after = ody.train.run_compiled(loop, back, inputs, 60)
     history = {name: x[:3].tolist() for name, x in after.callbacks[0].metrics.items()}
     assert np.isfinite(history["train/loss"]).tolist() == [True, False, True]
     assert np.isfinite(history["valid/loss"]).all()
@@ -149,12 +149,12 @@ def test_it_goes_back_at_once_and_the_clock_goes_on():
 )
 def test_wherever_it_is_cut_the_result_is_the_same_to_the_bit(kwargs):
     loop, inputs, fresh = make(ROLL_BACK, at=8, **kwargs)
-    whole = ody.run_compiled(loop, fresh(), inputs, 60)
+    whole = ody.train.run_compiled(loop, fresh(), inputs, 60)
     assert int(whole.callbacks[1].rollbacks) == 1
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(whole.state.params))
     carry = fresh()
     for limit in range(0, 61, 3):
-        carry = ody.run_compiled(loop, carry, inputs, limit)
+        carry = ody.train.run_compiled(loop, carry, inputs, limit)
     assert_same(carry, whole)
 
 
@@ -174,11 +174,11 @@ def member_of(tree, i):
 def test_members_go_back_and_end_each_at_its_own_step():
     task, guard = examples.linear_task(), ody.roll_back(at_most=1)
     at, again = [99, 24, 3, 26], [99, 99, 18, 47]
-    loop = ody.make_loop(task, optimizer, callbacks=ody.chain(ody.log(8), guard))
+    loop = ody.train.make_loop(task, optimizer, callbacks=ody.chain(ody.callbacks.log(8), guard))
     rates = NanAt(jnp.array(at), jnp.array(again))
-    inputs = ody.Inputs(data(), examples.valid_data(), rates)
+    inputs = ody.train.Inputs(data(), examples.valid_data(), rates)
     keys = jax.random.split(jax.random.key(0), len(at))
-    many = ody.population(loop, task)
+    many = ody.train.population(loop, task)
     run = jax.jit(many.run)
     carry = jax.jit(many.init)(keys, inputs)
     for limit in (30, 60):
@@ -189,7 +189,7 @@ def test_members_go_back_and_end_each_at_its_own_step():
     for i, key in enumerate(keys):
         member = inputs._replace(learning_rate=NanAt(at[i], again[i]))
         alone = init_compiled(loop, key, *task.init(key), member)
-        alone = ody.run_compiled(loop, alone, member, 60)
+        alone = ody.train.run_compiled(loop, alone, member, 60)
         of_one = jax.tree.leaves((alone.state, alone.signal, alone.callbacks))
         for x, y in zip(member_of(parts, i), of_one, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
@@ -199,8 +199,8 @@ def test_a_callback_of_ones_own_hears_of_the_step_of_its_own_member():
     hear = lambda steps, event: (steps + event.clock.step + 1, ody.Signal.none())
     hearing = ody.callback(lambda _: jnp.int32(0), hear, [ody.Point.LOSS_NOT_FINITE])
     task = examples.linear_task()
-    many = ody.population(ody.make_loop(task, optimizer, callbacks=hearing), task)
-    inputs = ody.Inputs(data(), None, NanAt(jnp.array([36, 99]), jnp.array([99, 99])))
+    many = ody.train.population(ody.train.make_loop(task, optimizer, callbacks=hearing), task)
+    inputs = ody.train.Inputs(data(), None, NanAt(jnp.array([36, 99]), jnp.array([99, 99])))
     carry = jax.jit(many.init)(jax.random.split(jax.random.key(0)), inputs)
     carry = jax.jit(many.run)(carry, inputs, 60)
     # Nobody ends it: once in each block that has such a step.

@@ -10,7 +10,7 @@ from tests import examples
 from tests.examples import assert_same
 
 RATE = ody.warmup_cosine(0.1, 5, 20)
-MOMENTUM = ody.one_cycle_momentum(20)
+MOMENTUM = ody.schedules.one_cycle_momentum(20)
 LABELS = {"w": "body", "b": "head"}
 
 
@@ -23,16 +23,18 @@ def momentum(rate):
 
 
 def coupled_decay(rate):
-    return injected(optax.adamw, rate, weight_decay=ody.scale(rate, 0.2))
+    return injected(optax.adamw, rate, weight_decay=ody.schedules.scale(rate, 0.2))
 
 
 def independent_decay(rate):
-    return optax.chain(optax.adam(rate), optax.add_decayed_weights(ody.scale(RATE, -1e-2)))
+    return optax.chain(
+        optax.adam(rate), optax.add_decayed_weights(ody.schedules.scale(RATE, -1e-2))
+    )
 
 
 def by_group(rate):
     groups = {
-        "body": injected(optax.adamw, ody.scale(rate, 0.1)),
+        "body": injected(optax.adamw, ody.schedules.scale(rate, 0.1)),
         "head": injected(optax.sgd, rate),
     }
     return optax.partition(groups, LABELS)
@@ -44,7 +46,7 @@ def by_group_with_a_scale(rate):
 
 
 def by_layer(rate):
-    return optax.chain(optax.adamw(rate), ody.scale_by_layer(0.5, ["w", "b"]))
+    return optax.chain(optax.adamw(rate), ody.transforms.scale_by_layer(0.5, ["w", "b"]))
 
 
 def frozen(rate):
@@ -75,7 +77,7 @@ EXAMPLES = {
 def run(optimizer, directory=None, epochs=4, **kwargs):
     callbacks = None
     if optimizer is by_group_with_a_scale:
-        callbacks = ody.adapt_rate("train/loss", ody.greedy(0.1, 4.0, 0.5, 0))
+        callbacks = ody.adapt_rate("train/loss", ody.schedules.greedy(0.1, 4.0, 0.5, 0))
     return ody.fit(
         examples.linear_task(), optimizer, examples.train_data(), epochs=epochs,
         directory=directory, writers=[], callbacks=callbacks, **{"learning_rate": RATE, **kwargs},
@@ -107,12 +109,14 @@ def test_groups_move_at_their_own_rates():
     """To begin with, both see the same gradient as one optimizer would give."""
     plain = run(optax.sgd, epochs=1, steps_per_epoch=1, learning_rate=0.5).state.params
     groups = lambda rate: optax.partition(
-        {"body": optax.sgd(ody.scale(rate, 0.1)), "head": optax.set_to_zero()}, LABELS
+        {"body": optax.sgd(ody.schedules.scale(rate, 0.1)), "head": optax.set_to_zero()}, LABELS
     )
     grouped = run(groups, epochs=1, steps_per_epoch=1, learning_rate=0.5).state.params
     np.testing.assert_allclose(grouped["w"], 0.1 * plain["w"], rtol=1e-6)
     np.testing.assert_array_equal(grouped["b"], jnp.zeros(3))
-    layered = lambda rate: optax.chain(optax.sgd(rate), ody.scale_by_layer(0.1, ["w", "b"]))
+    layered = lambda rate: optax.chain(
+        optax.sgd(rate), ody.transforms.scale_by_layer(0.1, ["w", "b"])
+    )
     by_depth = run(layered, epochs=1, steps_per_epoch=1, learning_rate=0.5).state.params
     np.testing.assert_allclose(by_depth["w"], 0.1 * plain["w"], rtol=1e-6)
     np.testing.assert_allclose(by_depth["b"], plain["b"], rtol=1e-6)
@@ -120,7 +124,7 @@ def test_groups_move_at_their_own_rates():
 
 def test_another_decay_of_the_layers_applies_on_resume(tmp_path):
     layers = lambda decay: (
-        lambda rate: optax.chain(optax.sgd(rate), ody.scale_by_layer(decay, ["w", "b"]))
+        lambda rate: optax.chain(optax.sgd(rate), ody.transforms.scale_by_layer(decay, ["w", "b"]))
     )
     run(layers(0.5), tmp_path, epochs=2)
     history = run(layers(0.25), tmp_path).history

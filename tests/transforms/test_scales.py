@@ -23,19 +23,19 @@ def run(optimizer, values, params=None):
 
 
 def test_by_a_metric_as_optax():
-    ours = optax.chain(optax.adam(0.1), ody.scale_by_metric(RULE))
+    ours = optax.chain(optax.adam(0.1), ody.transforms.scale_by_metric(RULE))
     theirs = optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau(0.5, patience=2))
     values = [3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
     want, state = run(theirs, values)
     got, mine = run(ours, values)
     np.testing.assert_allclose(got, want, rtol=1e-6)
     for opt_state in (state, mine):
-        in_force = ody.hyperparams_in_force(opt_state, jnp.float32(0.1))
+        in_force = ody.transforms.hyperparams_in_force(opt_state, jnp.float32(0.1))
         np.testing.assert_allclose(in_force["learning_rate"], 0.1 * 0.25, rtol=1e-6)
 
 
 def test_vmap_of_a_chain():
-    optimizer = optax.chain(optax.sgd(1.0), ody.scale_by_metric(RULE))
+    optimizer = optax.chain(optax.sgd(1.0), ody.transforms.scale_by_metric(RULE))
 
     def final(values):
         def step(state, value):
@@ -52,8 +52,8 @@ def test_vmap_of_a_chain():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_updates_keep_their_dtype(dtype):
     params = jnp.ones(3, dtype)
-    layers = ody.scale_by_layer(0.5, ["w"])
-    for transform in (ody.scale_by_metric(RULE), ody.scale_by_callback(), layers):
+    layers = ody.transforms.scale_by_layer(0.5, ["w"])
+    for transform in (ody.transforms.scale_by_metric(RULE), ody.scale_by_callback(), layers):
         tree = {"w": params}
         state = transform.init(tree)
         updates, new = optax.with_extra_args_support(transform).update(tree, state, value=1.0)
@@ -110,14 +110,14 @@ def test_layers_of_flax(kind):
         params = LinenBlocks().init(jax.random.key(0), jnp.ones((1, 2)))["params"]
         middle = lambda tree, i: tree[f"layers_{i}"]
     ones = jax.tree.map(jnp.ones_like, params)
-    transform = ody.scale_by_layer(0.5, LAYERS)
+    transform = ody.transforms.scale_by_layer(0.5, LAYERS)
     updates, state = transform.update(ones, transform.init(params))
     np.testing.assert_array_equal(updates["head"]["kernel"], np.ones((2, 2)))
     for i in range(11):  # layer 10 is above layer 9, whatever the alphabet says
         np.testing.assert_array_equal(middle(updates, i)["bias"], np.full(2, 0.5 ** (11 - i)))
     np.testing.assert_array_equal(updates["embed"]["bias"], np.full(2, 0.5**12))
     assert len(state.factors) == 13
-    labels = ody.layer_labels(LAYERS)(params)
+    labels = ody.transforms.layer_labels(LAYERS)(params)
     assert labels["embed"] == {"kernel": "embed", "bias": "embed"}
     assert len(set(jax.tree.leaves(labels))) == 13
 
@@ -125,7 +125,7 @@ def test_layers_of_flax(kind):
 def test_what_one_pattern_finds_for_one_number_is_one_layer():
     names = ["Dense_0", "LayerNorm_0", "Dense_1", "LayerNorm_1", "head", "norm"]
     params = {name: jnp.ones(()) for name in names}
-    by_layer = ody.scale_by_layer(0.5, [r"(?:Dense|LayerNorm)_(\d+)", "head|norm"])
+    by_layer = ody.transforms.scale_by_layer(0.5, [r"(?:Dense|LayerNorm)_(\d+)", "head|norm"])
     updates, _ = by_layer.update(params, by_layer.init(params))
     assert [float(updates[name]) for name in names] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
 
@@ -135,7 +135,7 @@ def test_labels_are_optaxs():
     params = {"Dense_0": jnp.ones(()), "Dense_1": jnp.ones(())}
     rates = {"Dense_0": 0.1, "Dense_1": ody.constant(0.2)}
     groups = {label: optax.sgd(rate) for label, rate in rates.items()}
-    optimizer = optax.partition(groups, ody.layer_labels([r"Dense_(\d+)"]))
+    optimizer = optax.partition(groups, ody.transforms.layer_labels([r"Dense_(\d+)"]))
     updates, _ = optimizer.update(params, optimizer.init(params))
     np.testing.assert_allclose([updates["Dense_0"], updates["Dense_1"]], [-0.1, -0.2], rtol=1e-6)
 
@@ -145,7 +145,7 @@ def injected(rate, **more):
 
 
 def in_force(optimizer, params, rate=None):
-    found = ody.hyperparams_in_force(optimizer.init(params), rate)
+    found = ody.transforms.hyperparams_in_force(optimizer.init(params), rate)
     return {name: round(float(x), 6) for name, x in found.items()}
 
 
@@ -163,7 +163,7 @@ def test_what_is_in_force():
     }
     both = injected(0.1, momentum=ody.linear_warmup(0.5, 10, 0.3))
     assert in_force(both, params) == {"learning_rate": 0.1, "momentum": 0.3}
-    layered = optax.chain(injected(0.1), ody.scale_by_layer(0.5, ["learning", "a"]))
+    layered = optax.chain(injected(0.1), ody.transforms.scale_by_layer(0.5, ["learning", "a"]))
     assert in_force(layered, params) == {
         "learning_rate": 0.1,
         "learning_rate/learning": 0.05,
@@ -174,35 +174,43 @@ def test_what_is_in_force():
 def test_a_scale_within_a_group_is_of_that_group_alone():
     params, labels = {"x": jnp.ones(()), "y": jnp.ones(())}, {"x": "a", "y": "b"}
     grouped = {"a": optax.chain(injected(0.1), ody.scale_by_callback()), "b": injected(0.2)}
-    optimizer = optax.chain(optax.partition(grouped, labels), ody.scale_by_metric(RULE))
+    optimizer = optax.chain(optax.partition(grouped, labels), ody.transforms.scale_by_metric(RULE))
     state = with_scale(optimizer.init(params), jnp.float32(0.5))
-    found = ody.hyperparams_in_force(state)
+    found = ody.transforms.hyperparams_in_force(state)
     np.testing.assert_allclose(found["learning_rate/a"], 0.05, rtol=1e-6)
     np.testing.assert_allclose(found["learning_rate/b"], 0.2, rtol=1e-6)
 
 
 def updated_without_a_value():
-    optimizer = ody.scale_by_metric(RULE)
+    optimizer = ody.transforms.scale_by_metric(RULE)
     optimizer.update(jnp.ones(3), optimizer.init(jnp.ones(3)))
 
 
 BAD = [
     (updated_without_a_value, r"given no value: pass it to update.*value=loss"),
     (
-        lambda: ody.scale_by_metric(ody.greedy([0.1, 0.2], 1.0, init_scale=[1.0, 0.5])),
+        lambda: ody.transforms.scale_by_metric(
+            ody.schedules.greedy([0.1, 0.2], 1.0, init_scale=[1.0, 0.5])
+        ),
         r"scale must be a scalar; got shape \(2,\)\. .*optax\.partition",
     ),
-    (lambda: ody.scale_by_layer(0.0, ["a"]), r"decay must be in the range \(0, 1\]; got decay = 0"),
-    (lambda: ody.scale_by_layer(0.5, "head"), r"layers must be a sequence of patterns.*'head'"),
-    (lambda: ody.layer_labels(["("]), r"'\(' is no regular expression"),
-    (lambda: ody.layer_labels([3]), "3 is no regular expression"),
-    (lambda: ody.layer_labels([r"(\d)(\d)"]), r"has 2 groups, and may have one"),
     (
-        lambda: ody.layer_labels([r"(\w+)"])({"head": 0.0}),
+        lambda: ody.transforms.scale_by_layer(0.0, ["a"]),
+        r"decay must be in the range \(0, 1\]; got decay = 0",
+    ),
+    (
+        lambda: ody.transforms.scale_by_layer(0.5, "head"),
+        r"layers must be a sequence of patterns.*'head'",
+    ),
+    (lambda: ody.transforms.layer_labels(["("]), r"'\(' is no regular expression"),
+    (lambda: ody.transforms.layer_labels([3]), "3 is no regular expression"),
+    (lambda: ody.transforms.layer_labels([r"(\d)(\d)"]), r"has 2 groups, and may have one"),
+    (
+        lambda: ody.transforms.layer_labels([r"(\w+)"])({"head": 0.0}),
         r"must be the layer's number, and in.*'head'",
     ),
     (
-        lambda: ody.layer_labels(["head"])({"head": 0.0, "tail": {"bias": 0.0}}),
+        lambda: ody.transforms.layer_labels(["head"])({"head": 0.0, "tail": {"bias": 0.0}}),
         r"the parameter 'tail/bias' is in none of \['head'\]: add a pattern",
     ),
 ]
@@ -217,4 +225,4 @@ def test_bad_input(call, message):
 @pytest.mark.parametrize("rule", [0.5, ody.reduce_on_plateau, type(RULE), ody.constant(1.0)])
 def test_what_is_no_rule(rule):
     with pytest.raises(TypeError, match=r"rule must have init\(\) and update\(state, value\)"):
-        ody.scale_by_metric(rule)
+        ody.transforms.scale_by_metric(rule)

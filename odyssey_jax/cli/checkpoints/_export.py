@@ -9,7 +9,7 @@ from typing import Any
 
 from odyssey_jax.cli._output import size
 from odyssey_jax.cli.checkpoints._where import open_reader, step_of
-from odyssey_jax.host import export_params
+from odyssey_jax.fit import export_params
 
 _PARAMS = inspect.signature(export_params).parameters["subtree"].default
 

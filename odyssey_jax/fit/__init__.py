@@ -1,0 +1,9 @@
+"""`fit`: plan, resume, run, result, and what a run leaves behind."""
+
+from odyssey_jax.fit._fit import fit as fit
+from odyssey_jax.fit._params import export_params as export_params
+from odyssey_jax.fit._params import load_params as load_params
+from odyssey_jax.fit._rate_range import RateRange as RateRange
+from odyssey_jax.fit._rate_range import rate_range_test as rate_range_test
+from odyssey_jax.fit._result import FitResult as FitResult
+from odyssey_jax.fit._table import Table as Table

@@ -1,0 +1,263 @@
+"""The runs under a directory: what each was, how far it came, and why it ended.
+
+Read from what `fit` leaves there, without the model's code, and without changing anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from odyssey_jax.schedules import named_form
+from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
+
+_CHECKPOINTS, _LINES = "checkpoints", "metrics.jsonl"
+_DEFAULTS = ("valid/loss", "train/loss")
+
+Mode = Literal["min", "max"]
+
+
+class BestEpoch(NamedTuple):
+    """The best epoch of a run by one metric.
+
+    Args:
+        metric: the metric's name.
+        epoch: the first of the best epochs.
+        value: the metric there.
+    """
+
+    metric: str
+    epoch: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run, as its directory tells of it.
+
+    Args:
+        directory: the run's directory.
+        history: column to array [epochs]: "epoch", "step" and the scalar metrics; from
+            `metrics.jsonl`, or where there is none, the epochs that have a checkpoint.
+        metadata: of the newest checkpoint that can be read; empty where there is none.
+        troubles: what could not be read, and why.
+    """
+
+    directory: Path
+    history: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    metadata: Mapping[str, Any] = dataclasses.field(repr=False)
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        """The epochs done, as far as is written down."""
+        seen = self.history.get("epoch", np.zeros(0))
+        return max(_count(self.metadata, "epoch") or 0, int(seen.max()) + 1 if seen.size else 0)
+
+    @property
+    def last_epochs(self) -> int | None:
+        """The epochs after which it is complete; None if not known."""
+        return _count(self.metadata, "epochs")
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended, or that it had not when it was saved last; None if not known."""
+        reason = self.metadata.get("reason")
+        return reason if isinstance(reason, str) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """What it took until it was saved last, without compilation and saving."""
+        return _finite(self.metadata, "seconds")
+
+    @property
+    def timestamp(self) -> float | None:
+        """When it was saved last, in seconds since the epoch; None if it was not."""
+        return _finite(self.metadata, "timestamp")
+
+    @property
+    def schedule(self) -> str | None:
+        """Its learning rate as it prints; None if the optimizer kept it to itself."""
+        form = self.metadata.get("schedule")
+        return None if form is None else named_form(form)
+
+    def best(self, metric: str | None = None, mode: Mode | None = None) -> BestEpoch | None:
+        """Finds the best epoch.
+
+        Args:
+            metric: the metric's name; None is the one that its checkpoints were kept by, or
+                "valid/loss", or "train/loss".
+            mode: whether "min" or "max" is better; None is as its checkpoints were kept by that
+                metric, or "min" for a loss.
+
+        Returns:
+            The first of the best epochs, or None where the run has no number of that name. NaN
+            is never best.
+
+        Raises:
+            ValueError: it is not known whether "min" or "max" of the metric is better.
+        """
+        metric, mode = self._chosen(metric, mode)
+        values = self.history.get(metric, np.full(1, np.nan))
+        if np.isnan(values).all():
+            return None
+        row = int(np.nanargmin(values) if mode == "min" else np.nanargmax(values))
+        return BestEpoch(metric, int(self.history["epoch"][row]), float(values[row]))
+
+    @property
+    def monitor(self) -> tuple[str, Mode] | None:
+        """The metric that its best checkpoints were kept by, and which is better; or None."""
+        kept = self.metadata.get("retention", {})
+        return (kept["monitor"], kept["mode"]) if kept.get("monitor") else None
+
+    def _chosen(self, metric: str | None, mode: Mode | None) -> tuple[str, Mode]:
+        if metric is None:
+            found = (name for name in _DEFAULTS if name in self.history)
+            metric = self.monitor[0] if self.monitor else next(found, _DEFAULTS[0])
+        mode = mode or known_mode([self], metric)
+        if mode not in ("min", "max"):
+            raise ValueError(
+                f"whether less or more of {metric!r} is better is not known: say mode 'min' or "
+                f"'max'; got {mode!r}."
+            )
+        return metric, mode
+
+
+def known_mode(runs: Iterable[Run], metric: str) -> Mode | None:
+    """Whether less or more of a metric is better: as one of the runs knows, or less of a loss."""
+    for run in runs:
+        if run.monitor is not None and run.monitor[0] == metric:
+            return run.monitor[1]
+    return "min" if metric.endswith("loss") else None
+
+
+def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
+    """Finds the runs in a directory and below: what has checkpoints or a `metrics.jsonl`.
+
+    Nothing is changed, and the model's code is not needed. What can't be read of a run is among
+    its `troubles`, and hides no other run.
+
+    Args:
+        directory: of one run, or of many.
+
+    Returns:
+        The runs, in the order of their paths.
+
+    Raises:
+        ValueError: it is not a directory.
+
+    Example:
+        >>> import tempfile
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> data = ody.ArrayDataset(jnp.ones(8), batch_size=4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for rate in (0.1, 0.5):
+        ...         result = ody.fit(task, optax.sgd, data, epochs=2, learning_rate=rate,
+        ...                          directory=f"{folder}/rate{rate}", writers=[ody.JsonLines()])
+        ...     for run in ody.runs.find_runs(folder):
+        ...         print(run.directory.name, run.schedule, run.epochs, run.reason)
+        rate0.1 constant(value=0.1) 2 completed all 2 epochs
+        rate0.5 constant(value=0.5) 2 completed all 2 epochs
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise ValueError(f"{str(root)!r} is not a directory: give that of a run, or of many.")
+    return tuple(sorted(_found(root), key=lambda run: run.directory))
+
+
+def _found(root: Path) -> Iterator[Run]:
+    unlisted: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=unlisted.append):
+        if _CHECKPOINTS in folders or _LINES in files:
+            yield _read(Path(folder))
+        if _CHECKPOINTS in folders:
+            folders.remove(_CHECKPOINTS)  # nothing below it is a run
+    for error in unlisted:
+        yield Run(Path(error.filename), {}, {}, (f"it cannot be listed: {error.strerror}",))
+
+
+def _read(directory: Path) -> Run:
+    troubles: list[str] = []
+    saved = _metadata(directory / _CHECKPOINTS, troubles)
+    lines = directory / _LINES
+    rows = _rows(lines, troubles) if lines.exists() else list(map(_row, saved))
+    return Run(directory, _columns(rows), saved[-1] if saved else {}, tuple(troubles))
+
+
+def _metadata(checkpoints: Path, troubles: list[str]) -> list[dict[str, Any]]:
+    """What each checkpoint says of itself, as far as it can be read."""
+    reader = Reader(checkpoints)
+    found: list[dict[str, Any]] = []
+    try:
+        steps = reader.steps()
+    except CheckpointError as error:
+        troubles.append(str(error))
+        return found
+    for step in steps:
+        try:
+            found.append(reader.metadata(step))
+        except CheckpointNotFoundError:  # deleted since it was listed: the run goes on
+            continue
+        except CheckpointError as error:
+            troubles.append(str(error))
+    return found
+
+
+def _row(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """A checkpoint as a row: the epoch is the index of the last one that had ended."""
+    clock = {"epoch": (_count(metadata, "epoch") or 0) - 1, "step": metadata["step"]}
+    metrics = metadata.get("metrics", {})
+    return clock | {name: x for name in metrics if (x := _number(metrics, name)) is not None}
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    # A store of the user's own may hold anything under the names that `fit` uses.
+    value = values.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _finite(values: Mapping[str, Any], name: str) -> float | None:
+    value = _number(values, name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _count(values: Mapping[str, Any], name: str) -> int | None:
+    value = _finite(values, name)
+    return None if value is None else int(value)
+
+
+def _rows(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
+    """The lines of a file, up to one that can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        troubles.append(f"{path} cannot be read: {error}")
+        return []
+    rows: list[dict[str, Any]] = []
+    # What has no end yet is being written, or its writer was killed.
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            row = {name: _read_number(x) for name, x in json.loads(line).items()}
+            rows.append({"epoch": float(int(row.pop("epoch"))), **row})
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
+            troubles.append(f"{path}, line {number} is no row of a history: {line[:60]!r}")
+            break
+    return rows
+
+
+def _read_number(value: Any) -> float:
+    """Undoes what `JsonLines` does to the numbers that JSON has not."""
+    return float("nan" if value is None else value)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows], float) for name in names}

@@ -1,0 +1,156 @@
+"""The parameters of a run: without its model, into another one, and for other tools."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+import odyssey_jax as ody
+from tests import examples
+
+
+def run(task, directory=None, epochs=3, **kwargs):
+    return ody.fit(
+        task, optax.adam(1e-2), examples.train_data(), examples.valid_data(), epochs=epochs,
+        directory=directory, writers=[], **kwargs,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run whose best epoch by "valid/accuracy" is not its last."""
+    directory = tmp_path_factory.mktemp("run")
+    keep = ody.checkpoint(
+        every_epochs=1, keep_last=None, keep_best=1, monitor="valid/loss", mode="max"
+    )
+    return directory, run(examples.nnx_task(), directory, callbacks=keep)
+
+
+def same(a, b):
+    examples.assert_same(jax.tree.map(np.asarray, a), jax.tree.map(np.asarray, b))
+
+
+def test_parameters_alone_without_the_model(finished):
+    directory, result = finished
+    params = ody.load_params(directory)
+    assert {type(leaf) for leaf in jax.tree.leaves(params)} == {np.ndarray}
+    same(params, result.state.params)
+    same(ody.load_params(directory, subtree="state/model_state"), result.state.model_state)
+    same(ody.load_params(directory / "checkpoints", step=15), params)
+
+
+@pytest.mark.slow
+def test_a_machine_without_the_optimizer_and_the_model(finished):
+    program = (
+        "import sys, odyssey_jax as ody\n"
+        "params = ody.load_params(sys.argv[1])\n"
+        "assert not any('examples' in name for name in sys.modules)\n"
+        "print(params['hidden']['kernel'].shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, finished[0]], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "(4, 8)\n"
+
+
+def test_the_best_is_by_the_runs_own_metric(finished):
+    directory, result = finished
+    losses = result.history["valid/loss"]
+    first = ody.load_params(directory, step=5)
+    assert losses.argmax() == 0
+    same(ody.load_params(directory, step="best"), first)
+    last = 5 * (losses.argmin() + 1)
+    same(
+        ody.load_params(directory, step="best", monitor="valid/loss"),
+        ody.load_params(directory, step=int(last)),
+    )
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with ody.Store(tmp_path) as store:
+        tree = {"state": {"params": {"w": jnp.ones(2)}}}
+        store.save(1, tree, {"metrics": {"train/loss": 0.5}})
+        store.wait()
+        with pytest.raises(ody.errors.CheckpointError, match=r"with monitor='valid/loss'"):
+            ody.load_params(tmp_path, step="best")
+        best = ody.load_params(tmp_path, step="best", monitor="train/loss")
+        assert best["w"].tolist() == [1, 1]
+        with pytest.raises(
+            ody.errors.CheckpointError, match="no subtree 'state/weights'; there are 'st"
+        ):
+            ody.load_params(tmp_path, subtree="state/weights")
+        with pytest.raises(ody.errors.CheckpointError, match="a transfer needs a target"):
+            ody.load_params(tmp_path, transfer=ody.Transfer(ignore=["w"]))
+        for step in ("best", "latest"):
+            with pytest.raises(
+                ody.errors.CheckpointNotFoundError, match="there is no checkpoint in"
+            ):
+                ody.load_params(tmp_path / "nowhere", step=step)
+
+
+def test_a_run_begins_from_another_ones_parameters(finished):
+    """The trunk of a trained model under a head for another number of classes."""
+    directory, result = finished
+
+    class Other(nnx.Module):
+        def __init__(self, rngs):
+            self.trunk = examples.NnxModel(rngs)
+            self.trunk.head = nnx.Linear(8, 5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.trunk(x)
+
+    model = Other(nnx.Rngs(1))
+    own = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    transfer = ody.Transfer(rename={"^": "trunk/"}, initialize=["^trunk/head/"])
+    params = ody.load_params(directory, own, transfer=transfer)
+    same(params["trunk"]["hidden"], result.state.params["hidden"])
+    same(params["trunk"]["head"], own["trunk"]["head"])
+    nnx.update(model, params)
+    began = ody.nnx_task(model, examples.nnx_loss).init(None)[0]
+    same(began, params)
+    with pytest.raises(ody.errors.CheckpointMismatchError, match=r"missing .*'trunk'"):
+        ody.load_params(directory, own)
+
+
+@pytest.mark.slow
+def test_a_linen_run_begins_from_another_ones_parameters(tmp_path):
+    task = examples.linen_task()
+    first = run(task, tmp_path, epochs=1)
+    params = ody.load_params(tmp_path)
+    model_state = ody.load_params(tmp_path, subtree="state/model_state")
+    warm = task._replace(init=lambda key: (params, model_state))
+    second = run(warm, epochs=1)
+    assert second.metrics["train/loss"] < first.metrics["train/loss"]
+    same(warm.init(None)[0], first.state.params)
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    loaded = ody.load_params(tmp_path, target)
+    assert {isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded)} == {True}
+    same(loaded, params)
+
+
+def test_export_for_orbax_and_safetensors(finished, tmp_path):
+    directory, result = finished
+    path = ody.export_params(directory, tmp_path / "params")
+    with ocp.StandardCheckpointer() as reader:
+        same(reader.restore(path), result.state.params)
+    best = ody.export_params(directory, tmp_path / "x", "best", format="safetensors")
+    found = safetensors.numpy.load_file(best)
+    assert sorted(found) == ["head.bias", "head.kernel", "hidden.kernel", "norm.bias", "norm.scale"]
+    same(found["head.kernel"], ody.load_params(directory, step=5)["head"]["kernel"])
+    with safetensors.safe_open(best, "np") as file:
+        assert file.metadata() == {"step": "5"}
+
+
+def test_a_store_of_ones_own_is_read_too(tmp_path):
+    with ody.Store(tmp_path) as store:
+        store.save(1, {"net": {"w": jnp.ones(2)}, "n": 3}, {})
+    assert ody.load_params(tmp_path, subtree="net")["w"].tolist() == [1, 1]
+    assert ody.load_params(tmp_path, subtree="")["n"] == 3

@@ -1,0 +1,232 @@
+"""fit on several processes: one run, interrupted and gone on with to the bit."""
+
+import pickle
+import signal
+from functools import partial
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from safetensors.numpy import load_file
+
+import odyssey_jax as ody
+from odyssey_jax.fit._arguments import check_sharding
+from odyssey_jax.parallel import _replicate
+from odyssey_jax.parallel._replicate import check_alike
+from tests import examples
+from tests.processes import finish, run, start
+
+EPOCHS = 12
+
+FIT = """
+import optax
+import odyssey_jax as ody
+from tests import examples
+
+def fit(directory, sharding, *writers, epochs=12, seed=0):
+    return ody.fit(
+        examples.linear_task(), optax.adamw, examples.train_data(), examples.valid_data(),
+        epochs=epochs, learning_rate=ody.warmup_cosine(0.05, 10, 60), seed=seed,
+        callbacks=ody.chain(
+            ody.early_stopping("valid/loss", 400, restore_best=True),
+            ody.checkpoint(every_epochs=3),
+        ),
+        directory=directory, batch_sharding=sharding, writers=[ody.JsonLines(), *writers],
+    )
+
+class At:
+    "A writer that does something, once, when so many epochs are done."
+    def __init__(self, epoch, act):
+        self.epoch, self.acts = epoch, [act]
+    def open(self, run):
+        pass
+    def write(self, rows, live):
+        # A second signal, before the first is agreed on, would end that process at once.
+        if self.acts and rows[-1]["epoch"] >= self.epoch:
+            self.acts.pop()()
+    def close(self):
+        pass
+"""
+
+PROGRAM = (
+    FIT
+    + """
+import os, pickle, signal, sys
+from pathlib import Path
+import numpy as np
+
+directory, me = Path(sys.argv[1]), jax.process_index()
+sharding = jax.NamedSharding(jax.sharding.Mesh(jax.devices(), ("data",)), jax.P("data"))
+(directory / f"pid{me}").write_text(str(os.getpid()))
+pid = lambda process: int((directory / f"pid{process}").read_text())
+
+def leave(result, name):
+    carry = result.carry._replace(key=jax.random.key_data(result.carry.key))
+    leaves = [np.asarray(x) for x in jax.tree.leaves((carry, result.state, result.best))]
+    kept = (leaves, dict(result.history), result.stop_reason, result.best_epoch, result.steps)
+    (directory / f"{name}{me}.pickle").write_bytes(pickle.dumps(kept))
+"""
+)
+
+# A signal to one process ends all, each with its code, and all saved the same step.
+TERMINATED = (
+    PROGRAM + "fit(directory / 'run', sharding, At(2, lambda: os.kill(pid(1), signal.SIGTERM)))"
+)
+
+KILLED = (
+    PROGRAM
+    + """
+def kill():
+    os.kill(pid(1), signal.SIGKILL)
+    os.kill(pid(0), signal.SIGKILL)
+fit(directory / "run", sharding, At(7, kill))
+"""
+)
+
+FINISHED = (
+    PROGRAM
+    + """
+leave(fit(directory / "run", sharding), "run")
+leave(fit(directory / "whole", sharding), "whole")
+leave(fit(directory / "of one", sharding), "of one")
+
+# What is not the same in all processes is refused by all.
+def refused(kind, message, call):
+    try:
+        call()
+    except kind as error:
+        assert message in str(error), error
+        return
+    raise AssertionError(message)
+
+refused(ValueError, "pass batch_sharding=", lambda: fit(None, None))
+alone = jax.NamedSharding(jax.sharding.Mesh(jax.devices()[:2], ("data",)), jax.P("data"))
+refused(ValueError, "no device of the processes [1]", lambda: fit(None, alone))
+refused(
+    ValueError, "process 1 has another set of arguments than process 0",
+    lambda: fit(directory / "differs", sharding, seed=me),
+)
+
+# An error in one process is raised in all.
+def fail():
+    raise OSError(28, "No space left on device")
+
+refused(
+    OSError if me == 0 else RuntimeError, "No space left on device",
+    lambda: fit(directory / "fails", sharding, At(2, fail)),
+)
+"""
+)
+
+
+# What is done with a run's parameters afterwards: all processes load them, and one exports them.
+LOADED = (
+    PROGRAM
+    + """
+run = directory / "run"
+put = lambda x, *axes: jax.make_array_from_callback(
+    x.shape, jax.NamedSharding(sharding.mesh, jax.P(*axes)), lambda index: x[index]
+)
+make = lambda n: {
+    "rows": put(np.arange(24.0, dtype=np.float32).reshape(8, 3) + n, "data"),
+    "whole": put(np.full(5, n, np.float32)),
+}
+
+def check(tree, n):
+    for name, x in make(n).items():
+        assert isinstance(tree[name], np.ndarray) and tree[name].shape == x.shape, tree[name]
+        for shard in x.addressable_shards:
+            np.testing.assert_array_equal(tree[name][shard.index], shard.data)
+
+how = {"keep_last": None, "keep_best": 1, "monitor": "loss"}
+with ody.Store(run / "checkpoints", **how) as store:
+    for n in (1, 2):
+        store.save(n, {"state": {"params": make(n)}}, {"metrics": {"loss": n}})
+    check(store.load().tree["state"]["params"], 2)  # which waits for the save
+    check(store.load("best", subtree="state/params").tree, 1)
+check(ody.load_params(run), 2)
+check(ody.load_params(run, step="best"), 1)
+like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make(0))
+for step, n in (("latest", 2), ("best", 1)):
+    found = ody.load_params(run, like, step)
+    for name, x in make(n).items():
+        assert found[name].sharding == x.sharding
+        for a, b in zip(found[name].addressable_shards, x.addressable_shards, strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+if me == 0:  # and the others are elsewhere
+    check(ody.load_params(run), 2)
+    ody.export_params(run, directory / "orbax")
+    ody.export_params(run, directory / "params.safetensors", "best", format="safetensors")
+"""
+)
+
+
+def mesh_of(n):
+    return jax.NamedSharding(jax.sharding.Mesh(jax.devices()[:n], ("data",)), jax.P("data"))
+
+
+@pytest.mark.slow
+def test_terminated_killed_and_finished_by_two_processes(tmp_path):
+    space = {}
+    exec(FIT, space)  # the same run in this process
+    fit = space["fit"]
+    whole = fit(tmp_path / "here", mesh_of(4))
+    fit(tmp_path / "of one", None, epochs=3)
+    checkpoints = ody.store.Reader(tmp_path / "run" / "checkpoints")
+
+    finish(start(TERMINATED, tmp_path), code=128 + signal.SIGTERM)
+    saved = checkpoints.latest()
+    assert 0 < saved < whole.steps
+    finish(start(KILLED, tmp_path), code=-signal.SIGKILL)
+    assert saved <= checkpoints.latest() < whole.steps
+    run(FINISHED, tmp_path)
+
+    found = {path.name: pickle.loads(path.read_bytes()) for path in tmp_path.glob("*.pickle")}
+    for name in ("run0", "run1", "whole1"):
+        examples.assert_same(found[f"{name}.pickle"], found["whole0.pickle"])
+    lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
+    assert lines[0] == lines[1]
+    # In one process XLA adds up in another order than Gloo does among several.
+    for name in ("whole0", "of one0"):
+        history = found[f"{name}.pickle"][1]
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), history, dict(whole.history))
+
+    # One process, with one device, goes on with what two have saved.
+    assert fit(tmp_path / "run", None, epochs=EPOCHS + 2).epochs == EPOCHS + 2
+
+
+@pytest.mark.slow
+def test_all_processes_load_and_one_exports(tmp_path):
+    run(LOADED, tmp_path)
+    rows = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    with ocp.StandardCheckpointer() as orbax:
+        found = orbax.restore(tmp_path / "orbax")
+    examples.assert_same(found, {"rows": rows + 2, "whole": np.full(5, 2, np.float32)})
+    found = load_file(tmp_path / "params.safetensors")
+    examples.assert_same(found, {"rows": rows + 1, "whole": np.full(5, 1, np.float32)})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "orbax", "params.safetensors", "pid0", "pid1", "run"
+    }  # fmt: skip
+
+
+def test_a_sharding_that_fit_cannot_take():
+    explicit = jax.NamedSharding(jax.make_mesh((4,), ("data",)), jax.P("data"))
+    with pytest.raises(ValueError, match="has a mesh whose axes are not automatic: make it with"):
+        check_sharding(explicit, examples.train_data())
+
+
+def test_what_differs_is_named(monkeypatch):
+    values = {"rate": 0.1, "data": {"x": np.arange(3), "y": jax.random.key(0)}}
+    monkeypatch.setattr(_replicate.jax, "process_count", lambda: 2)
+    for number, name in enumerate(values):
+
+        def decide(own, choose, what, number=number):
+            other = [x + (i == number) for i, x in enumerate(own)]
+            return choose([own, other])
+
+        monkeypatch.setattr(_replicate, "decide", decide)
+        with pytest.raises(ValueError, match=f"process 1 has another {name} than process 0: every"):
+            check_alike(values)
+    monkeypatch.setattr(_replicate, "decide", lambda own, choose, what: choose([own, own]))
+    check_alike(values)

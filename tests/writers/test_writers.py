@@ -1,0 +1,243 @@
+"""Each writer's files, read back by their own readers, after an interruption as well."""
+
+import csv
+import json
+import sys
+import types
+
+import numpy as np
+import optax
+import pytest
+from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import odyssey_jax as ody
+from odyssey_jax.writers import _event_file
+from tests import examples
+
+EPOCHS = 6
+
+
+def writers(directory):
+    return [
+        ody.JsonLines(),
+        ody.CsvFile(),
+        ody.TensorBoard(histograms_every=1, pictures_every=2),
+        ody.MLflow(tracking_uri=(directory / "mlruns").as_uri()),
+    ]
+
+
+def run(directory, epochs=EPOCHS):
+    return ody.fit(
+        examples.linear_task(), optax.adamw, examples.train_data(), examples.valid_data(),
+        epochs=epochs, learning_rate=0.05, directory=directory,
+        metrics={"confusion": ody.ConfusionMatrix(examples.CLASSES)},
+        callbacks=ody.checkpoint(), writers=writers(directory), config={"note": "a run"},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files_for_mlflow():
+    """Runs in files, which the small MLflow can keep without a database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, run(directory)
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run that died twice in the middle of a line, the second time after epochs it then lost."""
+    directory = tmp_path_factory.mktemp("cut")
+    run(directory, epochs=2)
+    tear(directory)
+    run(directory, epochs=4)
+    with ody.Store(directory / "checkpoints") as store:
+        assert store.steps() == (20,)
+    tear(directory)
+    return directory, run(directory)
+
+
+def tear(directory):
+    """Leaves what a process leaves that dies while it writes."""
+    with (directory / "metrics.csv").open("a") as file:
+        file.write("99,1")
+    with (directory / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 99, "st')
+    (events,) = _event_file.event_files(directory / "tensorboard")
+    data = events.read_bytes()
+    events.write_bytes(data + data[-40:-7])
+
+
+def table_of(directory):
+    with (directory / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_is_the_history(whole, cut):
+    directory, result = whole
+    table = table_of(directory)
+    assert list(table[0]) == list(result.history)
+    for name, column in result.history.items():
+        np.testing.assert_array_equal(np.array([row[name] for row in table], column.dtype), column)
+    assert (directory / "metrics.csv").read_bytes() == (cut[0] / "metrics.csv").read_bytes()
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(EPOCHS))
+    assert (directory / "metrics.jsonl").read_bytes() == (cut[0] / "metrics.jsonl").read_bytes()
+
+
+def test_csv_reads_what_is_not_finite(tmp_path):
+    row = {"epoch": 0, "step": 5, "a": float("nan"), "b": -float("inf")}
+    writer = ody.CsvFile()
+    writer.open(ody.writers.RunInfo(tmp_path, 2, []))
+    writer.write([row], ody.writers.Live(5, 1.0))
+    writer.close()
+    (read,) = table_of(tmp_path)
+    assert np.isnan(float(read["a"]))
+    assert float(read["b"]) == -np.inf
+
+
+@pytest.mark.parametrize("which", ["whole", "cut"])
+def test_tensorboard_reads_every_epoch_once(which, request):
+    directory, result = request.getfixturevalue(which)
+    reader = EventAccumulator(str(directory / "tensorboard"), size_guidance={"histograms": 0})
+    reader.Reload()
+    for name, column in result.history.items():
+        if name != "step":
+            scalars = reader.Scalars(name)
+            assert [x.step for x in scalars] == list(result.history["step"])
+            np.testing.assert_array_equal([x.value for x in scalars], column.astype(np.float32))
+    assert reader.Scalars("steps_per_second")[-1].step == result.steps
+    assert json.loads(reader.Tensors("config/text_summary")[0].tensor_proto.string_val[0]) == {
+        "note": "a run"
+    }
+    weights = np.asarray(result.model["w"])
+    last = reader.Histograms("params/w")[-1]
+    assert last.step == result.steps
+    assert last.histogram_value.num == sum(last.histogram_value.bucket) == weights.size
+    assert last.histogram_value.sum == pytest.approx(weights.sum(), rel=1e-5)
+    assert last.histogram_value.min == pytest.approx(weights.min())
+    steps = [x.step for x in reader.Histograms("params/w")]
+    assert steps == sorted(set(steps))
+    assert reader.Images("valid/confusion")[-1].encoded_image_string[1:4] == b"PNG"
+
+
+def test_tensorboard_keeps_what_the_history_has_not(cut):
+    reader = EventAccumulator(str(cut[0] / "tensorboard"), size_guidance={"histograms": 0})
+    reader.Reload()
+    assert min(x.step for x in reader.Histograms("params/w")) <= 10, "of the first process"
+    assert len(_event_file.event_files(cut[0] / "tensorboard")) == 1
+
+
+def test_tensorboard_has_nothing_twice_after_a_death_between_two_files(tmp_path):
+    writer, row = ody.TensorBoard(), {"epoch": 0, "step": 5, "loss": 1.0}
+    info = ody.writers.RunInfo(tmp_path, 9, [row], step=5)
+    writer.open(info._replace(rows=[], step=0))
+    writer.write([row], ody.writers.Live(5, 100.0))
+    writer.close()
+    (old,) = _event_file.event_files(tmp_path / "tensorboard")
+    data = old.read_bytes()
+    for left in (data, None):  # the new file was there, and the old one not yet gone
+        writer.open(info)
+        writer.close()
+        if left is not None:
+            old.write_bytes(left)
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    for name in ("loss", "steps_per_second"):
+        assert [x.step for x in reader.Scalars(name)] == [5]
+
+
+def test_mlflow_says_why_a_run_could_not_be_begun(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise RuntimeError("the server is full")
+
+    monkeypatch.setattr(MlflowClient, "create_run", refuse)
+    writer = ody.MLflow(tracking_uri=(tmp_path / "mlruns").as_uri())
+    with pytest.raises(RuntimeError, match="the server is full"):
+        writer.open(ody.writers.RunInfo(tmp_path, 9, []))
+    writer.close()  # as `fit` does: another error would hide that one
+
+
+@pytest.mark.parametrize("which", ["whole", "cut"])
+def test_mlflow_reads_every_epoch_once(which, request):
+    directory, result = request.getfixturevalue(which)
+    client = MlflowClient((directory / "mlruns").as_uri())
+    experiment = client.get_experiment_by_name("odyssey_jax")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.status, found.data.params) == ("FINISHED", {"note": "a run"})
+    logged = client.get_metric_history(found.info.run_id, "valid/loss")
+    assert [x.step for x in logged] == list(range(EPOCHS))
+    np.testing.assert_allclose([x.value for x in logged], result.history["valid/loss"])
+
+
+class FakeRun:
+    """As the service does it: a step that is not later than the last one is refused."""
+
+    def __init__(self, step):
+        self.step, self.logged = step, []
+
+    def log(self, values, step):
+        assert step >= self.step
+        self.logged.append((step, values))
+        self.step = step + 1
+
+    def finish(self):
+        self.logged.append("finished")
+
+
+def test_weights_and_biases_is_gone_on_with(tmp_path, monkeypatch):
+    runs, asked = {}, []
+
+    def init(*, id, resume, config, **others):
+        asked.append((resume, config, others))
+        return runs.setdefault(id, FakeRun(0))
+
+    fake = types.SimpleNamespace(init=init, __spec__=object())
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    row = lambda epoch: {"epoch": epoch, "step": 5 * epoch + 5, "loss": 1.0}
+    for begun, new in ([0, range(3)], [2, range(2, 5)]):  # the last epoch was lost, and is redone
+        writer = ody.WeightsAndBiases(project="digits")
+        info = ody.writers.RunInfo(tmp_path, 9, [row(i) for i in range(begun)], step=5 * begun)
+        writer.open(info._replace(config={"width": 8}))
+        writer.write([row(i) for i in new], ody.writers.Live(0, 100.0))
+        writer.close()
+    (run,) = runs.values()
+    steps = [entry[0] for entry in run.logged if entry != "finished"]
+    assert steps == [0, 1, 2, 3, 4]
+    assert run.logged[-1] == "finished"
+    assert run.logged[0][1]["steps_per_second"] == 100.0
+    assert asked == 2 * [("allow", {"width": 8}, {"project": "digits"})]
+    ody.WeightsAndBiases().open(ody.writers.RunInfo(tmp_path, 9, []))
+    assert len(runs) == 2, "a run that begins is a new one"
+    with pytest.raises(ValueError, match=r"\['id'\] are set by the writer"):
+        ody.WeightsAndBiases(id="mine")
+
+
+@pytest.mark.parametrize("argument", ["histograms_every", "pictures_every"])
+def test_periods_are_checked(argument):
+    for value in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f"{argument} must be an integer of at least 1"):
+            ody.TensorBoard(**{argument: value})
+
+
+def test_epochs_and_steps_are_two_files():
+    with pytest.raises(ValueError, match="name and steps must be two files, got 'a.csv' for both"):
+        ody.CsvFile("a.csv", "a.csv")
+
+
+@pytest.mark.parametrize("writer", [ody.CsvFile(), ody.TensorBoard(), ody.JsonLines()])
+def test_files_need_a_directory(writer):
+    with pytest.raises(ValueError, match=r"pass fit\(directory=...\)"):
+        writer.open(ody.writers.RunInfo(None, 9, []))
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install odyssey-jax\[tensorboard\]"):
+        ody.TensorBoard()
