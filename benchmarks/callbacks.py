@@ -54,7 +54,7 @@ from benchmarks.loop import (
     timed,
 )
 from odyssey_jax._digits import MLP, load_digits, loss_fn
-from odyssey_jax.train import init_compiled, own, sampling
+from odyssey_jax.train import StepOptions, fresh_copy, init_compiled
 
 LOSS = "valid/loss"
 
@@ -65,7 +65,7 @@ def with_scale(rate: Any) -> optax.GradientTransformation:
 
 
 CALLBACKS: dict[str, ody.Callback] = {
-    "log": ody.callbacks.log(),
+    "log": ody.callbacks.log(1_024),
     "early_stopping": ody.early_stopping(LOSS, NEVER),
     "early_stopping, all options": ody.early_stopping(
         LOSS, NEVER, min_delta=1e-6, rtol=1e-6, baseline=10.0, stopping_threshold=0.0,
@@ -85,20 +85,21 @@ CALLBACKS: dict[str, ody.Callback] = {
 # All that --quick compares by itself: each takes seconds to compile.
 QUICK = ("early_stopping, all options", "roll_back")
 COPIES = {"early_stopping, restore_best": 1, "track_best": 1, "roll_back": 3, "average": 1}
-EXTRAS: dict[str, dict[str, Any]] = {
-    "average": {"average": ody.exponential_average(0.999)},
-    "samples": {"sampling": sampling(10, ["loss", "learning_rate"], 4_096)},
-    "samples with norms": {"sampling": sampling(10, ["loss", "grad_norm"], 4_096)},
+EXTRAS = {
+    "average": StepOptions(average=ody.exponential_average(0.999)),
+    "samples": StepOptions(log_every_n_steps=10, log_outputs=["loss", "learning_rate"]),
+    "samples with norms": StepOptions(log_every_n_steps=10, log_outputs=["loss", "grad_norm"]),
 }
 
 
-def compiled(callbacks: Any, epochs: int, **options: Any) -> Any:
+def compiled(callbacks: Any, epochs: int, options: StepOptions | None = None) -> Any:
     """Seconds of a run through the public core."""
-    loop = ody.train.make_loop(TASK, with_scale, callbacks=callbacks, capacity=1_024, **options)
+    how: dict[str, Any] = {"callbacks": callbacks, "options": options, "sample_capacity": 4_096}
+    loop = ody.train.make_loop(TASK, with_scale, **how)
     inputs = ody.train.Inputs(TRAIN, VALID, SCHEDULE)
 
     def run() -> float:
-        carry = own(init_compiled(loop, ROOT, PARAMS, MODEL_STATE, inputs))
+        carry = fresh_copy(init_compiled(loop, ROOT, PARAMS, MODEL_STATE, inputs))
         jax.block_until_ready(carry)
         return timed(ody.train.run_compiled, loop, carry, inputs, epochs * STEPS)[0]
 
@@ -114,7 +115,7 @@ def measure_each(epochs: int, rounds: int, *, quick: bool) -> dict[str, Ratio]:
         "bare": lambda: bare(epochs)[0],
         "none": compiled(None, epochs),
         **{name: compiled(each, epochs) for name, each in alone.items()},
-        **{name: compiled(None, epochs, **options) for name, options in extras.items()},
+        **{name: compiled(None, epochs, options) for name, options in extras.items()},
         "all": compiled(ody.chain(*CALLBACKS.values()), epochs),
     }
     times = interleave(versions, rounds, warmup=1)
@@ -180,15 +181,15 @@ def measure_memory() -> dict[str, Ratio]:
     inputs = ody.train.Inputs(memory.dataset(128), memory.dataset(64), SCHEDULE)
     key = jax.random.key(0)
 
-    def size(callbacks: Any, **options: Any) -> int:
-        loop = ody.train.make_loop(task, with_scale, callbacks=callbacks, capacity=1_000, **options)
+    def size(callbacks: Any, options: StepOptions | None = None) -> int:
+        loop = ody.train.make_loop(task, with_scale, callbacks=callbacks, options=options)
         return memory.size_of(
             jax.eval_shape(lambda: init_compiled(loop, key, *task.init(key), inputs))
         )
 
     none, copy = size(None), memory.size_of(jax.eval_shape(task.init, key))
     extra = {name: size(each) - none for name, each in CALLBACKS.items()}
-    extra["average"] = size(None, average=ody.exponential_average()) - none
+    extra["average"] = size(None, StepOptions(average=ody.exponential_average())) - none
     print(f"\nparameters and model state: {copy / 1e6:.1f} MB; added to the carry by")
     for name, added in extra.items():
         print(f"  {name:30} {added / 1e6:10.4f} MB")

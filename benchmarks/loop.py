@@ -46,16 +46,13 @@ from benchmarks._harness import (
     write_json,
 )
 from odyssey_jax._digits import MLP, load_digits, loss_fn
-from odyssey_jax.train import Keys, init_compiled, own
-from odyssey_jax.train._evaluate import evaluate_pass
-from odyssey_jax.train._metric_set import MetricSet
+from odyssey_jax.train import Keys, fresh_copy, init_compiled
 
 RATE, WARMUP_EPOCHS, RUN_EPOCHS = 3e-3, 3, 100
 BATCH, HIDDEN = 32, (128, 64)
 TRAIN, VALID, _ = load_digits(BATCH)
 STEPS = TRAIN.steps_per_pass
 ROOT = jax.random.key(0)
-LOSS = MetricSet.with_loss(None)
 NEVER = 10**6  # a patience that never stops: every version does the same work
 
 
@@ -138,7 +135,7 @@ def bare_run(carry: Any, train: Any, valid: Any, key: jax.Array, epochs: int) ->
 
 
 def bare(epochs: int) -> tuple[float, Any]:
-    params = own(PARAMS)
+    params = fresh_copy(PARAMS)
     carry = (params, adamw(RATE).init(params), jnp.zeros(()), jnp.zeros(()))
     carry = jax.block_until_ready(carry)
     return timed(bare_run, carry, TRAIN.data, VALID.data, Keys.of(ROOT).shuffle, epochs)
@@ -158,7 +155,7 @@ def compiled(schedule: Any, callbacks: Any) -> Callable[[int], tuple[float, Any]
     inputs = ody.train.Inputs(TRAIN, VALID, schedule)
 
     def run(epochs: int) -> tuple[float, Any]:
-        carry = own(init_compiled(loop, ROOT, PARAMS, MODEL_STATE, inputs))
+        carry = fresh_copy(init_compiled(loop, ROOT, PARAMS, MODEL_STATE, inputs))
         jax.block_until_ready(carry)
         return timed(ody.train.run_compiled, loop, carry, inputs, epochs * STEPS)
 
@@ -197,7 +194,7 @@ python_validation = jax.jit(bare_validation)
 
 def python_loop(epochs: int) -> float:
     """One dispatch a step, nothing read back before the end of an epoch."""
-    params = own(PARAMS)
+    params = fresh_copy(PARAMS)
     state = jax.block_until_ready((params, adamw(RATE).init(params)))
     key = Keys.of(ROOT).shuffle
     start = time.perf_counter()
@@ -286,13 +283,14 @@ def stopping_alone(losses: jax.Array) -> float:
     return (seconds[0] - seconds[1]) / len(losses)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "passes"))
-def validation_passes(task: Any, params: Any, data: ody.ArrayDataset, passes: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("loop", "passes"))
+def validation_passes(loop: Any, params: Any, data: ody.ArrayDataset, passes: int) -> jax.Array:
     """Passes over the data, each on parameters that follow from the last: none is left out."""
 
     def one(_, carry):
         params, total = carry
-        loss = evaluate_pass(task.evaluate, LOSS, ody.TrainState(params, {}), data)["loss"]
+        states = loop.validate_pass(ody.TrainState(params, {}), data)
+        loss = loop.metrics.compute(states)["loss"]
         return jax.tree.map(lambda p: p + 0 * loss, params), total + loss
 
     return lax.fori_loop(0, passes, one, (params, jnp.zeros(())))[1]
@@ -321,8 +319,9 @@ def wide_problem() -> tuple[Any, Any, ody.ArrayDataset]:
 def stopping_versions(updates: int) -> dict[str, Version]:
     """Seconds for one update, and for one validation pass of either size."""
     losses = jax.random.uniform(ROOT, (updates,))
-    wide = wide_problem()
-    digits = (TASK, PARAMS, VALID)
+    wide_task, wide_params, wide_data = wide_problem()
+    wide = (ody.train.make_loop(wide_task, adamw), wide_params, wide_data)
+    digits = (ody.train.make_loop(TASK, adamw), PARAMS, VALID)
     return {
         "early stopping": lambda: stopping_alone(losses),
         "digits validation": lambda: timed(validation_passes, *digits, 100)[0] / 100,

@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
     average: Any = None
 
     @property
-    def validated(self) -> TrainState:
+    def for_evaluation(self) -> TrainState:
         """The state whose parameters are validated and given back: the average's, if any.
 
         They have the dtypes of those that are trained, which the average may exceed.

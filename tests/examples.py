@@ -1,5 +1,6 @@
 """Small tasks and data that the tests share: with batch statistics, dropout, in NNX and Linen."""
 
+import dataclasses
 import functools
 
 import jax
@@ -73,6 +74,15 @@ def arrays(examples=40, seed=0):
     noise = 0.3 * rng.normal(size=(examples, CLASSES))
     y = (x @ np.linspace(-1, 1, 4 * CLASSES).reshape(4, CLASSES)[:, ::-1] ** 3 + noise).argmax(1)
     return {"x": x, "y": y.astype(np.int32)}
+
+
+OPTIONS = {field.name for field in dataclasses.fields(ody.StepOptions)}
+
+
+def make_loop(task, optimizer, **kwargs):
+    """`make_loop`, with the options of the train step among the others."""
+    given = {name: kwargs.pop(name) for name in OPTIONS & kwargs.keys()}
+    return ody.train.make_loop(task, optimizer, options=ody.StepOptions(**given), **kwargs)
 
 
 def train_data(batch_size=8, drop_remainder=True):

@@ -24,7 +24,8 @@ ALLOWED = {
     "callbacks": PURE | {"_apply_if", "schedules", "transforms"},
     "data": PURE,
     "parallel": PURE,
-    "train": PURE | {"_apply_if", "schedules", "metrics", "transforms", "callbacks", "data"},
+    "train": PURE
+    | {"_apply_if", "schedules", "metrics", "transforms", "callbacks", "data", "parallel"},
     "store": PURE | {"parallel"},
     "errors": {"store", "parallel"},
     "writers": PURE | {"plots"},
@@ -129,3 +130,15 @@ def test_public_names_are_documented(value):
             own = inspect.isfunction(member) or isinstance(member, (classmethod, property))
             if own and not name.startswith("_"):
                 assert inspect.getdoc(getattr(value, name)), f"{value.__name__}.{name}"
+
+
+SHELL = ("fit", "store", "writers", "plots", "runs", "cli")
+HIDDEN = {"Carry", "ArrayDataset", "Loop", "Inputs", "Resident", "run_compiled"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) in SHELL], ids=lambda p: p.name)
+def test_the_shell_opens_no_carry(path):
+    """It knows a run by its `Program`, its `Progress` and its `Calendar`, and data by `Source`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("odyssey_jax"):
+            assert not HIDDEN & {name.name for name in node.names}

@@ -30,7 +30,7 @@ def beats(value: Any, other: Any, mode: Mode, *, rtol: Any = 0.0, atol: Any = 0.
 def init_best(event: Event, monitor: str, snapshot: bool) -> Best:
     """Make the record of a run that has seen nothing; name a metric that does not exist."""
     event.metric(monitor)
-    kept = (event.state.validated.params, event.state.validated.model_state)
+    kept = (event.state.for_evaluation.params, event.state.for_evaluation.model_state)
     return Best(
         value=jnp.zeros((), jnp.float32),
         epoch=jnp.zeros((), jnp.int32),
@@ -64,7 +64,7 @@ def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> 
     if kept is not None:
         # Not a select: most epochs of a long run don't improve, and the copy of
         # the parameters is the only part of a callback that costs anything.
-        now = (event.state.validated.params, event.state.validated.model_state)
+        now = (event.state.for_evaluation.params, event.state.for_evaluation.model_state)
         kept = apply_if(better, lambda _: now, kept)
     scalars = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best._replace(snapshot=None))
     return scalars._replace(snapshot=kept)

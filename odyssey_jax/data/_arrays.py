@@ -89,6 +89,15 @@ class ArrayDataset:
         """The number of batches in one pass over the data."""
         return self.full_batches + (self.remainder > 0)
 
+    def signature(self) -> dict[str, Any]:
+        """Return what decides which batch belongs to a step, as JSON."""
+        return {
+            "examples": len(self),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "drop_remainder": self.drop_remainder,
+        }
+
     def order(self, key: jax.Array, index: Any) -> jax.Array | None:
         """Gives the order of a pass.
 

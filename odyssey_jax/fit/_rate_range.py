@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odyssey_jax._checks import check_count
 from odyssey_jax._types import Task
-from odyssey_jax.data import ArrayDataset
+from odyssey_jax.data import Source
 from odyssey_jax.fit._fit import fit
 from odyssey_jax.plots._figure import new_figure, save_picture
 from odyssey_jax.schedules import exponential_warmup
-from odyssey_jax.train import check_accumulate_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ class RateRange:
 def rate_range_test(
     task: Task,
     optimizer: Any,
-    train: ArrayDataset,
+    train: Source,
     *,
     start: float = 1e-7,
     end: float = 10.0,
@@ -128,7 +128,8 @@ def rate_range_test(
         raise ValueError(f"smoothing must be in the range [0, 1), got {smoothing!r}.")
     if not divergence > 1:
         raise ValueError(f"divergence must be above 1, got {divergence!r}.")
-    check_accumulate_steps(each := options.get("accumulate_steps", 1))
+    each = options.get("accumulate_steps", 1)
+    check_count("accumulate_steps", each, 1)
     result = fit(
         task,
         optimizer,

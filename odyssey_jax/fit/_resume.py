@@ -2,70 +2,91 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 
-from odyssey_jax._types import Signal, Task
-from odyssey_jax.callbacks import AdaptRate, Chain, Checkpoint, Log, TrackBest
-from odyssey_jax.fit._rankings import with_rankings, without_rankings
-from odyssey_jax.fit._result import history_of
-from odyssey_jax.fit._samples import record, with_room
-from odyssey_jax.fit._table import resized
+from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
+from odyssey_jax.fit._plan import Plan, Resume
+from odyssey_jax.fit._schedule_change import check_schedule, schedule_record
+from odyssey_jax.parallel import check_alike
 from odyssey_jax.store import Store
-from odyssey_jax.train import Carry, Inputs, Keys, Loop, init_compiled, own, plan_blocks
-
-Resume = Literal["latest", "best", False] | int
+from odyssey_jax.train import Program
 
 
-def fresh_carry(task: Task, loop: Loop, inputs: Inputs, seed: int) -> Carry:
-    """The carry of a run that has not begun, in buffers of its own."""
-    root = jax.random.key(seed)
-    params, model_state = task.init(Keys.of(root).init)
-    return init_compiled(loop, root, params, model_state, inputs)
+class Start(NamedTuple):
+    """Where a run begins or goes on.
+
+    Attributes:
+        program: What is run.
+        carry: The run so far.
+        about: What the checkpoints' metadata says of the run.
+        seconds: What the run took before.
+    """
+
+    program: Program
+    carry: Any
+    about: Mapping[str, Any]
+    seconds: float
 
 
-def identity(
-    train: Any, seed: int, steps_per_epoch: int | None, accumulate_steps: int
-) -> dict[str, Any]:
-    """What decides which batch and which key belong to a step: it may not change on the way."""
-    return {
-        "seed": seed,
-        "examples": len(train),
-        "batch_size": train.batch_size,
-        "shuffle": train.shuffle,
-        "drop_remainder": train.drop_remainder,
-        "steps_per_epoch": plan_blocks(train, steps_per_epoch).epoch,
-        "accumulate_steps": accumulate_steps,
-    }
+def start(plan: Plan, store: Store | None) -> Start:
+    """Begin a run, or go on with the one in the store.
 
+    Args:
+        plan: What to do.
+        store: Where the run is saved, held by this process; None is nowhere.
 
-def describe(callbacks: Chain) -> str:
-    """The callbacks that may end a run, with their arguments; the same in every process."""
-    others = (AdaptRate, Checkpoint, Log, TrackBest)
-    deciding = [c for c in callbacks.callbacks if not isinstance(c, others)]
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(deciding))
-
-
-def check_resume(resume: Resume) -> None:
-    """Refuses what is neither a word nor a step."""
-    number = isinstance(resume, int) and not isinstance(resume, bool)
-    if not (number or resume is False or resume in ("latest", "best")):
-        raise ValueError(f"resume must be 'latest', 'best', a step or False, got {resume!r}.")
-
-
-def step_to_resume(store: Store, resume: Resume) -> int | None:
-    """The checkpoint that a run goes on from; None to begin.
-
-    Of the latest and the best, one that is corrupt is passed over, with a warning.
+    Returns:
+        The program and its carry.
 
     Raises:
-        ValueError: `resume` is none of the words, or there is no such checkpoint.
-        CheckpointCorruptError: all of them are corrupt.
+        ValueError: If the run was begun with other arguments, or the processes differ in theirs.
+        CheckpointError: If the checkpoint is of another model, optimizer or set of callbacks, or
+            can't be read.
     """
-    check_resume(resume)
+    step = None if store is None else _step_to_resume(store, plan.resume)
+    saved = None if store is None or step is None else store.metadata(step)
+    program = plan.program(saved)
+    identity = {"seed": plan.seed, **program.signature}
+    about = {
+        "run": identity,
+        "epochs": plan.epochs,
+        "samples": _samples_record(plan),
+        "callbacks": _deciding(plan.callbacks),
+        "program": dict(program.record),
+        "config": dict(plan.config),
+        **schedule_record(plan.schedule, plan.updates),
+    }
+    if store is not None:
+        if saved is not None:
+            _check(store, saved, about, plan)
+        _give_up_later(store, step)
+    carry = program.init(jax.random.key(plan.seed))
+    check_alike(
+        {
+            "set of arguments": (identity, plan.epochs),
+            "training data": plan.train,
+            "validation data": plan.valid,
+            "learning rate": plan.schedule,
+            "model or optimizer": carry,
+        }
+    )
+    if store is None or saved is None:
+        return Start(program, carry, about, 0.0)
+    tree = store.restore(program.target(carry, saved["program"]), saved["step"]).tree
+    # Callbacks with other hyper-parameters decide anew: more patience goes on.
+    anew = saved["callbacks"] != about["callbacks"]
+    carry = program.restored(tree, carry, decide_anew=anew)
+    return Start(program, carry, about, saved.get("seconds", 0.0))
+
+
+def _step_to_resume(store: Store, resume: Resume) -> int | None:
+    """Return the checkpoint that a run goes on from; None to begin.
+
+    Of the latest and the best, one that is corrupt is passed over, with a warning.
+    """
     if resume is False or (isinstance(resume, str) and not store.steps()):
         return None
     if resume == "latest":
@@ -87,33 +108,24 @@ def step_to_resume(store: Store, resume: Resume) -> int | None:
     return resume
 
 
-def give_up_later(store: Store, step: int | None) -> None:
-    """Has checkpoints past the one that a run goes on from deleted, when it has saved one.
+def _give_up_later(store: Store, step: int | None) -> None:
+    """Have checkpoints past the one that a run goes on from deleted, when it has saved one.
 
     They are no longer its own. Those that were passed over for being corrupt stay until the run
     is there.
-
-    Args:
-        store: where they are.
-        step: the one that the run goes on from; None to begin, which gives up all.
-
-    Raises:
-        CheckpointError: one of them is pinned.
     """
     later = [saved for saved in store.steps() if step is None or saved > step]
     store.give_up(saved for saved in later if saved not in store.skipped)
 
 
-def check_identity(store: Store, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run that would see other batches than it would have seen.
-
-    Raises:
-        ValueError: naming each value that differs.
-    """
+def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], plan: Plan) -> None:
+    """Raise ValueError, naming what differs, if the saved run can't go on as this one."""
+    then = saved.get("run", {})
     if not then:
         raise ValueError(
             f"the checkpoints in {store.directory} are not of `fit`: use another directory."
         )
+    now = about["run"]
     differs = [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in now.items() if then.get(k) != v]
     if differs:
         raise ValueError(
@@ -121,43 +133,27 @@ def check_identity(store: Store, then: Mapping[str, Any], now: Mapping[str, Any]
             f"that it would have seen: {'; '.join(differs)}. Use the same values, or another "
             "directory."
         )
+    done = saved["step"] // plan.options.accumulate_steps
+    check_schedule(saved, plan.schedule, plan.schedule_change, plan.directory, done, plan.updates)
+    if saved.get("samples") != about["samples"]:
+        raise ValueError(
+            f"the run in {plan.directory} was begun with {_samples_words(saved.get('samples'))}, "
+            f"and can't go on with {_samples_words(about['samples'])}: its samples would not be "
+            "of one kind. Use the same, or another directory."
+        )
 
 
-def restore(store: Store, metadata: Mapping[str, Any], loop: Loop, carry: Carry) -> Carry:
-    """Reads a checkpoint into a carry of this loop.
-
-    Args:
-        store: where the checkpoint is.
-        metadata: the checkpoint's.
-        loop: the loop that goes on, with at least as much room for the history.
-        carry: a fresh carry of the loop, for its structure and where its arrays lie.
-
-    Returns:
-        The carry as it was saved.
-
-    Raises:
-        CheckpointError: the checkpoint is of another model, optimizer or set of callbacks, or
-            can't be read.
-    """
-    capacity = history_of(carry).epoch.shape[0]
-    target = _with_capacity(without_rankings(carry, loop.callbacks), metadata["capacity"])
-    target = with_room(target, metadata.get("samples"))
-    restored = store.restore(target, metadata["step"]).tree
-    if metadata["callbacks"] != describe(loop.callbacks):
-        # Callbacks with other hyper-parameters decide anew: more patience goes on.
-        restored = restored._replace(signal=own(Signal.none()))
-    restored = _with_capacity(with_rankings(restored, loop.callbacks), capacity)
-    return with_room(restored, record(loop.sampling))
+def _samples_record(plan: Plan) -> dict[str, Any] | None:
+    every, outputs = plan.options.log_every_n_steps, plan.options.log_outputs
+    return None if every is None else {"every": every, "outputs": list(outputs or ())}
 
 
-def _with_capacity(carry: Carry, capacity: int) -> Carry:
-    """The carry with a history of another length."""
-    history = history_of(carry)
-    if history.epoch.shape[0] == capacity:
-        return carry
-    roomy = history._replace(
-        epoch=resized(history.epoch, capacity),
-        step=resized(history.step, capacity),
-        metrics={name: resized(x, capacity) for name, x in history.metrics.items()},
-    )
-    return carry._replace(callbacks=(roomy, *carry.callbacks[1:]))
+def _samples_words(recorded: Mapping[str, Any] | None) -> str:
+    if recorded is None:
+        return "log_every_n_steps=None"
+    return f"log_every_n_steps={recorded['every']}, log_outputs={list(recorded['outputs'])}"
+
+
+def _deciding(callbacks: Chain) -> list[Any]:
+    """Return the signatures of the callbacks that may end the run; the same in every process."""
+    return [callback_signature(c) for c in callbacks.callbacks if asks_to_stop(c)]

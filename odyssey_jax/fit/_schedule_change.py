@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,6 @@ import numpy as np
 
 from odyssey_jax._types import ScheduleFn
 from odyssey_jax.schedules import Schedule, differences, from_form, named_form
-
-ScheduleChange = Literal["refuse", "extend", "replace"]
-_CHANGES = ("refuse", "extend", "replace")
 
 # Two schedules within 1e-6 of one formula each are the same: what is written otherwise, such as a
 # line as a polynomial, may differ in the last bit.
@@ -86,17 +83,10 @@ def schedule_record(schedule: ScheduleFn | None, updates: int) -> dict[str, Any]
     return {"schedule": form, "schedule_values": record}
 
 
-def check_schedule_change(change: Any) -> None:
-    """Refuses what is none of the words."""
-    if change not in _CHANGES:
-        words = ", ".join(map(repr, _CHANGES))
-        raise ValueError(f"schedule_change must be one of {words}, got {change!r}.")
-
-
 def check_schedule(
     saved: Mapping[str, Any],
     schedule: ScheduleFn | None,
-    change: ScheduleChange,
+    change: str,
     directory: Any,
     done: int,
     last: int,

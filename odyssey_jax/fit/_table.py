@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax.writers import Row
@@ -14,27 +12,13 @@ from odyssey_jax.writers import Row
 _SHOWN = 10  # rows printed: half from the start, half from the end
 
 
-# Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
-_LEAST_CAPACITY = 128
-
-
-def capacity_for(rows: int) -> int:
-    """The rows to make room for: the next power of two."""
-    return max(_LEAST_CAPACITY, 1 << (rows - 1).bit_length())
-
-
-def resized(column: jax.Array, capacity: int) -> jax.Array:
-    """A column with room for another number of rows."""
-    return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]
-
-
 def length(columns: Mapping[str, np.ndarray]) -> int:
-    """The rows of columns."""
+    """Return the number of rows of columns."""
     return len(next(iter(columns.values()), ()))
 
 
 def as_rows(columns: Mapping[str, np.ndarray]) -> list[Row]:
-    """Columns as rows; floats as the shortest decimals that read back as the same float32."""
+    """Return columns as rows; floats as the shortest decimals that read back alike."""
     plain = {
         name: [float(str(x)) if x.dtype.kind == "f" else int(x) for x in column]
         for name, column in columns.items()
@@ -46,7 +30,7 @@ class Table(Mapping[str, np.ndarray]):
     """Columns of one length by name: a mapping, with `to_pandas` where pandas is installed.
 
     Args:
-        columns: name to array [rows].
+        columns: Name to array [rows].
 
     Example:
         >>> table = Table({"epoch": np.arange(3), "loss": np.array([2.0, 1.0, 0.5], np.float32)})
@@ -91,10 +75,10 @@ class Table(Mapping[str, np.ndarray]):
         )
 
     def to_pandas(self) -> Any:
-        """The table as a `pandas.DataFrame`, a row for each epoch or sample.
+        """Return a `pandas.DataFrame`, a row for each epoch or sample.
 
         Raises:
-            ImportError: pandas is not installed.
+            ImportError: If pandas is not installed.
         """
         try:
             import pandas

@@ -7,5 +7,7 @@ from odyssey_jax.parallel._agree import from_first as from_first
 from odyssey_jax.parallel._agree import greatest as greatest
 from odyssey_jax.parallel._agree import is_first as is_first
 from odyssey_jax.parallel._agree import together as together
-from odyssey_jax.parallel._replicate import check_alike as check_alike
-from odyssey_jax.parallel._replicate import replicate as replicate
+from odyssey_jax.parallel._alike import check_alike as check_alike
+from odyssey_jax.parallel._placement import OneDevice as OneDevice
+from odyssey_jax.parallel._placement import Placement as Placement
+from odyssey_jax.parallel._placement import Replicated as Replicated

@@ -1,30 +1,32 @@
-"""The loop: the train step, the compiled program around it, and populations of runs."""
+"""The train step, the epoch, the programs around it, and populations of runs."""
 
 from odyssey_jax.train._average import Average as Average
 from odyssey_jax.train._average import Averaging as Averaging
 from odyssey_jax.train._average import equal_average as equal_average
 from odyssey_jax.train._average import exponential_average as exponential_average
-from odyssey_jax.train._blocks import Blocks as Blocks
-from odyssey_jax.train._blocks import plan_blocks as plan_blocks
 from odyssey_jax.train._carry import Carry as Carry
 from odyssey_jax.train._carry import Inputs as Inputs
 from odyssey_jax.train._carry import Keys as Keys
-from odyssey_jax.train._carry import own as own
-from odyssey_jax.train._evaluate import evaluate as evaluate
+from odyssey_jax.train._carry import fresh_copy as fresh_copy
+from odyssey_jax.train._driven import Driven as Driven
 from odyssey_jax.train._loop import Loop as Loop
+from odyssey_jax.train._loop import evaluate as evaluate
 from odyssey_jax.train._loop import finish_compiled as finish_compiled
 from odyssey_jax.train._loop import init_compiled as init_compiled
 from odyssey_jax.train._loop import make_loop as make_loop
 from odyssey_jax.train._loop import run_compiled as run_compiled
 from odyssey_jax.train._loop import run_jitted as run_jitted
 from odyssey_jax.train._mixed_precision import mixed_precision as mixed_precision
+from odyssey_jax.train._options import StepOptions as StepOptions
 from odyssey_jax.train._population import Population as Population
 from odyssey_jax.train._population import population as population
+from odyssey_jax.train._program import Finished as Finished
+from odyssey_jax.train._program import Program as Program
+from odyssey_jax.train._program import Progress as Progress
 from odyssey_jax.train._pure_task import pure_task as pure_task
 from odyssey_jax.train._pure_task import with_outputs as with_outputs
-from odyssey_jax.train._sampling import Sampling as Sampling
-from odyssey_jax.train._sampling import sampling as sampling
-from odyssey_jax.train._train_step import check_accumulate_steps as check_accumulate_steps
-from odyssey_jax.train._train_step import is_transformation as is_transformation
-from odyssey_jax.train._train_step import make_optimizer as make_optimizer
-from odyssey_jax.train._train_step import train_step as train_step
+from odyssey_jax.train._resident import Resident as Resident
+from odyssey_jax.train._resident import make_program as make_program
+from odyssey_jax.train._step import is_transformation as is_transformation
+from odyssey_jax.train._step import make_optimizer as make_optimizer
+from odyssey_jax.train._step import train_step as train_step

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import Clock, PyTree, ScheduleFn, Signal, TrainState
-from odyssey_jax.data import ArrayDataset
+from odyssey_jax.callbacks import History, Ranking
+from odyssey_jax.data import IndexedSource
 
 
 class Carry(NamedTuple):
     """Everything that a run is: saving the carry is saving the run.
 
-    Args:
-        clock: steps and epochs done; shared by the members of a population.
-        state: parameters, model state and optimizer state.
-        key: the root PRNG key; every other key is derived from it and the clock.
-        callbacks: the callbacks' states.
-        metrics: the training metrics' partial sums of the running epoch.
-        latest: the metrics of the last epoch that ended, arrays of any shape included.
-        signal: what the callbacks ask for; a stop stays.
-        samples: outputs of single train steps, name to float32 [capacity], or None.
+    Attributes:
+        clock: Steps and epochs done; shared by the members of a population.
+        state: Parameters, model state and optimizer state.
+        key: The root PRNG key; every other key is derived from it and the clock.
+        callbacks: The callbacks' states.
+        metrics: The training metrics' partial sums of the running epoch.
+        latest: The metrics of the last epoch that ended, arrays of any shape included.
+        signal: What the callbacks ask for; a stop stays.
+        samples: Outputs of single train steps, name to float32 [capacity], or None.
+        history: A row for each epoch that ended, or None where the loop keeps none.
+        ranking: The best epochs so far, where the best are saved, or None. It follows from the
+            history, so it is not saved: another `keep_best` applies from a resume on.
     """
 
     clock: Clock
@@ -33,20 +37,22 @@ class Carry(NamedTuple):
     latest: dict[str, jax.Array]
     signal: Signal
     samples: dict[str, jax.Array] | None = None
+    history: History | None = None
+    ranking: Ranking | None = None
 
 
 class Inputs(NamedTuple):
     """What the program reads and never changes.
 
-    Args:
-        train: the training data.
-        valid: the validation data, or None.
-        learning_rate: the schedule, where the optimizer is made from one. Its hyper-parameters
+    Attributes:
+        train: The training data.
+        valid: The validation data, or None.
+        learning_rate: The schedule, where the optimizer is made from one. Its hyper-parameters
             are data: other values need no other program.
     """
 
-    train: ArrayDataset
-    valid: ArrayDataset | None = None
+    train: IndexedSource
+    valid: IndexedSource | None = None
     learning_rate: ScheduleFn | None = None
 
 
@@ -59,12 +65,12 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, root: jax.Array) -> Keys:
-        """Derives them; the same root always gives the same ones."""
+        """Derive them; the same root always gives the same ones."""
         return cls(*(jax.random.fold_in(root, use) for use in range(len(cls._fields))))
 
 
-def own(tree: PyTree) -> PyTree:
-    """Copies every array into a buffer of its own, strongly typed.
+def fresh_copy(tree: Any) -> Any:
+    """Copy every array into a buffer of its own, strongly typed.
 
     The carry is donated, so it may hold neither what the caller still owns nor one buffer
     twice; and a weak type would make the second call another program than the first.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax import metrics as metrics_lib
@@ -37,6 +38,20 @@ class MetricSet:
     def observe(self, states: PyTree, outputs: Outputs) -> PyTree:
         """Takes the states past a batch."""
         return metrics_lib.observe(self.metrics, states, outputs)
+
+    def restarted(self, states: PyTree) -> PyTree:
+        """Return the states before any batch, in the form of these: no outputs are needed."""
+
+        def like(x: Any, state: jax.Array) -> jax.Array:
+            x = jnp.asarray(x, state.dtype)
+            return jnp.broadcast_to(x, state.shape) if x.ndim == 0 else x
+
+        empty = {name: metric.empty() for name, metric in self.metrics.items()}
+        return jax.tree.map(like, empty, dict(states))
+
+    def compute(self, states: PyTree) -> dict[str, Any]:
+        """Return the metrics' values by name."""
+        return metrics_lib.compute(states)
 
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:

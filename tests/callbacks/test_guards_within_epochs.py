@@ -55,7 +55,7 @@ def make(callbacks, at, train=None, **kwargs):
     """A loop, its inputs and a function for a carry to begin with."""
     task = examples.linear_task()
     callbacks = ody.chain(ody.callbacks.log(8), callbacks)
-    loop = ody.train.make_loop(task, optimizer, callbacks=callbacks, **kwargs)
+    loop = examples.make_loop(task, optimizer, callbacks=callbacks, **kwargs)
     inputs = ody.train.Inputs(train or data(), examples.valid_data(), NanAt(at))
     key = jax.random.key(0)
     return loop, inputs, lambda: init_compiled(loop, key, *task.init(key), inputs)
@@ -174,7 +174,7 @@ def member_of(tree, i):
 def test_members_go_back_and_end_each_at_its_own_step():
     task, guard = examples.linear_task(), ody.roll_back(at_most=1)
     at, again = [99, 24, 3, 26], [99, 99, 18, 47]
-    loop = ody.train.make_loop(task, optimizer, callbacks=ody.chain(ody.callbacks.log(8), guard))
+    loop = examples.make_loop(task, optimizer, callbacks=ody.chain(ody.callbacks.log(8), guard))
     rates = NanAt(jnp.array(at), jnp.array(again))
     inputs = ody.train.Inputs(data(), examples.valid_data(), rates)
     keys = jax.random.split(jax.random.key(0), len(at))
@@ -199,7 +199,7 @@ def test_a_callback_of_ones_own_hears_of_the_step_of_its_own_member():
     hear = lambda steps, event: (steps + event.clock.step + 1, ody.Signal.none())
     hearing = ody.callback(lambda _: jnp.int32(0), hear, [ody.Point.LOSS_NOT_FINITE])
     task = examples.linear_task()
-    many = ody.train.population(ody.train.make_loop(task, optimizer, callbacks=hearing), task)
+    many = ody.train.population(examples.make_loop(task, optimizer, callbacks=hearing), task)
     inputs = ody.train.Inputs(data(), None, NanAt(jnp.array([36, 99]), jnp.array([99, 99])))
     carry = jax.jit(many.init)(jax.random.split(jax.random.key(0)), inputs)
     carry = jax.jit(many.run)(carry, inputs, 60)

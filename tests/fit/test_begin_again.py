@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax.fit import _session
 from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store, _orbax
+from odyssey_jax.train import Resident
 from tests.examples import assert_same
 
 TASK = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
@@ -76,7 +76,7 @@ def test_what_is_pinned_is_refused_before_anything_is_compiled(tmp_path, monkeyp
     run(tmp_path)
     with Store(tmp_path / "checkpoints", keep_last=None) as store:
         store.pin(6)
-    monkeypatch.setattr(_session, "run_compiled", fail)
+    monkeypatch.setattr(Resident, "init", fail)
     with pytest.raises(CheckpointError, match=r"steps \[6\] .* are pinned; unpin them first"):
         run(tmp_path, resume=resume)
     assert steps(tmp_path) == (2, 4, 6, 8)

@@ -14,7 +14,7 @@ import pytest
 
 import odyssey_jax as ody
 from odyssey_jax import StopReason
-from odyssey_jax.fit import _fit, _session
+from odyssey_jax.fit import _fit, _shell
 from odyssey_jax.fit._interrupt import Interrupt
 from odyssey_jax.parallel import _agree
 from tests import examples
@@ -127,7 +127,7 @@ def test_ctrl_c_saves_and_comes_back_with_what_there_is(whole, tmp_path):
 
 @pytest.mark.parametrize("calls", [3, 9])
 def test_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch, calls):
-    class Pace(_session.Pace):
+    class CallLength(_shell.CallLength):
         def took(self, steps, seconds):
             nonlocal calls
             calls -= 1
@@ -136,7 +136,7 @@ def test_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch, calls):
 
     expected = calls
     with monkeypatch.context() as patched:
-        patched.setattr(_session, "Pace", Pace)
+        patched.setattr(_shell, "CallLength", CallLength)
         result = run(tmp_path)
     assert result.steps == expected
     assert result.steps % STEPS != 0
@@ -212,7 +212,7 @@ def test_a_second_signal_does_at_once_what_it_does_without_fit(whole, tmp_path, 
 
 TWICE = """
 import signal
-from odyssey_jax.fit._signals import Signals
+from odyssey_jax.fit._interrupt import Signals
 with Signals():
     signal.raise_signal(signal.SIGTERM)
     print("noted", flush=True)

@@ -12,7 +12,8 @@ import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.host import runs_to_kill
+
+from tests.fit import runs_to_kill
 
 # In short, two for each of a few configurations; ODYSSEY_KILLS asks for more, and for all.
 SHORT = ["linen", "every epoch", "accumulated", "sharded", "within epochs", "with writers"]
@@ -22,7 +23,7 @@ MOST_TO_A_RUN = 8
 
 # Each run is a process of its own, but forked from one that has imported everything.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tests.host.runs_to_kill", "odyssey_jax.store._orbax"])
+processes.set_forkserver_preload(["tests.fit.runs_to_kill", "odyssey_jax.store._orbax"])
 
 
 class Run:

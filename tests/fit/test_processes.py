@@ -11,9 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import odyssey_jax as ody
-from odyssey_jax.fit._arguments import check_sharding
-from odyssey_jax.parallel import _replicate
-from odyssey_jax.parallel._replicate import check_alike
+from odyssey_jax.parallel import Replicated, _alike, check_alike
 from tests import examples
 from tests.processes import finish, run, start
 
@@ -213,20 +211,20 @@ def test_all_processes_load_and_one_exports(tmp_path):
 def test_a_sharding_that_fit_cannot_take():
     explicit = jax.NamedSharding(jax.make_mesh((4,), ("data",)), jax.P("data"))
     with pytest.raises(ValueError, match="has a mesh whose axes are not automatic: make it with"):
-        check_sharding(explicit, examples.train_data())
+        Replicated(explicit).check(8)
 
 
 def test_what_differs_is_named(monkeypatch):
     values = {"rate": 0.1, "data": {"x": np.arange(3), "y": jax.random.key(0)}}
-    monkeypatch.setattr(_replicate.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(_alike.jax, "process_count", lambda: 2)
     for number, name in enumerate(values):
 
         def decide(own, choose, what, number=number):
             other = [x + (i == number) for i, x in enumerate(own)]
             return choose([own, other])
 
-        monkeypatch.setattr(_replicate, "decide", decide)
+        monkeypatch.setattr(_alike, "decide", decide)
         with pytest.raises(ValueError, match=f"process 1 has another {name} than process 0: every"):
             check_alike(values)
-    monkeypatch.setattr(_replicate, "decide", lambda own, choose, what: choose([own, own]))
+    monkeypatch.setattr(_alike, "decide", lambda own, choose, what: choose([own, own]))
     check_alike(values)

@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
 def test_samples_are_what_a_plain_loop_sees(whole):
     task, data = examples.linear_task(), examples.train_data()
     root = jax.random.key(0)
-    keys = ody.loop.Keys.of(root)
+    keys = ody.train.Keys.of(root)
     params, _ = task.init(keys.init)
     schedule = ody.warmup_cosine(0.05, 10, 40)
     expected = {name: [] for name in OUTPUTS}

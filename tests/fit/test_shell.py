@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import odyssey_jax as ody
-from odyssey_jax.fit._pace import Pace
+from odyssey_jax.fit._throughput import CallLength
 from odyssey_jax.writers._progress import summary
 
 ROW = {"epoch": 3, "step": 20, "learning_rate": 1e-3, "valid/loss": 0.25}
@@ -19,7 +19,7 @@ ROW = {"epoch": 3, "step": 20, "learning_rate": 1e-3, "valid/loss": 0.25}
 
 @given(st.lists(st.floats(1e-7, 50), min_size=1, max_size=30), st.integers(1, 100))
 def test_pace_tends_to_its_seconds(costs, first):
-    pace = Pace(seconds=0.5, first=first, growth=8)
+    pace = CallLength(seconds=0.5, first=first, growth=8)
     for cost in costs:
         before = pace.steps
         pace.took(before, before * cost)

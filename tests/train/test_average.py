@@ -22,7 +22,7 @@ def train(average, epochs=6, **kwargs):
 def trajectory():
     """The parameters after each of 30 updates, without an average."""
     task, data = examples.linear_task(), examples.train_data()
-    keys = ody.loop.Keys.of(jax.random.key(0))
+    keys = ody.train.Keys.of(jax.random.key(0))
     params, _ = task.init(keys.init)
     gradient = jax.jit(jax.grad(lambda *args: task.loss(*args)[0]))
     found = []
@@ -84,7 +84,7 @@ def test_what_is_validated_is_the_average_and_so_is_the_best(name):
     validate = lambda state: float(ody.evaluate(task, state, examples.valid_data())["loss"])
     carried = result.carry.state
     last = result.history["valid/loss"][-1]
-    assert validate(carried.validated) == pytest.approx(last, rel=1e-6)
+    assert validate(carried.for_evaluation) == pytest.approx(last, rel=1e-6)
     assert validate(carried) != pytest.approx(last, rel=1e-3), "the average is what was trained"
     best = np.min(result.history["valid/loss"])
     assert validate(result.state) == pytest.approx(best, rel=1e-6), "not restored to the best"
@@ -121,7 +121,7 @@ def test_an_accumulated_update_counts_once():
 
 def test_members_of_a_population_have_their_own():
     task, data = examples.linear_task(), examples.train_data()
-    loop = ody.train.make_loop(task, optax.sgd, average=ody.equal_average(0))
+    loop = examples.make_loop(task, optax.sgd, average=ody.equal_average(0))
     both = ody.train.population(loop, task)
     inputs = ody.train.Inputs(data, None, jax.vmap(ody.constant)(jnp.array([0.3, 0.01])))
     carry = both.init(jax.random.split(jax.random.key(0), 2), inputs)

@@ -106,7 +106,7 @@ def test_gradients_in_half_are_divided_by_what_half_has_no_number_for():
 def test_the_logged_rate_is_the_one_in_force_when_updates_were_skipped(accumulate):
     task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
     make = lambda rate: optax.inject_hyperparams(optax.sgd)(rate)
-    loop = ody.train.make_loop(
+    loop = examples.make_loop(
         task, make, loss_scale=ody.loss_scale(2.0**126), accumulate_steps=accumulate
     )
     data = ody.ArrayDataset(jnp.full(32, 100.0), batch_size=4)
@@ -129,7 +129,7 @@ def test_a_resumed_run_goes_on_with_its_scale(tmp_path):
 
 def test_clipping_sees_the_gradient_itself():
     task = ody.pure_task(jnp.zeros(2), lambda w, batch: (3.0 * w[0] + 4.0 * w[1]) * batch.mean())
-    loop = ody.train.make_loop(
+    loop = examples.make_loop(
         task, optax.sgd(1.0), clip_norm=1.0, loss_scale=ody.loss_scale(1024.0)
     )
     inputs = ody.train.Inputs(ody.ArrayDataset(jnp.ones(4), batch_size=4))

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import odyssey_jax as ody
-from odyssey_jax.train import Keys, own
+from odyssey_jax.train import Keys, fresh_copy
 from tests import examples
 
 MEMBERS = 8
@@ -37,7 +37,7 @@ def population(validations=None):
     callbacks = ody.chain(
         ody.callbacks.log(EPOCHS), ody.early_stopping("valid/loss", 2), ody.track_best("valid/loss")
     )
-    loop = ody.train.make_loop(task, optax.adam, callbacks=callbacks)
+    loop = examples.make_loop(task, optax.adam, callbacks=callbacks)
     rates = jax.vmap(ody.cosine_decay, in_axes=(0, None))(
         jnp.geomspace(0.01, 1.0, MEMBERS), EPOCHS * 5
     )
@@ -64,7 +64,7 @@ def test_each_member_equals_its_own_run_and_stops_at_its_own_epoch():
     stopped = set()
     for i, key in enumerate(keys):
         member = inputs._replace(learning_rate=member_of(rates, i))
-        alone = own(loop.init(key, *task.init(Keys.of(key).init), member))
+        alone = fresh_copy(loop.init(key, *task.init(Keys.of(key).init), member))
         alone = single(alone, member)
         of_many = member_of(carry._replace(clock=None), i)
         assert int(of_many.signal.stop) == int(alone.signal.stop)

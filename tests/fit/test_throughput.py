@@ -7,11 +7,11 @@ import optax
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax.fit._rate import Rate
-from odyssey_jax.train import Blocks
+from odyssey_jax.data import Calendar
+from odyssey_jax.fit._throughput import Throughput
 from tests import examples
 
-BLOCKS = Blocks(epoch=40, data_pass=40, full=40, block=10)
+BLOCKS = Calendar(epoch=40, data_pass=40, full=40, block=10)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ BLOCKS = Blocks(epoch=40, data_pass=40, full=40, block=10)
     ],
 )
 def test_a_call_is_made_in_parts_where_an_epoch_ends(step, limit, expected):
-    assert Rate(BLOCKS).parts(step, limit) == expected
+    assert Throughput(BLOCKS).parts(step, limit) == expected
 
 
 def run(rate, blocks, limits, step_took=0.002, end_took=0.05, call_took=0.003):
@@ -43,35 +43,37 @@ def run(rate, blocks, limits, step_took=0.002, end_took=0.05, call_took=0.003):
 @pytest.mark.parametrize("block", [1, 7, 10])
 def test_the_rate_of_a_run_whose_validation_takes_longer_than_its_training(block):
     """A step takes 2 ms, the end of an epoch 300 ms."""
-    blocks = Blocks(70, 70, 70, block)
+    blocks = Calendar(70, 70, 70, block)
     limits = (block, 3 * block, *range(70, 70 * 500, 70 * 20), 70 * 500 + 4 * block)
-    rate = Rate(blocks)
+    rate = Throughput(blocks)
     assert np.isnan(rate.steps_per_second)
     # The calls themselves, some 90 of 35 steps or more, are the only thing that is in it.
     assert run(rate, blocks, limits, end_took=0.3).steps_per_second == pytest.approx(500, rel=0.01)
-    assert run(Rate(blocks), blocks, limits, 0.002, 0.3, 0.0).steps_per_second == pytest.approx(500)
+    assert run(
+        Throughput(blocks), blocks, limits, 0.002, 0.3, 0.0
+    ).steps_per_second == pytest.approx(500)
 
 
 def test_the_parts_come_to_an_end():
-    rate = run(Rate(BLOCKS, enough=3), BLOCKS, range(80, 400, 80))
+    rate = run(Throughput(BLOCKS, enough=3), BLOCKS, range(80, 400, 80))
     assert rate.parts(400, 480) == [480]
 
 
 def test_an_epoch_of_one_block_is_counted_with_its_end():
-    blocks = Blocks(10, 10, 10, 10)
-    rate = run(Rate(blocks), blocks, [10, 40, 80], 0.002, 0.02, 0.0)
+    blocks = Calendar(10, 10, 10, 10)
+    rate = run(Throughput(blocks), blocks, [10, 40, 80], 0.002, 0.02, 0.0)
     assert rate.parts(80, 120) == [120]
     assert rate.steps_per_second == pytest.approx(250)
 
 
 def test_fit_calls_the_program_where_no_epoch_ends(monkeypatch, tmp_path):
-    calls, took = [], Rate.took
+    calls, took = [], Throughput.took
 
     def record(self, before, after, seconds):
         calls.append((before, after))
         took(self, before, after, seconds)
 
-    monkeypatch.setattr(Rate, "took", record)
+    monkeypatch.setattr(Throughput, "took", record)
     train = ody.ArrayDataset(examples.arrays(), 2)  # 20 steps to an epoch, in two blocks
     # Every other epoch a save is due, and a best may be at any: the run comes up for both.
     saving = ody.checkpoint(every_epochs=2, keep_best=1, monitor="valid/loss")

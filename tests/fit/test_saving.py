@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import odyssey_jax as ody
-from odyssey_jax.fit._cadence import Allowance, Cadence
-from odyssey_jax.fit._waiting import Waiting
-from odyssey_jax.train import plan_blocks
+from odyssey_jax.data import Calendar
+from odyssey_jax.fit._saving import Cadence, PendingBest, SaveBudget
 from tests import examples
 from tests.examples import assert_same
 
@@ -25,8 +24,8 @@ class Run:
     def __init__(self, saving, examples, batch_size, seconds=0.01, **kwargs):
         data = ody.ArrayDataset(np.zeros(examples), batch_size, **kwargs)
         self.now, self.step, self._seconds = 100.0, 0, seconds
-        self.blocks = plan_blocks(data)
-        self.cadence = Cadence(saving, self.blocks, data, 0, clock=lambda: self.now)
+        self.blocks = Calendar.of(data)
+        self.cadence = Cadence(saving, self.blocks, 0, clock=lambda: self.now)
 
     def to(self, last, steps, took=0.0):
         """Yields the steps at which a save is due; each call may be `steps` long."""
@@ -60,7 +59,7 @@ class Run:
 @pytest.mark.parametrize("steps", [1, 30, 1000])
 def test_marks_are_met_at_the_end_of_the_block_however_long_a_call_may_be(when, due, steps):
     run = Run(ody.checkpoint(when), 80, 8)
-    run.blocks = run.cadence._blocks = run.blocks._replace(block=5)
+    run.blocks = run.cadence._calendar = run.blocks._replace(block=5)
     assert list(run.to(100, steps)) == due
 
 
@@ -92,7 +91,7 @@ def test_without_a_cadence_about_every_half_minute_at_the_end_of_an_epoch():
 
 @given(st.floats(0.001, 500), st.floats(0.001, 2))
 def test_saving_takes_a_twentieth_of_the_time_at_most(took, look):
-    allowance, now, begun = Allowance(0.0), 0.0, []
+    allowance, now, begun = SaveBudget(0.0), 0.0, []
     for _ in range(2000):
         now += look
         going_on = bool(begun) and now < begun[-1] + took
@@ -107,21 +106,23 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(took, look):
 
 def test_the_best_of_the_first_moments_waits():
     """Nobody knows yet what a save takes, and where epochs are short each is a best at first."""
-    allowance = Allowance(100.0)
+    allowance = SaveBudget(100.0)
     assert [allowance.is_free(now, took=0.0) for now in (100.0, 100.9, 101.0)] == [0, 0, 1]
 
 
 def test_a_better_best_takes_the_memory_of_the_one_that_waits():
-    saving = ody.checkpoint(NEVER, keep_best=1, monitor="valid/loss")
     carry = {"w": jax.numpy.arange(100.0), "key": jax.random.key(0)}
-    waiting = Waiting(ody.chain(saving))
-    waiting.put(carry)
-    first, memory = waiting.carry, waiting.carry["w"].unsafe_buffer_pointer()
-    waiting.put(carry | {"w": carry["w"] + 1})
-    assert first["w"].is_deleted()
-    assert waiting.carry["w"].unsafe_buffer_pointer() == memory
-    assert_same(waiting.take(), carry | {"w": carry["w"] + 1})
-    assert waiting.carry is None
+    waiting = PendingBest(allowed=True)
+    waiting.put(carry, None)
+    first = waiting._held[0]["w"]
+    memory = first.unsafe_buffer_pointer()
+    waiting.put(carry | {"w": carry["w"] + 1}, None)
+    assert first.is_deleted()
+    assert waiting
+    held, _ = waiting.take()
+    assert held["w"].unsafe_buffer_pointer() == memory
+    assert_same(held, carry | {"w": carry["w"] + 1})
+    assert not waiting
 
 
 def fit(directory, callbacks, epochs=6, learning_rate=0.05, **kwargs):
@@ -212,6 +213,6 @@ def test_another_retention_goes_on_with_the_same_run_and_program(tmp_path):
     saving = ody.checkpoint(every_epochs=2, keep_best=2, monitor="valid/loss")
     resumed = fit(tmp_path / "cut", saving)
     assert_same(resumed.state, whole.state)
-    ranking = resumed.carry.callbacks[-1]
+    ranking = resumed.carry.ranking
     np.testing.assert_array_equal(ranking.scores, np.sort(whole.history["valid/loss"])[:2])
-    assert jax.tree.leaves(whole.carry.callbacks[-1]) == []
+    assert whole.carry.ranking is None

@@ -54,12 +54,6 @@ def make_optimizer(
     return optax.with_extra_args_support(made)
 
 
-def check_accumulate_steps(steps: Any) -> None:
-    """Refuses what is no number of train steps to an update."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"accumulate_steps must be an integer of at least 1, got {steps!r}.")
-
-
 def is_transformation(optimizer: Any) -> bool:
     """Whether it is ready to use, rather than a function of a learning rate."""
     return isinstance(optimizer, GradientTransformation)

@@ -1,0 +1,98 @@
+"""The calendar of a run: which step ends which block, epoch and pass. Integers only."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Self
+
+from odyssey_jax._checks import check_count
+from odyssey_jax.data._source import Source
+
+# On a GPU a loop of unknown length costs a synchronisation an iteration, so steps run in blocks
+# of a fixed number. Few enough of them, so that the host is never long without the carry.
+MAX_BLOCK = 10
+
+
+class Calendar(NamedTuple):
+    """How a run is cut, in train steps, and how many examples it has seen at each.
+
+    Attributes:
+        epoch: Steps in an epoch.
+        data_pass: Steps in a pass over the data.
+        full: Steps of a pass that have a whole batch; any other is the last.
+        block: Steps in a block. A run can be interrupted between any two blocks. Divides the
+            epoch and the whole batches of a pass, so that no block reaches across their ends.
+        batch_size: Examples in a whole batch.
+        remainder: Examples in the last, smaller batch of a pass; 0 where there is none.
+
+    Example:
+        >>> import numpy as np, odyssey_jax as ody
+        >>> data = ody.ArrayDataset(np.zeros(70), batch_size=20)
+        >>> calendar = Calendar.of(data)
+        >>> calendar.epoch, calendar.block, calendar.examples(4), calendar.steps_for(71)
+        (4, 3, 70, 5)
+    """
+
+    epoch: int
+    data_pass: int
+    full: int
+    block: int
+    batch_size: int = 1
+    remainder: int = 0
+
+    @classmethod
+    def of(cls, source: Source, steps_per_epoch: int | None = None) -> Self:
+        """Cut a run over a source of batches.
+
+        Args:
+            source: The training data.
+            steps_per_epoch: Steps in an epoch; None is one pass.
+
+        Returns:
+            The calendar.
+
+        Raises:
+            ValueError: If `steps_per_epoch` is no integer of at least 1.
+        """
+        epoch = source.steps_per_pass if steps_per_epoch is None else steps_per_epoch
+        check_count("steps_per_epoch", epoch, 1)
+        full = source.full_batches
+        if not source.remainder:
+            block = _largest_divisor(math.gcd(full, epoch))
+        elif epoch == source.steps_per_pass:
+            block = _largest_divisor(full)
+        else:  # the smaller batch falls anywhere within an epoch
+            block = 1
+        return cls(epoch, source.steps_per_pass, full, block, source.batch_size, source.remainder)
+
+    @property
+    def examples_per_pass(self) -> int:
+        """Examples in a pass."""
+        return self.full * self.batch_size + self.remainder
+
+    def examples(self, step: int) -> int:
+        """Return the examples seen after so many steps."""
+        passes, position = divmod(step, self.data_pass)
+        seen = min(position * self.batch_size, self.examples_per_pass)
+        return passes * self.examples_per_pass + seen
+
+    def steps_for(self, examples: int) -> int:
+        """Return the first step at which so many examples are seen."""
+        passes, rest = divmod(examples, self.examples_per_pass)
+        return passes * self.data_pass + -(-rest // self.batch_size)
+
+    def epochs(self, step: int) -> int:
+        """Return the epochs that are over after so many steps."""
+        return step // self.epoch
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return whether an epoch ends with the last of so many steps."""
+        return step % self.epoch == 0
+
+    def epoch_end(self, step: int) -> int:
+        """Return the step that ends the epoch which runs after so many steps."""
+        return step - step % self.epoch + self.epoch
+
+
+def _largest_divisor(n: int) -> int:
+    return max(d for d in range(1, MAX_BLOCK + 1) if n % d == 0)

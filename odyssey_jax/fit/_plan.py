@@ -1,0 +1,333 @@
+"""What `fit` is to do: its arguments, checked, before anything on the disk is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from odyssey_jax._checks import check_count, check_words
+from odyssey_jax._types import Callback, ScheduleFn, Task
+from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
+from odyssey_jax.data import Calendar, Source
+from odyssey_jax.fit._interrupt import MaxTime, in_seconds
+from odyssey_jax.parallel import OneDevice, Placement, Replicated
+from odyssey_jax.schedules import Schedule, constant
+from odyssey_jax.train import Program, StepOptions, is_transformation, make_program
+from odyssey_jax.writers import JsonLines, ProgressLine, Writer
+
+Resume = Literal["latest", "best", False] | int
+ScheduleChange = Literal["refuse", "extend", "replace"]
+_CHANGES = ("refuse", "extend", "replace")
+
+# Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
+_LEAST_CAPACITY = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that `fit` was asked for, checked and immutable.
+
+    Attributes:
+        task: What is trained.
+        optimizer: An Optax transformation, or a function that makes one of a rate.
+        train: The training data.
+        valid: The validation data, or None.
+        epochs: The epochs after which the run is complete.
+        calendar: How the run is cut.
+        schedule: The learning rate in steps, or None where the optimizer has its own.
+        callbacks: Those of the program: all but the `checkpoint`.
+        saving: When to save, and what is kept; None without a directory.
+        metrics: Of the validation data.
+        train_metrics: Of the training batches.
+        steps_per_epoch: As given.
+        options: Of the train step.
+        placement: Where batches and carry lie.
+        seed: Of the run's root key.
+        directory: The run's, or None.
+        resume: What to go on from.
+        schedule_change: What may differ on a resume.
+        writers: Where the history goes.
+        config: What is recorded beside.
+        max_seconds: How long the call may take, or None.
+    """
+
+    task: Task
+    optimizer: Any
+    train: Source
+    valid: Source | None
+    epochs: int
+    calendar: Calendar
+    schedule: ScheduleFn | None
+    callbacks: Chain
+    saving: Checkpoint | None
+    metrics: Mapping[str, Any] | None
+    train_metrics: Mapping[str, Any] | None
+    steps_per_epoch: int | None
+    options: StepOptions
+    placement: Placement
+    seed: int
+    directory: Path | None
+    resume: Resume
+    schedule_change: ScheduleChange
+    writers: Sequence[Writer]
+    config: Mapping[str, Any]
+    max_seconds: float | None
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run is complete."""
+        return self.epochs * self.calendar.epoch
+
+    @property
+    def updates(self) -> int:
+        """The optimizer's updates of the whole run."""
+        return self.last_step // self.options.accumulate_steps
+
+    @property
+    def keeps_best(self) -> Retention | None:
+        """What the program asks for saves by: the best epochs, and nothing of the cadence.
+
+        When else to save is data of the shell, so that another cadence needs no other program.
+        """
+        kept = None if self.saving is None else self.saving.retention
+        if kept is None or not kept.keep_best or kept.monitor is None:
+            return None
+        return Retention(keep_best=kept.keep_best, monitor=kept.monitor, mode=kept.mode)
+
+    @property
+    def holds_pending_best(self) -> bool:
+        """Whether the newest best may take the place of one that waits to be saved.
+
+        Only where a single best is kept, and no callback may ask for a save of another carry.
+        """
+        one = self.saving is not None and self.saving.retention.keep_best == 1
+        return one and not asks_to_save(self.callbacks)
+
+    def program(self, saved: Mapping[str, Any] | None) -> Program:
+        """Make the program, with at least as much room as a checkpoint's has.
+
+        Args:
+            saved: The metadata of the checkpoint to go on from, or None.
+        """
+        then = (saved or {}).get("program", {})
+        every = self.options.log_every_n_steps
+        samples = 0
+        if every is not None:
+            samples = _capacity(self.last_step // every + 1)  # the last one may not be complete
+        schedule = self.schedule
+        return make_program(
+            self.task,
+            self.optimizer,
+            self.train,
+            self.valid,
+            schedule.precise() if isinstance(schedule, Schedule) else schedule,
+            metrics=self.metrics,
+            train_metrics=self.train_metrics,
+            callbacks=self.callbacks,
+            steps_per_epoch=self.steps_per_epoch,
+            options=self.options,
+            capacity=max(_capacity(self.epochs), then.get("capacity", 0)),
+            sample_capacity=max(samples, then.get("sample_capacity", 0)),
+            keep_best=self.keeps_best,
+            placement=self.placement,
+        )
+
+
+def _capacity(rows: int) -> int:
+    """Return the rows to make room for: the next power of 2."""
+    return max(_LEAST_CAPACITY, 1 << (rows - 1).bit_length())
+
+
+def make_plan(
+    task: Any,
+    optimizer: Any,
+    train: Any,
+    valid: Any,
+    *,
+    epochs: Any,
+    learning_rate: Any,
+    metrics: Mapping[str, Any] | None,
+    train_metrics: Mapping[str, Any] | None,
+    callbacks: Callback | None,
+    steps_per_epoch: Any,
+    options: StepOptions,
+    batch_sharding: Any,
+    seed: Any,
+    directory: Any,
+    resume: Any,
+    schedule_change: Any,
+    writers: Any,
+    config: Any,
+    max_time: MaxTime | None,
+) -> Plan:
+    """Check the arguments of `fit`, and bring them into the form that the run takes.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+        ValueError: If an argument is out of its range or does not go with another.
+    """
+    check_count("epochs", epochs, 1)
+    max_seconds = None if max_time is None else in_seconds(max_time)
+    _check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
+    _check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
+    if valid is not None:
+        _check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
+    try:
+        operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed must be an integer, got {seed!r}.") from None
+    directory = None if directory is None else Path(directory)
+    if writers is None:
+        writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
+    writers = as_writers(writers)
+    schedule = _as_schedule(optimizer, learning_rate)
+    placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
+    placement.check(train.batch_size)
+    calendar = Calendar.of(train, steps_per_epoch)
+    accumulate, steps = options.accumulate_steps, epochs * calendar.epoch
+    if steps < accumulate:
+        raise ValueError(
+            f"accumulate_steps={accumulate} is more than the {steps} train steps of the run, "
+            "which would end before the first update: choose fewer, or more epochs."
+        )
+    if isinstance(schedule, Schedule):
+        updates = calendar.epoch / accumulate
+        total = max(round(epochs * updates), 1)
+        schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
+        jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
+    if valid is None and metrics:
+        raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
+    _check_resume(resume)
+    if directory is None and resume != "latest":
+        raise ValueError(f"resume={resume!r} needs a directory to resume from.")
+    check_words("schedule_change", schedule_change, _CHANGES)
+    if directory is None and schedule_change != "refuse":
+        raise ValueError(
+            f"schedule_change={schedule_change!r} needs a directory with a run to go on with."
+        )
+    try:
+        json.dumps(dict(config or {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
+    callbacks, saving = _without_checkpoint(callbacks, directory)
+    return Plan(
+        task=task,
+        optimizer=optimizer,
+        train=train,
+        valid=valid,
+        epochs=epochs,
+        calendar=calendar,
+        schedule=schedule,
+        callbacks=callbacks,
+        saving=saving,
+        metrics=metrics,
+        train_metrics=train_metrics,
+        steps_per_epoch=steps_per_epoch,
+        options=options,
+        placement=placement,
+        seed=seed,
+        directory=directory,
+        resume=resume,
+        schedule_change=schedule_change,
+        writers=writers,
+        config=dict(config or {}),
+        max_seconds=max_seconds,
+    )
+
+
+def _check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be what {made_by} makes, got {type(value).__name__}.")
+
+
+def _check_resume(resume: Any) -> None:
+    number = isinstance(resume, int) and not isinstance(resume, bool)
+    if not (number or resume is False or resume in ("latest", "best")):
+        raise ValueError(f"resume must be 'latest', 'best', a step or False, got {resume!r}.")
+
+
+def _without_checkpoint(
+    callbacks: Callback | None, directory: Path | None
+) -> tuple[Chain, Checkpoint | None]:
+    """Take out what says when to save; with a directory there is one."""
+    given = chain(*(() if callbacks is None else (callbacks,))).callbacks
+    found = [callback for callback in given if isinstance(callback, Checkpoint)]
+    if len(found) > 1:
+        raise ValueError(f"there may be one checkpoint callback, got {found}.")
+    if found and directory is None:
+        raise ValueError(f"{found[0]!r} needs a directory to save to: pass fit(directory=...).")
+    if directory is not None and not found:
+        found = [checkpoint()]
+    others = (callback for callback in given if not isinstance(callback, Checkpoint))
+    return chain(*others), found[0] if found else None
+
+
+def as_writers(writers: Any) -> list[Writer]:
+    """Return the writers as a list.
+
+    Raises:
+        TypeError: If they are not several, or one is no writer.
+        ValueError: If one is there twice.
+
+    Example:
+        >>> as_writers("metrics.csv")
+        Traceback (most recent call last):
+        TypeError: writers must be a list of writers, got 'metrics.csv'.
+    """
+    if isinstance(writers, str) or not isinstance(writers, Iterable):
+        raise TypeError(f"writers must be a list of writers, got {writers!r}.")
+    found = list(writers)
+    for i, writer in enumerate(found):
+        if inspect.isclass(writer):
+            name = writer.__name__
+            raise TypeError(f"writers: {name} is a class: pass a writer, such as {name}(...).")
+        needed = ("open", "write", "close")
+        if missing := [name for name in needed if not callable(getattr(writer, name, None))]:
+            raise TypeError(
+                f"writers: {writer!r} has no {', '.join(missing)}: a writer has open(run), "
+                "write(rows, live) and close()."
+            )
+        if any(writer is other for other in found[:i]):
+            raise ValueError(f"writers: {writer!r} is there twice, and would write each row twice.")
+    return found
+
+
+def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
+    """Return the learning rate as a pytree to call; None if the optimizer has its own."""
+    if is_transformation(optimizer):
+        if learning_rate is not None:
+            raise ValueError(
+                f"learning_rate={learning_rate!r} has no effect on an optimizer that is made "
+                "already: pass a function of the learning rate, such as optax.adamw or "
+                "`lambda lr: optax.chain(..., optax.sgd(lr))`."
+            )
+        return None
+    if not callable(optimizer):
+        raise TypeError(
+            "optimizer must be an optax.GradientTransformation or a function that makes one of "
+            f"a learning rate, got {type(optimizer).__name__}."
+        )
+    if learning_rate is None:
+        raise ValueError(
+            f"optimizer={optimizer!r} is a function of a learning rate: pass learning_rate=, a "
+            "schedule or a number."
+        )
+    if isinstance(learning_rate, Schedule):
+        return learning_rate
+    if callable(learning_rate):
+        return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
+    try:
+        return constant(float(learning_rate))  # any kind of number is one program
+    except TypeError:
+        raise ValueError(
+            f"learning_rate must be a number or a schedule, got {learning_rate!r}. A rate for each "
+            "group of parameters goes to its group, by optax.partition; a rule that follows a "
+            "metric is a callback, adapt_rate."
+        ) from None

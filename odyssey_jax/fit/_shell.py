@@ -1,0 +1,151 @@
+"""One process's share of a run: calls the program, and carries out what it asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from odyssey_jax._types import StopReason
+from odyssey_jax.fit._interrupt import Interrupt
+from odyssey_jax.fit._plan import Plan
+from odyssey_jax.fit._reports import Reports
+from odyssey_jax.fit._resume import Start
+from odyssey_jax.fit._saving import Cadence, PendingBest, Saver
+from odyssey_jax.fit._throughput import CallLength, Throughput
+from odyssey_jax.store import Store
+from odyssey_jax.train import Program, Progress
+from odyssey_jax.writers import Writer
+
+
+class Shell:
+    """Calls a program until the run is over; saves and writes in between.
+
+    Args:
+        program: What is run.
+        last_step: The step at which the run is complete.
+        saver: What saves it.
+        cadence: How far a call may go.
+        interrupt: What may end the run before it is over.
+        seconds: What the run took before.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        last_step: int,
+        saver: Saver,
+        cadence: Cadence,
+        interrupt: Interrupt,
+        seconds: float = 0.0,
+    ):
+        self._program, self._last, self._saver = program, last_step, saver
+        self._cadence, self._interrupt, self._seconds = cadence, interrupt, seconds
+        self._throughput = Throughput(program.calendar)
+        self._watch = ThreadPoolExecutor(1, "odyssey_jax")
+
+    @classmethod
+    def of(cls, plan: Plan, start: Start, store: Store | None, interrupt: Interrupt) -> Shell:
+        """Make the shell of a plan, from where it starts."""
+        program = start.program
+        step = program.look(start.carry).fetch().step
+        cadence = Cadence(plan.saving, program.calendar, step)
+        pending = PendingBest(plan.holds_pending_best)
+        saver = Saver(store, program, cadence, pending, start.about, step)
+        return cls(program, plan.last_step, saver, cadence, interrupt, start.seconds)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Train steps a second so far, without compilation, validation and saving."""
+        return self._throughput.steps_per_second
+
+    def train(self, carry: Any, writers: Sequence[Writer]) -> Any:
+        """Run to the end, or until it is interrupted, and save it there."""
+        progress = self._program.look(carry).fetch()
+        if self._is_over(progress):
+            return carry
+        with self._interrupt, contextlib.ExitStack() as stack:
+            # Not waited for: after a second Ctrl-C the program may still run.
+            stack.callback(self._watch.shutdown, wait=False)
+            reports = Reports(writers, self._program, progress)
+            try:
+                carry, progress = self._run(carry, progress, reports)
+                # First, so that a writer that fails at the last rows does not cost the run.
+                over, why = self._is_over(progress), self._interrupt.reason
+                self._saver.at_end(carry, progress, self._seconds, why, over)
+            finally:
+                reports.tell()
+            self._saver.wait()
+        return carry
+
+    def _run(self, carry: Any, progress: Progress, reports: Reports) -> tuple[Any, Progress]:
+        length = CallLength(first=self._program.calendar.block)
+        # Compiles; no step is done, so the throughput stays clean.
+        carry, progress, _ = self._call(carry, progress.step)
+        while not self._is_over(progress):
+            steps = self._interrupt.agree(length.steps)
+            if self._interrupt.reason:
+                break  # what is due here is the run's last save, which says why it ended
+            self._saver.if_due(carry, progress, self._seconds)
+            step = progress.step
+            limit = min(self._cadence.limit(step, steps), self._last)
+            carry, progress, seconds = self._run_to(limit, carry, step, reports)
+            length.took(progress.step - step, seconds)
+            self._seconds += seconds
+            _check_first_loss(progress)
+            rate = self.steps_per_second
+            reports.take(carry, progress, rate, rate * self._program.calendar.batch_size)
+        return carry, progress
+
+    def _run_to(
+        self, limit: int, carry: Any, step: int, reports: Reports
+    ) -> tuple[Any, Progress, float]:
+        """Call the program, in parts where that shows how fast it trains.
+
+        The writers are told during the last of them: the others may take less than a ms, and
+        nobody shall keep the interpreter from seeing their end.
+        """
+        total, progress = 0.0, None
+        for until in self._throughput.parts(step, limit):
+            told = reports if until == limit else None
+            carry, progress, seconds = self._call(carry, until, told)
+            before, step, total = step, progress.step, total + seconds
+            self._throughput.took(before, step, seconds)
+            if step < until or progress.save:  # a callback asks for the host
+                break
+        assert progress is not None
+        return carry, progress, total
+
+    def _call(
+        self, carry: Any, limit: int, reports: Reports | None = None
+    ) -> tuple[Any, Progress, float]:
+        """Call the program, and meanwhile tell the writers what it did before."""
+        begun = time.perf_counter()
+        carry, running = self._program.run(carry, limit)
+        if reports is None:
+            progress, ended = _fetch(running)
+        else:
+            fetching = self._watch.submit(_fetch, running)
+            reports.tell()
+            progress, ended = fetching.result()
+        return carry, progress, ended - begun
+
+    def _is_over(self, progress: Progress) -> bool:
+        return progress.step >= self._last or progress.stop != StopReason.NONE
+
+
+def _fetch(running: Progress) -> tuple[Progress, float]:
+    """Wait for the program, and say when it ended: its caller may be busy then."""
+    progress = running.fetch()
+    return progress, time.perf_counter()
+
+
+def _check_first_loss(progress: Progress) -> None:
+    if progress.stop == StopReason.FIRST_LOSS_NOT_FINITE:
+        raise ValueError(
+            "the loss of the first train step is not finite, before any parameter has "
+            "changed. Look for NaN or infinities in the training data and in the initial "
+            "parameters, and for a log or a division by 0 in the loss function."
+        )

@@ -1,0 +1,163 @@
+"""The protocol between the compiled side and the shell: all that either knows of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from odyssey_jax._types import PyTree, TrainState
+from odyssey_jax.callbacks import Tracked
+from odyssey_jax.data import Calendar
+
+Carry = Any
+"""A run as the shell sees it: a pytree that it hands on, saves and copies, and never opens."""
+
+Columns = dict[str, np.ndarray]
+
+
+class Progress(NamedTuple):
+    """What the shell may know of a run: small, and fetched by one transfer.
+
+    Attributes:
+        step: Int32 scalar, the train steps done.
+        epoch: Int32 scalar, the epochs done.
+        stop: Int32 scalar, a `StopReason`; `NONE` for a run that goes on.
+        detail: Int32 scalar, the number in the reason's sentence.
+        save: Bool scalar, whether a callback, or a new best, asks for a save of this carry.
+        rows: The `History`.
+        samples: Name to float32 [capacity], the outputs of sampled train steps.
+        every: Train steps from one sample to the next; 0 where none are sampled.
+        latest: The metrics of the last epoch that ended, arrays of any shape included.
+    """
+
+    step: Any
+    epoch: Any
+    stop: Any
+    detail: Any
+    save: Any
+    rows: Any
+    samples: Mapping[str, Any]
+    every: int
+    latest: Mapping[str, Any]
+
+    def fetch(self) -> Progress:
+        """Bring it to the host, in arrays of its own: the carry may be donated afterwards."""
+        here = jax.device_get(self)
+        own = lambda tree: jax.tree.map(np.array, tree)
+        return Progress(
+            int(here.step),
+            int(here.epoch),
+            int(here.stop),
+            int(here.detail),
+            bool(here.save),
+            own(here.rows),
+            own(here.samples),
+            self.every,
+            own(here.latest),
+        )
+
+    def history(self, start: int = 0) -> Columns:
+        """Return the filled rows of the history from a given one on, as columns."""
+        epoch, step, metrics, end = self.rows
+        columns = {"epoch": epoch, "step": step, **metrics}
+        return {name: column[start : int(end)] for name, column in columns.items()}
+
+    def sampled(self, start: int = 0) -> Columns:
+        """Return the complete samples from a given one on, as columns.
+
+        "step" is the number of train steps done at the sample, as in the history.
+        """
+        if not self.every:
+            return {}
+        room = min((len(column) for column in self.samples.values()), default=0)
+        end = min(self.step // self.every, room)
+        columns = {name: column[start:end] for name, column in self.samples.items()}
+        return {"step": self.every * np.arange(start + 1, end + 1), **columns}
+
+    def metrics(self) -> dict[str, float]:
+        """Return the scalar metrics of the last epoch that ended."""
+        return {name: float(x) for name, x in self.latest.items() if np.ndim(x) == 0}
+
+    def arrays(self) -> Columns:
+        """Return its metrics that are no scalars, such as a confusion matrix."""
+        return {name: x for name, x in self.latest.items() if np.ndim(x) > 0}
+
+
+class Finished(NamedTuple):
+    """What a run leaves when it is over.
+
+    Attributes:
+        state: The train state that is the result: averaged, or restored to the best epoch's.
+        bests: The best epochs that callbacks track.
+    """
+
+    state: TrainState
+    bests: Sequence[Tracked]
+
+
+class Program(Protocol):
+    """A training run as the shell drives it; the carry is opaque to the shell.
+
+    `Resident` is one `lax.while_loop` over data on the device, `Driven` a loop on the host over
+    the same functions of the epoch.
+    """
+
+    @property
+    def calendar(self) -> Calendar:
+        """How the run is cut into blocks, epochs and passes."""
+        ...
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """What may not change on a resume, as JSON."""
+        ...
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What a later program needs to read this one's saved carry, as JSON."""
+        ...
+
+    def init(self, key: jax.Array) -> Carry:
+        """Make the carry of a run that has not begun, in buffers of its own."""
+        ...
+
+    def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
+        """Train to a step, or until the host is asked for; the carry given is donated.
+
+        Dispatches and does not wait: `Progress.fetch` does.
+        """
+        ...
+
+    def look(self, carry: Carry) -> Progress:
+        """Return the progress of a carry as it is."""
+        ...
+
+    def state(self, carry: Carry) -> TrainState:
+        """Return the train state of a carry, for writers that read it."""
+        ...
+
+    def finish(self, carry: Carry) -> Finished:
+        """Let the callbacks act at the end of the training, such as to restore the best."""
+        ...
+
+    def to_save(self, carry: Carry) -> PyTree:
+        """Return what of a carry is saved: all that does not follow from the rest."""
+        ...
+
+    def target(self, carry: Carry, record: Mapping[str, Any]) -> PyTree:
+        """Return a tree of the form in which a program with this record saved."""
+        ...
+
+    def restored(self, saved: PyTree, carry: Carry, *, decide_anew: bool) -> Carry:
+        """Make a carry of a saved tree.
+
+        Args:
+            saved: In the form of `target`.
+            carry: A fresh carry of this program.
+            decide_anew: Whether a stop that was asked for is forgotten: callbacks with other
+                hyper-parameters decide again.
+        """
+        ...

@@ -1,0 +1,181 @@
+"""A run as one compiled program over data on the device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax._types import Point, PyTree, ScheduleFn, Signal, Task, TrainState
+from odyssey_jax.callbacks import Ranking, bests_of
+from odyssey_jax.data import Calendar, IndexedSource, Source
+from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
+from odyssey_jax.train._loop import (
+    Loop,
+    finish_compiled,
+    init_compiled,
+    make_loop,
+    run_compiled,
+)
+from odyssey_jax.train._program import Finished, Program, Progress
+from odyssey_jax.train._step import OptimizerLike
+
+
+class Resident:
+    """A `Program` that is one `lax.while_loop`: see `Loop.run`.
+
+    Args:
+        task: What is trained.
+        loop: From `make_loop`, with a `capacity`.
+        inputs: The data and the schedule.
+    """
+
+    def __init__(self, task: Task, loop: Loop, inputs: Inputs):
+        if loop.capacity is None:
+            raise ValueError("a program needs room for its history: make_loop(capacity=...).")
+        self.task, self.loop = task, loop
+        self.inputs = loop.placement.put(inputs)
+        self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch)
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """What decides which batch and which key belong to a step: it may not change."""
+        return {
+            **self.inputs.train.signature(),
+            "steps_per_epoch": self.calendar.epoch,
+            "accumulate_steps": self.loop.options.accumulate_steps,
+        }
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The room that a saved carry has."""
+        return {"capacity": self.loop.capacity, "sample_capacity": self.loop.sample_capacity}
+
+    def init(self, key: jax.Array) -> Carry:
+        """Make the carry of a run that has not begun, in buffers of its own."""
+        params, model_state = self.task.init(Keys.of(key).init)
+        carry = init_compiled(self.loop, key, params, model_state, self.inputs)
+        return self.loop.placement.put(carry)
+
+    def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
+        """Train to a step, or until the host is asked for; the carry given is donated."""
+        carry = run_compiled(self.loop, carry, self.inputs, limit)
+        return carry, self.look(carry)
+
+    def look(self, carry: Carry) -> Progress:
+        """Return the progress of a carry as it is."""
+        assert carry.history is not None
+        sampling = self.loop.sampling
+        return Progress(
+            step=carry.clock.step,
+            epoch=carry.clock.epoch,
+            stop=carry.signal.stop,
+            detail=carry.signal.detail,
+            save=carry.signal.save,
+            rows=carry.history,
+            samples=carry.samples or {},
+            every=0 if sampling is None else sampling.every,
+            latest=carry.latest,
+        )
+
+    def state(self, carry: Carry) -> TrainState:
+        """Return the train state of a carry."""
+        return carry.state
+
+    def finish(self, carry: Carry) -> Finished:
+        """Let the callbacks act at the end of the training, such as to restore the best."""
+        callbacks = self.loop.callbacks
+        if Point.TRAIN_END in callbacks.points:
+            state = finish_compiled(self.loop, carry).state
+        else:  # nothing to compile
+            state = carry.state.for_evaluation
+        return Finished(state, bests_of(callbacks, carry.callbacks))
+
+    def to_save(self, carry: Carry) -> PyTree:
+        """Return what of a carry is saved: the ranking follows from the history."""
+        return carry._replace(ranking=None)
+
+    def target(self, carry: Carry, record: Mapping[str, Any]) -> PyTree:
+        """Return a tree of the form in which a program with this record saved."""
+        return self.to_save(_with_room(carry, record))
+
+    def restored(self, saved: PyTree, carry: Carry, *, decide_anew: bool) -> Carry:
+        """Make a carry of a saved tree: see `Program.restored`."""
+        restored = _with_room(saved, self.record)
+        if decide_anew:
+            restored = restored._replace(signal=fresh_copy(Signal.none()))
+        kept = self.loop.keep_best
+        if kept is not None and kept.monitor is not None:
+            rows = self.look(restored).fetch().history()
+            ranking = Ranking.of(kept.score(rows[kept.monitor]), kept.keep_best)
+            # Where nobody said so, an array that was put somewhere would need another program.
+            like = carry.clock.step
+            ranking = jax.device_put(ranking, like.sharding if like.committed else None)
+            restored = restored._replace(ranking=ranking)
+        return self.loop.placement.put(restored)
+
+
+def make_program(
+    task: Task,
+    optimizer: OptimizerLike,
+    train: Source,
+    valid: Source | None,
+    learning_rate: ScheduleFn | None,
+    **options: Any,
+) -> Program:
+    """Make the program for these sources of batches.
+
+    Args:
+        task: What is trained.
+        optimizer: As for `make_loop`.
+        train: The training data.
+        valid: The validation data, or None.
+        learning_rate: The schedule, where the optimizer is made from one.
+        **options: Other arguments of `make_loop`.
+
+    Returns:
+        The program.
+
+    Raises:
+        TypeError: If there is no program for a source of this kind.
+    """
+    inputs = Inputs(
+        train=_indexed("train", train),
+        valid=None if valid is None else _indexed("valid", valid),
+        learning_rate=learning_rate,
+    )
+    return Resident(task, make_loop(task, optimizer, **options), inputs)
+
+
+def _indexed(name: str, source: Source) -> IndexedSource:
+    if not isinstance(source, IndexedSource):
+        raise TypeError(
+            f"{name} must be a source whose batches are traced, such as ArrayDataset, got "
+            f"{type(source).__name__}."
+        )
+    return source
+
+
+def _with_room(carry: Carry, record: Mapping[str, Any]) -> Carry:
+    """Return a carry with as much room for history and samples as recorded."""
+    history, samples = carry.history, carry.samples
+    assert history is not None
+    resize = functools.partial(_resized, capacity=record["capacity"])
+    history = history._replace(
+        epoch=resize(history.epoch),
+        step=resize(history.step),
+        metrics=jax.tree.map(resize, history.metrics),
+    )
+    if samples is not None:
+        resize = functools.partial(_resized, capacity=record["sample_capacity"])
+        samples = jax.tree.map(resize, samples)
+    return carry._replace(history=history, samples=samples)
+
+
+def _resized(column: jax.Array, capacity: int) -> jax.Array:
+    if column.shape[0] == capacity:
+        return column
+    return jnp.pad(column, (0, max(0, capacity - column.shape[0])))[:capacity]

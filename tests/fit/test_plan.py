@@ -1,0 +1,87 @@
+"""The writers that fit takes, and what it refuses before anything is trained."""
+
+import optax
+import pytest
+
+import odyssey_jax as ody
+from odyssey_jax.fit._plan import as_writers, make_plan
+from tests import examples
+
+LINES = ody.JsonLines()
+
+
+def test_any_iterable_of_writers_is_a_list_of_them():
+    assert as_writers(writer for writer in (LINES,)) == [LINES]
+    assert as_writers(()) == []
+
+
+@pytest.mark.parametrize(
+    ("writers", "error", "message"),
+    [
+        (LINES, TypeError, "writers must be a list of writers, got <.*JsonLines"),
+        ("metrics.csv", TypeError, "writers must be a list of writers, got 'metrics.csv'"),
+        ([ody.CsvFile], TypeError, r"CsvFile is a class: pass a writer, such as CsvFile\(...\)"),
+        ([LINES, "csv"], TypeError, "'csv' has no open, write, close: a writer has"),
+        ([LINES, ody.CsvFile(), LINES], ValueError, "JsonLines.* is there twice"),
+    ],
+)
+def test_what_is_no_writer(writers, error, message):
+    with pytest.raises(error, match=message):
+        as_writers(writers)
+
+
+def plan(callbacks, directory="somewhere", **kwargs):
+    arguments = {
+        "epochs": 2, "learning_rate": None, "metrics": None, "train_metrics": None,
+        "steps_per_epoch": None, "options": ody.StepOptions(), "batch_sharding": None, "seed": 0,
+        "resume": "latest", "schedule_change": "refuse", "writers": [], "config": None,
+        "max_time": None,
+    }  # fmt: skip
+    data = examples.train_data()
+    given = arguments | {"callbacks": callbacks, "directory": directory} | kwargs
+    return make_plan(examples.linear_task(), optax.sgd(0.1), data, data, **given)
+
+
+BEST = ody.checkpoint(keep_best=1, monitor="valid/loss")
+STOPPING = ody.early_stopping("valid/loss", 3)
+
+
+class Own:
+    """A callback of the user's own, which does not say what it may ask for."""
+
+    points = (ody.Point.EPOCH_END,)
+    init = staticmethod(lambda event: None)
+    update = staticmethod(lambda state, event: (state, ody.Signal.none()))
+
+
+class OwnThatNeverSaves(Own):
+    asks_to_save = False
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "held"),
+    [
+        (BEST, True),
+        (ody.chain(STOPPING, BEST), True),
+        (ody.chain(ody.all_of(STOPPING, ody.max_steps(9)), BEST), True),
+        (ody.chain(ody.any_of(STOPPING, ody.terminate_on_nan()), BEST), True),
+        (ody.chain(ody.callbacks.on(ody.every(epochs=2), STOPPING), BEST), True),
+        (ody.chain(ody.all_of(ody.callbacks.on(ody.every(epochs=2), STOPPING)), BEST), True),
+        (ody.chain(OwnThatNeverSaves(), BEST), True),
+        (ody.chain(ody.all_of(OwnThatNeverSaves(), STOPPING), BEST), True),
+        (ody.chain(Own(), BEST), False),
+        (ody.chain(ody.callbacks.on(ody.every(epochs=2), Own()), BEST), False),
+        (ody.chain(ody.all_of(STOPPING, Own()), BEST), False),
+        (ody.checkpoint(keep_best=2, monitor="valid/loss"), False),
+        (ody.checkpoint(), False),
+    ],
+)
+def test_a_best_may_wait_unless_a_callback_may_ask_for_a_save(callbacks, held):
+    assert plan(callbacks).holds_pending_best is held
+
+
+def test_a_plan_touches_nothing_and_is_immutable(tmp_path):
+    made = plan(BEST, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(AttributeError):
+        made.epochs = 3
