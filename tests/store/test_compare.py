@@ -1,7 +1,7 @@
 """The report of a mismatch, and its words."""
 
-from odyssey_jax.store._compare import compare, mismatch
 from odyssey_jax.store._leaves import Leaf
+from odyssey_jax.store._match import compare, mismatch
 
 SAVED = [
     Leaf("['a']", (3,), "float32"),

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odyssey_jax.store import CheckpointError
-from odyssey_jax.store._encode import decode, dumps, encode
+from odyssey_jax.store._format import decode, dumps, encode
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 keys = st.text() | st.integers() | st.sampled_from(["__float__", "__items__"])
@@ -53,7 +52,5 @@ def test_nan_comes_back(nan):
 
 
 def test_what_json_cannot_hold_is_named():
-    with pytest.raises(
-        CheckpointError, match=r"metadata\['a'\]\[1\] is .*object.*JSON cannot hold"
-    ):
+    with pytest.raises(ValueError, match=r"metadata\['a'\]\[1\] is .*object.*JSON cannot hold"):
         encode({"a": [1, object()]})

@@ -98,7 +98,7 @@ def test_while_a_save_goes_on_nothing_is_waited_for(tmp_path):
 
 
 def test_no_other_policy(tmp_path):
-    with pytest.raises(CheckpointError, match="on_failed_save must be 'raise' or 'warn', got 'no'"):
+    with pytest.raises(ValueError, match="on_failed_save must be one of 'raise', 'warn', got 'no'"):
         Store(tmp_path, on_failed_save="no")
 
 

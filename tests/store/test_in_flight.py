@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store
-from odyssey_jax.store._planner import Planner
+from odyssey_jax.store._snapshot import Planner
 
 
 def tree(value):
@@ -115,7 +115,7 @@ def test_each_failure_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("bound", [0, -1])
 def test_a_bound_below_one_is_refused(tmp_path, bound):
     with pytest.raises(
-        CheckpointError, match=f"max_in_flight must be an integer of at least 1, got {bound}"
+        ValueError, match=f"max_in_flight must be an integer of at least 1, got {bound}"
     ):
         Store(tmp_path, max_in_flight=bound)
 

@@ -78,7 +78,7 @@ def test_what_is_not_committed_cannot_be_pinned(tmp_path):
             with pytest.raises(CheckpointNotFoundError, match=r"no step 7 .*committed are \[1"):
                 change(7)
             with pytest.raises(
-                CheckpointError, match="a step is an integer of at least 0, .*, got -1"
+                ValueError, match="step must be an integer of at least 0, .*, got -1"
             ):
                 change(-1)
         assert {path.name for path in tmp_path.iterdir()} == {"1", "writer.lock"}
@@ -98,7 +98,7 @@ def test_every_nth_step_is_kept_for_good(tmp_path):
         assert store.steps() == (10, 20, 25)
         assert store.metadata(25)["retention"]["keep_every"] == 10
     with pytest.raises(
-        CheckpointError,
+        ValueError,
         match="keep_every must be an integer of at least 1, or None for none, got 0",
     ):
         Store(tmp_path, keep_every=0)

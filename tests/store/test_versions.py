@@ -1,15 +1,23 @@
-"""Checkpoints of every format version that was ever released restore to the exact values."""
+"""The format's versions: fixtures restore exactly, older documents are migrated, newer refused."""
 
 import shutil
 
+import numpy as np
 import pytest
 
-from odyssey_jax.store import FORMAT_VERSION, CheckpointCorruptError, Reader, Store, _migrations
-from odyssey_jax.store._migrations import MIGRATIONS, migrate
+from odyssey_jax.store import (
+    FORMAT_VERSION,
+    CheckpointCorruptError,
+    Reader,
+    Store,
+    _format,
+    _stored_step,
+)
+from odyssey_jax.store._format import MIGRATIONS, migrate
 from tests.store.fixtures.write import FIXTURES, METADATA, STEP, tree
 from tests.store.test_round_trip import assert_same, blank
 
-VERSIONS = range(1, FORMAT_VERSION + 1)
+VERSIONS = [*MIGRATIONS, FORMAT_VERSION]  # those that this library reads
 
 
 def test_every_version_has_a_fixture():
@@ -30,16 +38,42 @@ def test_restores_exactly(version, tmp_path):
     assert_same(restored.tree, wanted)
 
 
-def test_every_older_version_has_a_migration():
-    assert list(MIGRATIONS) == list(VERSIONS)[:-1]
+def test_no_version_is_left_out():
+    assert list(range(VERSIONS[0], FORMAT_VERSION + 1)) == VERSIONS
+
+
+def test_a_step_of_an_older_version_is_migrated(tmp_path, monkeypatch):
+    """A made-up next version, whose layout is called otherwise and whose epochs count from 0."""
+
+    def from_2(kind, document):
+        if kind == "metadata":
+            return document | {"epoch": document["epoch"] - 1}
+        return {{"leaves": "rows"}.get(name, name): value for name, value in document.items()}
+
+    from_json = _stored_step.from_json
+    shutil.copytree(FIXTURES / "v2", tmp_path / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(_format, "FORMAT_VERSION", 3)
+        patched.setattr(_format, "MIGRATIONS", {2: from_2})
+        patched.setattr(
+            _stored_step, "from_json", lambda data: from_json(data | {"leaves": data["rows"]})
+        )
+        reader = Reader(tmp_path / "store")
+        assert reader.metadata(STEP)["epoch"] == METADATA["epoch"] - 1
+        assert reader.metadata(STEP)["format_version"] == 2
+        np.testing.assert_array_equal(reader.load().tree["params"]["w"], tree()["params"]["w"])
+        assert reader.verify(STEP) > 0
+        patched.setattr(_format, "MIGRATIONS", {})
+        with pytest.raises(CheckpointCorruptError, match=r"no format version \(found 2\)"):
+            reader.metadata(STEP)
 
 
 def test_migrations_go_one_version_at_a_time(monkeypatch):
     def migration(version):
         return lambda kind, document: document | {kind: [*document.get(kind, []), version]}
 
-    monkeypatch.setattr(_migrations, "FORMAT_VERSION", 4)
-    monkeypatch.setattr(_migrations, "MIGRATIONS", {n: migration(n) for n in (1, 2, 3)})
+    monkeypatch.setattr(_format, "FORMAT_VERSION", 4)
+    monkeypatch.setattr(_format, "MIGRATIONS", {n: migration(n) for n in (1, 2, 3)})
     assert migrate("layout", {"a": 0}, 2) == {"a": 0, "layout": [2, 3]}
     assert migrate("metadata", {}, 1) == {"metadata": [1, 2, 3]}
     assert migrate("metadata", {"a": 0}, 4) == {"a": 0}
@@ -55,7 +89,7 @@ def test_a_newer_version_that_is_damaged_is_damaged(tmp_path):
         Reader(tmp_path / "store").metadata(STEP)
 
 
-def test_without_its_checksums_a_newer_one_than_the_first_is_corrupt(tmp_path):
+def test_without_its_checksums_it_is_corrupt(tmp_path):
     shutil.copytree(FIXTURES / "v2", tmp_path / "store")
     (tmp_path / "store" / str(STEP) / "checksums.json").unlink()
     with pytest.raises(CheckpointCorruptError, match=r"cannot be read: checksums\.json is missing"):

@@ -224,10 +224,3 @@ def test_a_skipped_step_stays_until_the_run_is_past_it(directory):
         store.wait()
         assert (store.steps(), store.skipped) == ((3,), {})
         assert store.restore(TREE).step == 3
-
-
-def test_old_steps_have_lengths_only(tmp_path):
-    from tests.store.fixtures.write import FIXTURES, STEP
-
-    assert Reader(FIXTURES / "v1").verify(STEP) == 0
-    assert Reader(FIXTURES / "v2").verify(STEP) > 0

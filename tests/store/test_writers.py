@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax.store import CheckpointError, CheckpointInUseError, Reader, Store, _lock
+from odyssey_jax.store import CheckpointInUseError, Reader, Store, _lock
 
 TREE = {"w": np.arange(3.0)}
 
@@ -62,7 +62,7 @@ def test_a_store_that_nobody_closed_is_no_obstacle(tmp_path):
 def test_a_closed_store_takes_nothing(tmp_path):
     store = Store(tmp_path)
     store.close()
-    with pytest.raises(CheckpointError, match="is closed; make another"):
+    with pytest.raises(RuntimeError, match="is closed; make another"):
         store.acquire()
 
 
