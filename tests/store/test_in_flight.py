@@ -10,20 +10,11 @@ import pytest
 from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store
 from odyssey_jax.store._snapshot import Planner
 
+pytestmark = pytest.mark.usefixtures("plain_writer")
+
 
 def tree(value):
     return {"w": np.full(1000, float(value)), "n": jnp.full(3, value)}
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Holds every write back until it is opened."""
-    from odyssey_jax.store import _orbax
-
-    gate, write = threading.Event(), _orbax.Writer.write
-    monkeypatch.setattr(_orbax.Writer, "write", lambda *args: (gate.wait(60), write(*args)))
-    yield gate
-    gate.set()
 
 
 def save_in_thread(store, step):

@@ -1,9 +1,7 @@
 """The structure of a tree, in plain values and back, without a disk."""
 
 import collections
-import dataclasses
 import json
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +14,7 @@ from hypothesis import strategies as st
 
 from odyssey_jax.store import CheckpointError
 from odyssey_jax.store._structure import build, find, numbers_in, structure_of
-
-
-class Pair(NamedTuple):
-    """A NamedTuple node."""
-
-    left: Any
-    right: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Box:
-    """A dataclass node."""
-
-    content: Any
+from tests.store.conftest import Box, Pair
 
 
 @jax.tree_util.register_pytree_node_class

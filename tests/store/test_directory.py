@@ -22,6 +22,8 @@ from odyssey_jax.store import _format as format_module
 
 TREE = {"w": np.arange(3.0), "b": np.ones(2)}
 
+pytestmark = pytest.mark.usefixtures("plain_writer")
+
 
 @pytest.fixture
 def directory(tmp_path):

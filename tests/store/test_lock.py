@@ -11,14 +11,15 @@ import pytest
 
 import odyssey_jax as ody
 from odyssey_jax.store import CheckpointInUseError, Reader, Store, _lock
+from tests.store.conftest import TREE, save
 
-TREE = {"w": np.arange(3.0)}
+pytestmark = pytest.mark.usefixtures("plain_writer")
 
 
-def save(store, *steps):
-    for step in steps:
-        store.save(step, TREE, {})
-    store.wait()
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """A tenth of the time that a store waits for a lock, at each 0.05 s of which it collects."""
+    monkeypatch.setattr(_lock, "_PATIENCE", 0.05)
 
 
 def test_a_second_store_reads_and_pins_and_is_refused_to_write(tmp_path):
