@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 class Directory:
     """The committed steps of a directory, found again at every call: others may write there.
 
-    What is corrupt is passed over where a step is chosen, and hides no other; what the system
-    refuses for now is not.
+    What is corrupt is skipped where a step is chosen, and hides no other; what the system refuses
+    for now is not.
 
     Args:
         directory: Where the steps are; one that does not exist holds none.

@@ -111,8 +111,9 @@ def _take(path: Path) -> int | None:
     """
     while fcntl is not None:
         try:
-            # Writable, without which NFS locks nothing.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # Writable, without which NFS locks nothing; and no link, which may lead to a file
+            # that is somebody's.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError:
             return None
         try:

@@ -88,7 +88,7 @@ def quiet() -> Iterator[None]:
 
 
 class _PackHandler(type_handlers.NumpyHandler):
-    """Reads arrays into memory that XLA can use where it lies."""
+    """A handler that reads arrays into memory that XLA can use where it lies."""
 
     def __init__(self) -> None:
         # The snapshot is ours alone, so Orbax need not copy it once more.
@@ -153,7 +153,7 @@ _IN_TURN = ocp.AsyncOptions(
 
 
 class Writer:
-    """Writes steps into one directory, each atomically; the first process has one.
+    """The writer of whole steps, each atomically; the first process has one.
 
     Args:
         directory: The store's directory.
@@ -275,7 +275,7 @@ def _finish(
 
 
 class ShardWriter:
-    """Writes the shards that a process holds; each process but the first has one.
+    """The writer of the shards that a process holds; each process but the first has one.
 
     TensorStore makes every file that it writes durable; the directories are the first's.
 

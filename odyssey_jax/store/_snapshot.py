@@ -8,6 +8,7 @@ all that a training waits for at a save.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -102,7 +103,7 @@ def _home(sharding: jax.sharding.Sharding, on_device: bool | None) -> str | None
 
 
 class Planner:
-    """Plans where the leaves of trees lie, and remembers the last plan.
+    """A planner of where the leaves of trees lie, which remembers its last plan.
 
     To name every leaf and to find its dtype and home takes some 10 us a leaf, for which the
     training would wait at each save; to see that nothing has changed takes less than one.
@@ -246,7 +247,8 @@ def _memory(size: int) -> mmap.mmap:
         return mmap.mmap(-1, size + ALIGNMENT)
     memory = mmap.mmap(-1, size + ALIGNMENT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     # 512 times fewer page faults at the first save, which is the one that touches the memory.
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel without them, as every PREEMPT_RT one
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 

@@ -136,3 +136,15 @@ def test_a_run_beside_another_is_refused_before_it_changes_anything(tmp_path):
             ody.fit(task, optax.sgd(0.1), data, data, epochs=1, directory=tmp_path, resume=False)
     assert Reader(tmp_path / "checkpoints").steps() == (1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_link_is_not_followed(tmp_path):
+    """Whoever gave the directory away may have put one there."""
+    file = tmp_path / "precious"
+    file.write_text("mine")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "writer.lock").symlink_to(file)
+    with Store(tmp_path / "store") as store:
+        save(store, 1)
+    assert file.read_text() == "mine"
+    assert Reader(tmp_path / "store").steps() == (1,)

@@ -1,5 +1,7 @@
 """What a store refuses before anything is written, and that it goes on afterwards."""
 
+import errno
+import mmap
 import threading
 
 import jax
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store
+from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store, _snapshot
 from odyssey_jax.store._snapshot import Planner
+from tests.store.conftest import TREE, assert_same, blank, save
 
 
 def spread(dtype):
@@ -125,3 +128,14 @@ def test_where_the_system_gives_no_thread_the_save_fails_and_nothing_hangs(tmp_p
         store.save(2, {"w": np.ones(2)}, {})
         store.wait()
         assert store.steps()[-1] == 2
+
+
+def test_a_kernel_without_large_pages_saves_all_the_same(tmp_path, monkeypatch):
+    class Memory(mmap.mmap):
+        def madvise(self, *_):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(_snapshot.mmap, "mmap", Memory)
+    with Store(tmp_path) as store:
+        save(store, 1)
+        assert_same(store.restore(blank(TREE)).tree, TREE)
