@@ -104,11 +104,6 @@ def test_while_a_save_goes_on_nothing_is_waited_for(tmp_path):
         going_on.set()
 
 
-def test_no_other_policy(tmp_path):
-    with pytest.raises(ValueError, match="on_failed_save must be one of 'raise', 'warn', got 'no'"):
-        Store(tmp_path, on_failed_save="no")
-
-
 def test_the_first_failure_is_not_hidden_by_the_closing(tmp_path):
     def program():
         with Store(tmp_path) as store:

@@ -103,14 +103,6 @@ def test_each_failure_is_told(tmp_path, monkeypatch):
         assert store.steps() == (2,), "a save that fails takes no other with it"
 
 
-@pytest.mark.parametrize("bound", [0, -1])
-def test_a_bound_below_one_is_refused(tmp_path, bound):
-    with pytest.raises(
-        ValueError, match=f"max_in_flight must be an integer of at least 1, got {bound}"
-    ):
-        Store(tmp_path, max_in_flight=bound)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "int4", "complex64"])
 def test_the_carry_is_free_for_donation_at_once(tmp_path, gate, dtype):
     """Donated while the save is held back: its buffers are used again, none is copied."""

@@ -92,11 +92,6 @@ def test_every_nth_step_is_kept_for_good(tmp_path):
         save(store, 5, 10, 15, 20, 25)
         assert store.steps() == (10, 20, 25)
         assert store.metadata(25)["retention"]["keep_every"] == 10
-    with pytest.raises(
-        ValueError,
-        match="keep_every must be an integer of at least 1, or None for none, got 0",
-    ):
-        Store(tmp_path, keep_every=0)
 
 
 def test_how_long_a_save_took(tmp_path):
