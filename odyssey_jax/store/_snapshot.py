@@ -242,7 +242,7 @@ class _Copy(NamedTuple):
 
 
 def _memory(size: int) -> mmap.mmap:
-    """Make memory of large pages, where the system has them, with room for a last gap."""
+    """Make memory of huge pages, where the system has them, with room for a last gap."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return mmap.mmap(-1, size + ALIGNMENT)
     memory = mmap.mmap(-1, size + ALIGNMENT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

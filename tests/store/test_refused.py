@@ -177,7 +177,7 @@ def test_where_the_system_gives_no_thread_the_save_fails_and_nothing_hangs(tmp_p
         assert store.steps()[-1] == 2
 
 
-def test_a_kernel_without_large_pages_saves_all_the_same(tmp_path, monkeypatch):
+def test_a_kernel_without_huge_pages_saves_all_the_same(tmp_path, monkeypatch):
     class Memory(mmap.mmap):
         def madvise(self, *_):
             raise OSError(errno.EINVAL, "Invalid argument")
