@@ -3,7 +3,6 @@
 What the files hold, and what is promised of them, is in FORMAT.md beside this.
 """
 
-from odyssey_jax.store._compare import Report as Report
 from odyssey_jax.store._errors import CheckpointCorruptError as CheckpointCorruptError
 from odyssey_jax.store._errors import CheckpointError as CheckpointError
 from odyssey_jax.store._errors import CheckpointInUseError as CheckpointInUseError
@@ -15,9 +14,10 @@ from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteErr
 from odyssey_jax.store._errors import CheckpointWriteWarning as CheckpointWriteWarning
 from odyssey_jax.store._export import export as export
 from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
+from odyssey_jax.store._leaves import SavedLeaf as SavedLeaf
+from odyssey_jax.store._match import Report as Report
+from odyssey_jax.store._match import Transfer as Transfer
 from odyssey_jax.store._reader import Reader as Reader
 from odyssey_jax.store._reader import Restored as Restored
 from odyssey_jax.store._retain import retain as retain
-from odyssey_jax.store._saved_leaf import SavedLeaf as SavedLeaf
 from odyssey_jax.store._store import Store as Store
-from odyssey_jax.store._transfer import Transfer as Transfer

@@ -1,16 +1,24 @@
-"""Tasks in a thread, one after another, whose failures are kept until somebody takes them."""
+"""The background thread of a store, and what becomes of the saves that fail in it."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, get_args
+
+from odyssey_jax._checks import check_words
+from odyssey_jax.store._errors import CheckpointWriteError, CheckpointWriteWarning
+
+OnFailedSave = Literal["raise", "warn"]
 
 
 class Background:
-    """Runs tasks beside the caller, in the order given; a bounded number may be unfinished.
+    """A thread that runs tasks in the order given; a bounded number may be unfinished.
 
     A failure that nobody took by the time the object goes, or the program ends, is printed.
 
@@ -41,21 +49,21 @@ class Background:
 
     @property
     def unfinished(self) -> int:
-        """How many tasks are not over, the one that runs included."""
+        """Number of tasks that are not over, the one that runs included."""
         return len(self._tasks)
 
     @property
     def full(self) -> bool:
-        """Whether `start` would wait."""
+        """True if `start` would wait."""
         return self.unfinished >= self._most
 
     def wait_for_room(self) -> None:
-        """Waits until one more task may be started."""
+        """Wait until one more task may be started."""
         with self._changed:
             self._changed.wait_for(lambda: not self.full)
 
     def start(self, task: Callable[[], None], afterwards: Callable[[], None]) -> None:
-        """Starts a task as soon as those before it and their tidying up are over.
+        """Start a task as soon as those before it and their tidying up are over.
 
         Args:
             task: What `wait` waits for.
@@ -63,7 +71,7 @@ class Background:
                 if the task fails, and must not raise.
 
         Raises:
-            RuntimeError: The system gives no thread; the task is not begun.
+            RuntimeError: If the system gives no thread; the task is not begun.
         """
         self.wait_for_room()
         with self._changed:
@@ -79,23 +87,23 @@ class Background:
                     raise
 
     def wait(self) -> None:
-        """Waits for all tasks, without raising what they raised."""
+        """Wait for all tasks, without raising what they raised."""
         with self._changed:
             self._changed.wait_for(lambda: not self._tasks)
 
     def join(self) -> None:
-        """Waits for all tasks and for what comes afterwards."""
+        """Wait for all tasks and for what comes afterwards."""
         thread = self._thread
         if thread is not None:
             thread.join()
 
     @property
     def failed(self) -> bool:
-        """Whether there are failures to take."""
+        """True if there are failures to take."""
         return bool(self._failures)
 
     def take_failures(self) -> list[BaseException]:
-        """Hands over what tasks raised since it was last called, in their order."""
+        """Return what tasks raised since it was last called, in their order."""
         taken = self._failures.copy()
         del self._failures[: len(taken)]
         return taken
@@ -121,3 +129,58 @@ class Background:
 def _print_failures(name: str, failures: list[BaseException]) -> None:
     for error in failures:
         print(f"{name}: {error}", file=sys.stderr)
+
+
+class Failures:
+    """A store's failed saves: counted, and raised or warned of.
+
+    Args:
+        policy: ``"raise"`` or ``"warn"``.
+
+    Raises:
+        ValueError: If the policy is neither.
+
+    Example:
+        >>> failures = Failures("raise")
+        >>> failures.tell([CheckpointWriteError("no space")])
+        Traceback (most recent call last):
+        odyssey_jax.store._errors.CheckpointWriteError: no space
+        >>> failures.count
+        1
+    """
+
+    def __init__(self, policy: OnFailedSave) -> None:
+        check_words("on_failed_save", policy, get_args(OnFailedSave))
+        self.policy: OnFailedSave = policy
+        self.count = 0
+
+    def tell(self, failures: Iterable[BaseException]) -> None:
+        """Raise the first failure with notes of the others, or warn of each.
+
+        What is no failure to write is always raised.
+        """
+        raised: list[BaseException] = []
+        for failure in failures:
+            self.count += 1
+            if self.policy == "raise" or not isinstance(failure, CheckpointWriteError):
+                raised.append(failure)
+            else:
+                _warn(f"{failure} ({_failed(self.count)} so far)")
+        for failure in raised[1:]:
+            raised[0].add_note(f"and then: {failure}")
+        if raised:
+            raise raised[0]
+
+    def sum_up(self, directory: Path) -> None:
+        """Warn once more at the end: a warning in the middle of a long log is not seen."""
+        if self.count and self.policy == "warn":
+            _warn(f"{_failed(self.count)} in all, in {str(directory)!r}")
+
+
+def _failed(count: int) -> str:
+    return f"{count} failed save{'' if count == 1 else 's'}"
+
+
+def _warn(message: str) -> None:
+    # The line to show is the one that called the store.
+    warnings.warn(CheckpointWriteWarning(message), stacklevel=4)

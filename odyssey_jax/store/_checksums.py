@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from odyssey_jax.store._errors import CheckpointCorruptError
+from odyssey_jax.store._files import MARKERS
 from odyssey_jax.store._layout import Pack
 
 FILE = "checksums.json"
-_MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax's; nothing is read from them
 BLOCK = 2**20  # bytes read and summed at a time: they stay in the processor's cache
 
 Item = TypeVar("Item")
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class Checksum(NamedTuple):
-    """What a file must be.
+    """The length and the CRC-32 of a file.
 
     Attributes:
         size: Its length in bytes.
@@ -46,7 +46,7 @@ Checksums = Mapping[str, Checksum]  # file, relative to the step's directory -> 
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Maps side by side: reading and zlib let other threads run meanwhile."""
+    """Map side by side: reading and zlib release the interpreter's lock."""
     items = list(items)
     if len(items) < 2:
         return [function(item) for item in items]
@@ -55,7 +55,7 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
 
 
 def of_array(array: np.ndarray) -> Checksum:
-    """Sums the bytes of an array.
+    """Sum the bytes of an array.
 
     Example:
         >>> of_array(np.frombuffer(b"123456789", np.uint8)) == (9, 0xCBF43926)
@@ -66,7 +66,7 @@ def of_array(array: np.ndarray) -> Checksum:
 
 
 def of_packs(packed: Mapping[str, np.ndarray], packs: Mapping[str, Pack]) -> dict[str, Checksum]:
-    """Sums the files that packed arrays will be written to.
+    """Sum the files that packed arrays will be written to.
 
     Args:
         packed: The arrays by name.
@@ -84,12 +84,12 @@ def of_packs(packed: Mapping[str, np.ndarray], packs: Mapping[str, Pack]) -> dic
 
 
 def chunk_file(pack: str, number: int) -> str:
-    """The file that holds a chunk of a packed array."""
+    """Return the file that holds a chunk of a packed array."""
     return f"state/packed.{pack}/{number}"
 
 
 def of_loose(root: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
-    """Sums the files of arrays by themselves, as far as this process holds their data.
+    """Sum the files of arrays by themselves, as far as this process holds their data.
 
     Args:
         root: The step's directory, where Orbax has said in ``.zarray`` how it cut them.
@@ -112,7 +112,7 @@ def of_loose(root: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
 
 
 def _pieces(shard: jax.Shard, chunk: list[int]) -> Iterable[tuple[tuple[int, ...], np.ndarray]]:
-    """Cuts a shard where the array is cut; a chunk is a shard, or a part of one."""
+    """Cut a shard where the array is cut; a chunk is a shard, or a part of one."""
     data = np.asarray(shard.data)
     counts = [length // size for length, size in zip(data.shape, chunk, strict=True)]
     first = [(part.start or 0) // size for part, size in zip(shard.index, chunk, strict=True)]
@@ -122,7 +122,7 @@ def _pieces(shard: jax.Shard, chunk: list[int]) -> Iterable[tuple[tuple[int, ...
 
 
 def of_file(path: Path) -> Checksum:
-    """Sums a file as it is on the disk."""
+    """Sum a file as it is on the disk."""
     with path.open("rb", buffering=0) as stream:
         size = crc = 0
         while block := stream.read(BLOCK):
@@ -131,7 +131,7 @@ def of_file(path: Path) -> Checksum:
 
 
 def write(root: Path, arrays: Checksums) -> None:
-    """Writes down what each file of a step must be.
+    """Write down what each file of a step must be.
 
     Args:
         root: The step's directory, complete but for this file.
@@ -142,27 +142,29 @@ def write(root: Path, arrays: Checksums) -> None:
     found = {
         name: arrays.get(name) or of_file(path)
         for name, path in names.items()
-        if path.name not in _MARKERS
+        if path.name not in MARKERS
     }
     (root / FILE).write_text(json.dumps({"crc32": found}))
 
 
-def load(root: Path) -> Checksums | None:
-    """Reads what `write` wrote.
+def load(root: Path) -> Checksums:
+    """Read what `write` wrote.
 
     Args:
         root: The step's directory.
 
     Returns:
-        File -> checksum, or None where there is no such file, as in format version 1.
+        File -> checksum.
 
     Raises:
-        CheckpointCorruptError: The file makes no sense.
+        CheckpointCorruptError: If the file is missing, or makes no sense.
     """
     try:
         text = (root / FILE).read_bytes()
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as error:
+        raise CheckpointCorruptError(
+            f"{FILE} is missing: the step is damaged, or not odyssey_jax's"
+        ) from error
     try:
         return {
             name: Checksum(int(size), int(crc))
@@ -173,7 +175,7 @@ def load(root: Path) -> Checksums | None:
 
 
 def compare(name: str, found: Checksum, wanted: Checksums) -> None:
-    """Refuses a file that is not as it was written.
+    """Raise CheckpointCorruptError unless a file is as it was written.
 
     Args:
         name: The file, relative to the step's directory.
@@ -181,7 +183,7 @@ def compare(name: str, found: Checksum, wanted: Checksums) -> None:
         wanted: What the files must be.
 
     Raises:
-        CheckpointCorruptError: It differs, or nothing is known about it.
+        CheckpointCorruptError: If it differs, or nothing is known about it.
 
     Example:
         >>> compare("a", Checksum(3, 7), {"a": Checksum(4, 7)})
@@ -197,16 +199,12 @@ def compare(name: str, found: Checksum, wanted: Checksums) -> None:
 
 
 def missing(name: str) -> CheckpointCorruptError:
-    """The error for a file that is gone."""
+    """Return the error for a file that is gone."""
     return CheckpointCorruptError(f"{name} is missing")
 
 
 def check_files(root: Path, names: Iterable[str], wanted: Checksums) -> None:
-    """Reads files, and refuses those that are not as they were written.
-
-    Raises:
-        CheckpointCorruptError: One differs or is gone.
-    """
+    """Read files; raise CheckpointCorruptError unless each is as it was written."""
 
     def check(name: str) -> None:
         try:

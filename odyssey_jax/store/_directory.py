@@ -1,4 +1,4 @@
-"""A store's directory: its steps, which is taken as the latest or the best, and which are good."""
+"""A directory of checkpoints: its steps, the latest and the best of them, and which are good."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from odyssey_jax._checks import check_words
 from odyssey_jax.store import _files
 from odyssey_jax.store._errors import (
     CheckpointCorruptError,
@@ -19,9 +20,8 @@ from odyssey_jax.store._errors import (
     CheckpointSkippedWarning,
     CheckpointVersionError,
 )
-from odyssey_jax.store._pins import pins
 from odyssey_jax.store._retain import Mode, ranked
-from odyssey_jax.store._step import Step
+from odyssey_jax.store._stored_step import StoredStep
 
 Which = Literal["latest", "best"]
 Result = TypeVar("Result")
@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 class Directory:
     """The committed steps of a directory, found again at every call: others may write there.
 
-    What is corrupt is passed over where a step is chosen, and hides no other; what the system
-    refuses for now is not.
+    What is corrupt is skipped where a step is chosen, and hides no other; what the system refuses
+    for now is not.
 
     Args:
         directory: Where the steps are; one that does not exist holds none.
@@ -39,7 +39,7 @@ class Directory:
         mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
 
     Raises:
-        CheckpointError: The mode is neither.
+        ValueError: If the mode is neither.
     """
 
     def __init__(
@@ -49,8 +49,7 @@ class Directory:
         monitor: str | None = None,
         mode: Mode = "min",
     ) -> None:
-        if mode not in ("min", "max"):
-            raise CheckpointError(f"mode must be 'min' or 'max', got {mode!r}")
+        check_words("mode", mode, ("min", "max"))
         self.directory = Path(os.path.abspath(directory))
         self.monitor = monitor
         self.mode: Mode = mode
@@ -61,7 +60,7 @@ class Directory:
         return f"{type(self).__name__}({str(self.directory)!r}, steps={self._committed()})"
 
     def steps(self) -> tuple[int, ...]:
-        """Lists the committed steps.
+        """List the committed steps.
 
         Returns:
             Their numbers, ascending. The one being saved is not among them.
@@ -76,26 +75,26 @@ class Directory:
         return self._committed()
 
     def _committed(self) -> tuple[int, ...]:
-        """The committed steps as this process sees them."""
+        """Return the committed steps as this process sees them."""
         return _files.committed_steps(self.directory)
 
     @property
     def skipped(self) -> dict[int, str]:
-        """The steps that were passed over so far for being corrupt -> what is wrong with them."""
+        """The steps that were skipped so far for being corrupt -> what is wrong with them."""
         return dict(self._skipped)
 
     def latest(self, *, verify: bool = False) -> int | None:
-        """Finds the newest committed step.
+        """Find the newest committed step.
 
         Args:
-            verify: Whether to `verify` it, and to go back to the newest one that is good,
-                with a `CheckpointSkippedWarning`.
+            verify: True to `verify` it, and to fall back to the newest one that is good, with a
+                `CheckpointSkippedWarning`.
 
         Returns:
             Its number, or None if there is none.
 
         Raises:
-            CheckpointCorruptError: With ``verify``, none is good.
+            CheckpointCorruptError: If none is good, with ``verify``.
 
         Example:
             >>> import tempfile
@@ -109,22 +108,23 @@ class Directory:
         return max(self.steps(), default=None)
 
     def best(self, *, verify: bool = False) -> int | None:
-        """Finds the best committed step by the monitored metric.
+        """Find the best committed step by the monitored metric.
 
         NaN is never best; ties go to the earlier step; one that is corrupt is left out.
 
         Args:
-            verify: Whether to `verify` it, and to go on to the best one that is good, with a
+            verify: True to `verify` it, and to fall back to the best one that is good, with a
                 `CheckpointSkippedWarning`.
 
         Returns:
             Its number, or None if no step has a value.
 
         Raises:
-            CheckpointError: The store has no ``monitor``, or the system refuses to read a step.
-            CheckpointVersionError: A step's format is newer than this library reads; it may be
+            ValueError: If there is no ``monitor``.
+            CheckpointError: If the system refuses to read a step.
+            CheckpointVersionError: If a step's format is newer than this library reads: it may be
                 the best.
-            CheckpointCorruptError: With ``verify``, none with a value is good.
+            CheckpointCorruptError: If none with a value is good, with ``verify``.
 
         Example:
             >>> import tempfile
@@ -149,7 +149,7 @@ class Directory:
             return None
 
     def pinned(self) -> tuple[int, ...]:
-        """Lists the committed steps that are pinned: kept whatever else is.
+        """List the committed steps that are pinned: kept whatever else is.
 
         Returns:
             Their numbers, ascending.
@@ -166,10 +166,10 @@ class Directory:
             ...     store.steps(), store.pinned()
             ((1, 2), (1,))
         """
-        return tuple(sorted(pins(self.directory).intersection(self.steps())))
+        return tuple(sorted(_files.pinned_steps(self.directory).intersection(self.steps())))
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """Reads what was saved with a step.
+        """Read what was saved with a step.
 
         Args:
             step: A committed step.
@@ -180,9 +180,9 @@ class Directory:
             metric.
 
         Raises:
-            CheckpointNotFoundError: The step is not committed.
-            CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: It cannot be read.
+            CheckpointNotFoundError: If the step is not committed.
+            CheckpointVersionError: If its format is newer than this library reads.
+            CheckpointCorruptError: If it cannot be read.
 
         Example:
             >>> import tempfile
@@ -200,19 +200,18 @@ class Directory:
             return opened.metadata()
 
     def verify(self, step: int) -> int:
-        """Reads all of a step, without a target, and compares it with its checksums.
+        """Read all of a step, without a target, and compare it with its checksums.
 
         Args:
             step: A committed step.
 
         Returns:
-            How many bytes have a checksum; 0 of a checkpoint of format version 1, of which
-            only the lengths are known.
+            How many bytes were compared.
 
         Raises:
-            CheckpointNotFoundError: The step is not committed.
-            CheckpointVersionError: Its format is newer than this library reads.
-            CheckpointCorruptError: A file is missing, short or damaged; it is named.
+            CheckpointNotFoundError: If the step is not committed.
+            CheckpointVersionError: If its format is newer than this library reads.
+            CheckpointCorruptError: If a file is missing, short or damaged; it is named.
 
         Example:
             >>> import tempfile
@@ -229,7 +228,7 @@ class Directory:
             return opened.verify()
 
     def size(self, step: int) -> int:
-        """Measures a step on the disk.
+        """Measure a step on the disk.
 
         Args:
             step: A committed step, whether it can be read or not.
@@ -238,7 +237,7 @@ class Directory:
             The bytes of its files.
 
         Raises:
-            CheckpointNotFoundError: The step is not committed.
+            CheckpointNotFoundError: If the step is not committed.
 
         Example:
             >>> import tempfile
@@ -260,7 +259,7 @@ class Directory:
     def _pick(
         self, step: int | Which, attempt: Callable[[int], Result]
     ) -> tuple[Result, dict[int, str]]:
-        """Tries the newest or the best step, the next if it is corrupt, and so on.
+        """Try the newest or the best step, then the next if it is corrupt, and so on.
 
         A step that was named is the only one to try.
         """
@@ -289,13 +288,13 @@ class Directory:
         raise self._none_good(step, skipped)
 
     def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
-        """The newest or the best step of those not skipped; skips those without metadata."""
+        """Return the newest or the best step of those not skipped; skip those without metadata."""
         steps = [step for step in self._committed() if step not in skipped]
         if which == "latest":
             return max(steps, default=None)
         if self.monitor is None:
-            raise CheckpointError(
-                f"best needs a monitor; give {type(self).__name__}(..., monitor='valid/loss')"
+            raise ValueError(
+                f"best needs a monitor; give {type(self).__name__}(..., monitor='valid/loss')."
             )
         values, unreadable = self._read_values(steps)
         for step, error in unreadable.items():
@@ -307,7 +306,7 @@ class Directory:
     def _read_values(
         self, steps: Iterable[int]
     ) -> tuple[dict[int, float | None], dict[int, CheckpointError]]:
-        """The monitored values, and why others cannot be read, which hides no step."""
+        """Return the monitored values, and why others cannot be read, which hides no step."""
         values: dict[int, float | None] = {}
         unreadable: dict[int, CheckpointError] = {}
         for step in steps:
@@ -342,15 +341,15 @@ class Directory:
         )
 
     @contextlib.contextmanager
-    def _open(self, step: int) -> Iterator[Step]:
-        """Opens a step; what is wrong with it is one error that says what and where.
+    def _open(self, step: int) -> Iterator[StoredStep]:
+        """Open a step; what is wrong with it is one error that says what and where.
 
         What is wrong elsewhere, such as a device without memory, is raised as it is.
         """
         if step not in self._committed():
             raise self._not_found(step)
         try:
-            yield Step(self.directory / str(step), self._name(step))
+            yield StoredStep(self.directory / str(step), self._name(step))
         except CheckpointVersionError:
             raise
         except Exception as error:
@@ -358,7 +357,7 @@ class Directory:
                 raise self._not_found(step) from error
             why = _reason(error) if isinstance(error, CheckpointError) else self._why(error)
             message = f"{self._name(step)} cannot be read: {why}"
-            # Says nothing of the checkpoint: to go on from an older one would give it up.
+            # It says nothing of the checkpoint: to fall back to an older one would give it up.
             if _files.errno_of(error) in _files.REFUSALS:
                 raise CheckpointError(message) from error
             if isinstance(error, CheckpointCorruptError | OSError):
@@ -389,24 +388,18 @@ def _reason(error: CheckpointError) -> str:
 
 
 def check_step(step: Any) -> int:
+    """Return a step as an int; raise ValueError unless it is a number of at least 0."""
     try:
         number = operator.index(step)
     except TypeError:
         number = -1
     if number < 0 or isinstance(step, bool):
-        raise CheckpointError(
-            f'a step is an integer of at least 0, or, to read, "latest" or "best", got {step!r}'
+        raise ValueError(
+            f"step must be an integer of at least 0, or, to read, 'latest' or 'best', got {step!r}."
         )
     return number
 
 
-def check_whole(name: str, value: Any, least: int, otherwise: str = "") -> None:
-    if value is None and otherwise:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        more = f", or {otherwise}" if otherwise else ""
-        raise CheckpointError(f"{name} must be an integer of at least {least}{more}, got {value!r}")
-
-
 def as_number(value: Any) -> float | None:
+    """Return a monitored value as a float; None where it is missing, NaN or no number."""
     return float(value) if isinstance(value, int | float) and not math.isnan(value) else None

@@ -1,4 +1,7 @@
-"""The errors of the store: one base, and one class for each thing a caller may do about it."""
+"""The store's errors: one base, and one class for each thing a caller may do about it.
+
+They are of what is on the disk; a bad argument is a ValueError.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store's directory: what is committed, what is left over, and what is durable."""
+"""A store's directory: what is committed, pinned and left over, and what is durable."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from odyssey_jax.parallel._agree import ProcessFailedError
 from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError
 
-_STEP = re.compile(r"(0|[1-9]\d*)$")
-# Orbax's unfinished saves, and what a deletion has begun with.
-_LEFTOVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted|replaced)$")
+# Names that are Orbax's: of a save that is unfinished, and of the markers of one that is finished,
+# from which nothing is read.
+UNFINISHED = "orbax-checkpoint-tmp"
+MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
-# What the system refuses a reader now, whatever is in the file.
+_STEP = re.compile(r"(0|[1-9]\d*)$")
+# An empty file beside the step, not in it: what is committed is never touched again.
+_PIN = re.compile(r"(0|[1-9]\d*)\.pinned$")
+# Unfinished saves, and what a deletion has begun with.
+_LEFTOVER = re.compile(rf"\d+\.({UNFINISHED}.*|deleted|replaced)$")
+
+# The system's refusals of the moment: they say nothing of what is in the file.
 REFUSALS = frozenset(
     [
         errno.EACCES,
@@ -33,7 +40,12 @@ REFUSALS = frozenset(
 
 
 def make_directory(directory: Path) -> None:
-    """Makes a store's directory, so that it survives a power loss, or says why it cannot."""
+    """Make a store's directory, so that it survives a power loss.
+
+    Raises:
+        CheckpointError: If there is a file of that name, or in its way.
+        CheckpointWriteError: If the system refuses.
+    """
     try:
         new = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
@@ -54,26 +66,57 @@ def make_directory(directory: Path) -> None:
 
 
 def committed_steps(directory: Path) -> tuple[int, ...]:
-    """The steps that are committed: a directory has its number as its name only then."""
+    """Return the steps that are committed: a directory has its number as its name only then."""
+    found = [int(e.name) for e in _entries(directory) if _STEP.match(e.name) and e.is_dir()]
+    return tuple(sorted(found))
+
+
+def pinned_steps(directory: Path) -> frozenset[int]:
+    """Return the steps that are pinned, committed or not."""
+    names = (entry.name for entry in _entries(directory))
+    return frozenset(int(found[1]) for name in names if (found := _PIN.match(name)))
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    """List a directory; one that does not exist is empty."""
     try:
         with os.scandir(directory) as entries:
-            found = [int(e.name) for e in entries if _STEP.match(e.name) and e.is_dir()]
+            return list(entries)
     except FileNotFoundError:
-        return ()
+        return []
     except OSError as error:
         raise CheckpointError(
             f"checkpoint directory {str(directory)!r} cannot be listed: {reason(error)}"
         ) from error
-    return tuple(sorted(found))
+
+
+def pin(directory: Path, step: int) -> None:
+    """Pin a step, so that it stays pinned after a power loss."""
+    _change_pin(directory, step, "pinned", lambda mark: mark.touch())
+
+
+def unpin(directory: Path, step: int) -> None:
+    """Take a pin away, if there is one."""
+    _change_pin(directory, step, "unpinned", lambda mark: mark.unlink(missing_ok=True))
+
+
+def _change_pin(directory: Path, step: int, done: str, act: Callable[[Path], None]) -> None:
+    try:
+        act(directory / f"{step}.pinned")
+        sync(directory)
+    except OSError as error:
+        raise CheckpointWriteError(
+            f"step {step} in {str(directory)!r} was not {done}: {reason(error)}"
+        ) from error
 
 
 def size_of(root: Path) -> int:
-    """The bytes of the files in a directory and below."""
+    """Return the bytes of the files in a directory and below."""
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
 def remove(directory: Path, steps: Iterable[int]) -> None:
-    """Takes steps off the list; their bytes go at the next `sweep`.
+    """Take steps off the list; their bytes go at the next `sweep`.
 
     A step loses its name before any of its files is touched, so no half of it is ever listed.
     """
@@ -86,7 +129,7 @@ def remove(directory: Path, steps: Iterable[int]) -> None:
 
 @contextlib.contextmanager
 def set_aside(directory: Path, step: int) -> Iterator[None]:
-    """Takes a step off the list while another is written in its place.
+    """Take a step off the list while another is written in its place.
 
     If that fails, it is put back at once; if it is killed, by the next `sweep`.
     """
@@ -101,7 +144,7 @@ def set_aside(directory: Path, step: int) -> Iterator[None]:
 
 
 def _put_back(aside: Path) -> None:
-    """Gives a step that was set aside its name again, unless another has it by now."""
+    """Give a step that was set aside its name again, unless another has it by now."""
     step = aside.with_suffix("")
     with contextlib.suppress(OSError):
         if not step.exists():
@@ -110,13 +153,13 @@ def _put_back(aside: Path) -> None:
 
 
 def sweep(directory: Path, *, unfinished: bool) -> None:
-    """Deletes what killed saves and deletions left, and puts back what one was to replace.
+    """Delete what killed saves and deletions left, and put back what one was to replace.
 
     Where it may not, the leftovers stay: they are never listed.
 
     Args:
         directory: The store's directory.
-        unfinished: Whether what is left of a save is swept too: nobody may be at one.
+        unfinished: True to sweep what is left of saves too: nobody may be at one.
     """
     with contextlib.suppress(OSError):
         for path in list(directory.iterdir()):
@@ -128,7 +171,7 @@ def sweep(directory: Path, *, unfinished: bool) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes a file's bytes, or a directory's names, survive a power loss."""
+    """Make a file's bytes, or a directory's names, survive a power loss."""
     if os.name == "nt" and path.is_dir():  # pragma: no cover - cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -139,13 +182,13 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Makes every file and directory under a root, and the root, survive a power loss."""
+    """Make every file and directory under a root, and the root, survive a power loss."""
     for folder, _, _ in os.walk(root, topdown=False):
         sync_files(Path(folder))
 
 
 def sync_files(folder: Path) -> None:
-    """Makes the files that lie directly in a directory, and it, survive a power loss."""
+    """Make the files that lie directly in a directory, and it, survive a power loss."""
     for path in folder.iterdir():
         if path.is_file():
             sync(path)
@@ -153,7 +196,7 @@ def sync_files(folder: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Says in a few words on one line why something failed.
+    """Return in a few words, on one line, why something failed.
 
     Example:
         >>> reason(OSError(28, "No space left on device"))
@@ -172,7 +215,7 @@ def reason(error: BaseException) -> str:
 
 
 def errno_of(error: BaseException) -> int | None:
-    """The number of the system's error behind an exception, if there is one.
+    """Return the number of the system's error behind an exception, if there is one.
 
     TensorStore's exceptions hold it in their text only.
     """

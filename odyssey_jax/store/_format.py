@@ -1,22 +1,36 @@
-"""The format's version, and the part of the metadata that the store itself writes."""
+"""The documents of a step: strict JSON, what the store itself writes, versions, migrations.
+
+A document is the metadata or the layout, as `json.loads` gives it.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import math
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from odyssey_jax.store._encode import encode
-from odyssey_jax.store._errors import (
-    CheckpointCorruptError,
-    CheckpointError,
-    CheckpointVersionError,
-)
+import numpy as np
+
+from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointVersionError
 
 FORMAT_VERSION = 2
+
+Document = dict[str, Any]
+Kind = Literal["metadata", "layout"]
+Migration = Callable[[Kind, Document], Document]
+
+# Version n -> the function that takes a document of version n and returns it as version n + 1
+# has it. A version that was released has one here, and a fixture in the tests.
+MIGRATIONS: dict[int, Migration] = {}
+
+_FLOAT = "__float__"  # {"__float__": "nan"}: a number that JSON cannot write
+_ITEMS = "__items__"  # {"__items__": [[k, v], ...]}: a mapping that JSON cannot write
 
 _PACKAGES = {
     "odyssey_jax": "odyssey-jax",
@@ -29,9 +43,107 @@ _PACKAGES = {
 _RESERVED = ("format_version", "retention", "step", "superseded", "timestamp", "versions")
 
 
+def encode(value: Any, where: str = "metadata") -> Any:
+    """Return a value as strict JSON can hold it.
+
+    Non-finite floats and mappings whose keys are not strings are spelled out and come back
+    as they were; numpy and jax scalars come back as Python's, arrays and tuples as lists.
+
+    Args:
+        value: None, bool, int, float, str, numpy or jax scalars and arrays, and lists,
+            tuples and mappings of those.
+        where: What to call the value in an error.
+
+    Returns:
+        The same in None, bool, int, finite float, str, list and dict.
+
+    Raises:
+        ValueError: If a value is of another type; the message names where it is.
+
+    Example:
+        >>> encode({"loss": float("nan"), "shape": (2, 3)})
+        {'loss': {'__float__': 'nan'}, 'shape': [2, 3]}
+        >>> decode(encode({1: float("-inf")}))
+        {1: -inf}
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        _check_digits(value, where)
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {_FLOAT: repr(float(value))}
+    if isinstance(value, Mapping):
+        plain = all(isinstance(key, str) for key in value)
+        if plain and value.keys() not in ({_FLOAT}, {_ITEMS}):
+            return {str(k): encode(v, f"{where}[{k!r}]") for k, v in value.items()}
+        items = [(k, v, f"{where}[{k!r}]") for k, v in value.items()]
+        return {_ITEMS: [[encode(k, at), encode(v, at)] for k, v, at in items]}
+    if isinstance(value, list | tuple):
+        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        array = np.asarray(value)
+        plain = array.dtype.kind in "biufV" and array.dtype.names is None
+        if plain and array.dtype.type is not np.longdouble:
+            return encode(array.tolist(), where)
+    raise ValueError(
+        f"{where} is {value!r} ({type(value).__name__}), which JSON cannot hold; "
+        "give a number, a string, None, or lists and mappings of those."
+    )
+
+
+def _check_digits(value: int, where: str) -> None:
+    """Raise ValueError if Python would not write the number, or not read it again."""
+    limit = sys.get_int_max_str_digits()  # 0 is none
+    if limit and value.bit_length() > 3 * limit and abs(value) >= 10**limit:
+        raise ValueError(
+            f"{where} is an integer of {value.bit_length()} bits, and Python writes none of more "
+            f"than {limit} digits; give its bytes as an array of uint8."
+        )
+
+
+def decode(value: Any) -> Any:
+    """Undo `encode`.
+
+    Args:
+        value: What `encode` returned, or `json.loads` of it.
+
+    Returns:
+        The value, with tuples as lists.
+
+    Example:
+        >>> decode({"best": {"__float__": "inf"}})
+        {'best': inf}
+    """
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {_FLOAT}:
+        return float(value[_FLOAT])
+    if value.keys() == {_ITEMS}:
+        return {hashable(decode(k)): decode(v) for k, v in value[_ITEMS]}
+    return {key: decode(item) for key, item in value.items()}
+
+
+def hashable(key: Any) -> Any:
+    """Return a decoded key as it was, with tuples for lists."""
+    return tuple(hashable(item) for item in key) if isinstance(key, list) else key
+
+
+def dumps(value: Any) -> str:
+    """Write an encoded value as JSON; raise ValueError if that is not strict.
+
+    Example:
+        >>> dumps(encode({"loss": float("inf")}))
+        '{"loss": {"__float__": "inf"}}'
+    """
+    return json.dumps(value, allow_nan=False)
+
+
 @cache
 def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries a checkpoint depends on.
+    """Return the versions of Python and of the libraries a checkpoint depends on.
 
     Returns:
         Name -> version; ``"unknown"`` for a library that is not installed as a package.
@@ -58,8 +170,8 @@ def header(
     metadata: Mapping[str, Any],
     retention: Mapping[str, Any],
     superseded: Mapping[int, float | None] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Puts the store's own metadata before the caller's.
+) -> Document:
+    """Put the store's own metadata before the caller's.
 
     Args:
         step: The step.
@@ -72,7 +184,7 @@ def header(
         Both, encoded for JSON.
 
     Raises:
-        CheckpointError: The caller's has a name that is no string or that the store writes
+        ValueError: If the caller's has a name that is no string or that the store writes
             itself, its metrics are not a mapping, or it holds what JSON cannot.
 
     Example:
@@ -80,17 +192,17 @@ def header(
         {'loss': 0.5}
     """
     if not isinstance(metadata, Mapping):
-        raise CheckpointError(f"metadata must map names to values, got {metadata!r}")
+        raise ValueError(f"metadata must map names to values, got {metadata!r}.")
     if odd := [name for name in metadata if not isinstance(name, str)]:
-        raise CheckpointError(
+        raise ValueError(
             f"metadata must have strings as names, and {odd} are none: 1 and '1' would be one; "
-            "put them into a mapping of their own, whose keys are kept as they are"
+            "put them into a mapping of their own, whose keys are kept as they are."
         )
     if taken := [name for name in _RESERVED if name in metadata]:
-        raise CheckpointError(f"metadata {taken} is written by the store; leave it out")
+        raise ValueError(f"metadata {taken} is written by the store; leave it out.")
     if not isinstance(metadata.get("metrics", {}), Mapping):
-        raise CheckpointError(
-            f"metadata['metrics'] must map names to numbers, got {metadata['metrics']!r}"
+        raise ValueError(
+            f"metadata['metrics'] must map names to numbers, got {metadata['metrics']!r}."
         )
     own = {
         "format_version": FORMAT_VERSION,
@@ -105,25 +217,23 @@ def header(
 
 
 def check_version(header: Mapping[str, Any], name: str) -> int:
-    """Refuses a checkpoint that this version cannot read.
+    """Return the format version of a checkpoint.
 
     Args:
-        header: A checkpoint's metadata.
-        name: What to call the checkpoint.
-
-    Returns:
-        The format version.
+        header: Its metadata.
+        name: What to call it.
 
     Raises:
-        CheckpointVersionError: Its format is newer.
-        CheckpointCorruptError: It has no format version.
+        CheckpointVersionError: If its format is newer than this library reads.
+        CheckpointCorruptError: If it has no format version, or one that was never released.
 
     Example:
-        >>> check_version({"format_version": 1}, "checkpoint 3")
-        1
+        >>> check_version({"format_version": FORMAT_VERSION}, "checkpoint 3")
+        2
     """
     found = header.get("format_version")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    oldest = min(MIGRATIONS, default=FORMAT_VERSION)
+    if not isinstance(found, int) or isinstance(found, bool) or found < oldest:
         raise CheckpointCorruptError(f"it has no format version (found {found!r})")
     if found > FORMAT_VERSION:
         library = header.get("versions", {}).get("odyssey_jax", "unknown")
@@ -134,3 +244,23 @@ def check_version(header: Mapping[str, Any], name: str) -> int:
             "upgrade odyssey_jax to that version or later"
         )
     return found
+
+
+def migrate(kind: Kind, document: Document, version: int) -> Document:
+    """Return a document as the current format version has it.
+
+    Args:
+        kind: Which document it is.
+        document: What the file holds.
+        version: The format version it was written in, as `check_version` returned it.
+
+    Returns:
+        The document; the metadata's ``format_version`` still says which it was.
+
+    Example:
+        >>> migrate("metadata", {"format_version": 2, "step": 3}, 2)
+        {'format_version': 2, 'step': 3}
+    """
+    for older in range(version, FORMAT_VERSION):
+        document = MIGRATIONS[older](kind, document)
+    return document

@@ -2,8 +2,8 @@
 
 Orbax's cost is per array, about a millisecond each, so leaves are laid end to end in one
 array for each dtype. A leaf that is spread over devices stays an array by itself, because
-gathering it would need its whole size on one device. This file is the plan only; it
-touches no array.
+gathering it would need its whole size on one device. This file is the plan only; it reads and
+writes no array.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Place(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of elements of its data."""
+        """Number of elements of its data."""
         return math.prod(self.data_shape)
 
 
@@ -135,7 +135,7 @@ class Layout:
     Attributes:
         places: One for each leaf, in the tree's order.
         packs: The packed arrays by name.
-        tree: Of what nodes the tree is made, as `structure_of` says it.
+        tree: The nodes that the tree is made of, as `structure_of` says it.
     """
 
     places: tuple[Place, ...]
@@ -144,11 +144,11 @@ class Layout:
 
 
 def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
-    """Decides where each leaf lies.
+    """Decide where each leaf lies.
 
     Args:
         sources: The leaves and their data, in the tree's order.
-        tree: Of what nodes the tree is made, as `structure_of` says it.
+        tree: The nodes that the tree is made of, as `structure_of` says it.
 
     Returns:
         The layout. Leaves of one dtype and home share a packed array, each beginning at a
@@ -185,12 +185,12 @@ def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
 
 
 def has_name(dtype: str) -> bool:
-    """Whether the Zarr format has a name for a dtype: an array by itself needs one."""
+    """True if the Zarr format has a name for a dtype: an array by itself needs one."""
     return dtype in _NAMED
 
 
 def round_up(elements: int, dtype: str) -> int:
-    """The next element that begins at a multiple of 64 bytes.
+    """Return the next element that begins at a multiple of 64 bytes (`ALIGNMENT`).
 
     Example:
         >>> round_up(17, "float32"), round_up(16, "float32"), round_up(1, "bool")
@@ -198,6 +198,14 @@ def round_up(elements: int, dtype: str) -> int:
     """
     step = _step(dtype)
     return -(-elements // step) * step
+
+
+def aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Make an array that begins where XLA can use it without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 @cache
@@ -213,7 +221,7 @@ def _pack(dtype: str, end: int) -> Pack:
 
 
 def to_json(layout: Layout) -> dict[str, Any]:
-    """Writes a layout as plain values.
+    """Return a layout as plain values.
 
     A leaf is a row: its path, shape, dtype, and how it lies; then the array and the offset in
     it, or the Python value; and last what its data has of its own, where that differs.
@@ -243,10 +251,10 @@ def _to_row(place: Place) -> list[Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Layout:
-    """Undoes `to_json`.
+    """Undo `to_json`.
 
     Raises:
-        ValueError, TypeError, LookupError, AttributeError: The data make no sense.
+        Exception: ValueError, TypeError, LookupError or AttributeError if the data make no sense.
     """
     places = tuple(_from_row(*row) for row in data["leaves"])
     for dtype in {place.data_dtype for place in places if place.data_dtype}:

@@ -19,8 +19,8 @@ except ImportError:  # pragma: no cover - Windows has none
     fcntl = None
 
 FILE = "writer.lock"
-_PATIENCE = 0.5  # seconds
-_PAUSE = 0.05
+_PATIENCE = 0.5  # seconds to wait for a store that is opened: it holds the lock while it tidies up
+_PAUSE = 0.05  # seconds
 _TAKEN = frozenset([errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK])
 
 # Locks that are held. A child by `os.fork` has them open too, and would keep them locked after
@@ -55,23 +55,22 @@ class WriterLock:
 
     @property
     def held(self) -> bool:
-        """Whether it is held: then nobody else writes to the directory."""
+        """True while it is held: then nobody else writes to the directory."""
         return self._release is not None and self._process == os.getpid()
 
-    def acquire(self, patience: float = _PATIENCE) -> None:
-        """Takes the lock, if it is not held already.
+    def acquire(self, *, wait: bool = True) -> None:
+        """Take the lock, if it is not held already.
 
         Args:
-            patience: Seconds to wait for somebody who gives it back: a store that is opened
-                holds it while it tidies up.
+            wait: True to wait up to 0.5 s (`_PATIENCE`) for somebody who gives it back.
 
         Raises:
-            CheckpointInUseError: Somebody else holds it.
+            CheckpointInUseError: If somebody else holds it.
         """
         if self.held:
             return
         path = self._directory / FILE
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + (_PATIENCE if wait else 0)
         while True:
             try:
                 descriptor = _take(path)
@@ -86,7 +85,7 @@ class WriterLock:
             self._release = weakref.finalize(self, _let_go, descriptor, path, self._process)
 
     def release(self) -> None:
-        """Gives the lock back, if it is held."""
+        """Give the lock back, if it is held."""
         if self._release is not None:
             self._release()
             self._release = None
@@ -105,15 +104,16 @@ class WriterLock:
 
 
 def _take(path: Path) -> int | None:
-    """Locks the file; None where that cannot be.
+    """Lock the file and return its descriptor; None where that cannot be.
 
     Raises:
-        BlockingIOError: Somebody else holds it.
+        BlockingIOError: If somebody else holds it.
     """
     while fcntl is not None:
         try:
-            # Writable, without which NFS locks nothing.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # Writable, without which NFS locks nothing; and no link, which may lead to a file
+            # that is somebody's.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError:
             return None
         try:

@@ -1,4 +1,7 @@
-"""The one place that calls Orbax: steps are written here, and sharded arrays read.
+"""The one place that calls Orbax and TensorStore: steps are written here, sharded arrays read.
+
+The rest of the store knows `Writer`, `ShardWriter`, `read_loose` and `write_plain`, so that
+another of Orbax's APIs would change this file alone.
 
 A step is an Orbax checkpoint of three items: ``state`` (arrays, Zarr, uncompressed, one
 file for each chunk), ``metadata`` and ``layout`` (JSON). Orbax reads it without odyssey_jax.
@@ -8,8 +11,13 @@ Beside them lies ``checksums.json``, which Orbax does not look at.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,16 +29,66 @@ import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
 from odyssey_jax.store import _checksums
+from odyssey_jax.store._barriers import Barriers
 from odyssey_jax.store._checksums import Checksum
-from odyssey_jax.store._files import sync, sync_files, sync_tree
-from odyssey_jax.store._layout import Layout
-from odyssey_jax.store._packs import aligned
-from odyssey_jax.store._quiet import quiet
-from odyssey_jax.store._rounds import Rounds
+from odyssey_jax.store._files import UNFINISHED, sync, sync_files, sync_tree
+from odyssey_jax.store._layout import Layout, aligned_array, to_json
+
+# Orbax reports through absl what it also raises, with whole tracebacks, and warns of
+# things that are as the store wants them. Other users of absl are not touched.
+_ORBAX = f"{os.sep}orbax{os.sep}"
+_quiet_lock = threading.Lock()
+_quiet_users = 0
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return _ORBAX not in record.pathname
+
+
+def _unraisable_hook(report: sys.UnraisableHookArgs) -> None:
+    """Report an exception that cannot be raised, except what TensorStore's writes end in.
+
+    When one write of a save fails, Orbax closes its event loop under the others; each then
+    reports "Event loop is closed", which says nothing that the save's own error does not.
+    """
+    closed = isinstance(report.exc_value, RuntimeError) and report.object is None
+    if not (closed and str(report.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(report)
+
+
+def _install_filters() -> None:
+    logging.getLogger("absl").addFilter(_not_orbax)
+    if sys.unraisablehook is sys.__unraisablehook__:  # a hook of the user's own is left alone
+        sys.unraisablehook = _unraisable_hook
+
+
+def _remove_filters() -> None:
+    logging.getLogger("absl").removeFilter(_not_orbax)
+    if sys.unraisablehook is _unraisable_hook:
+        sys.unraisablehook = sys.__unraisablehook__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop Orbax's reports while it is open, in any thread; may be nested.
+
+    After a failure it stays so: Orbax's other threads go on failing, and reporting, for a
+    while, and the store reports the failure itself.
+    """
+    global _quiet_users
+    with _quiet_lock:
+        _quiet_users += 1
+        if _quiet_users == 1:
+            _install_filters()
+    yield  # not in a `finally`: an exception leaves the count as it is
+    with _quiet_lock:
+        _quiet_users -= 1
+        if _quiet_users == 0:
+            _remove_filters()
 
 
 class _PackHandler(type_handlers.NumpyHandler):
-    """Reads arrays into memory that XLA can use where it lies."""
+    """A handler that reads arrays into memory that XLA can use where it lies."""
 
     def __init__(self) -> None:
         # The snapshot is ours alone, so Orbax need not copy it once more.
@@ -50,13 +108,13 @@ async def _read(info: Any) -> np.ndarray:
         "recheck_cached_metadata": False,
     }
     array = await ts.open(spec, open=True, read=True)
-    result = aligned(array.shape, array.dtype.numpy_dtype)
+    result = aligned_array(array.shape, array.dtype.numpy_dtype)
     await ts.array(result).write(array)
     return result
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Each process calls Orbax by itself: what they must do together is in `Rounds`."""
+    """Let each process call Orbax by itself: what they must do together is in `Barriers`."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
@@ -71,7 +129,7 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 class _Folder(ocp.path.atomicity.CommitFileTemporaryPath):
-    """An item's directory, which bears its last name at once.
+    """An item's directory, which bears its final name at once.
 
     Nobody looks into a step before it is renamed as a whole. To rename and mark each item too
     takes Orbax an event loop each, together a fifth of the time of a small save.
@@ -82,12 +140,12 @@ class _Folder(ocp.path.atomicity.CommitFileTemporaryPath):
         return self.get()
 
     async def finalize(self) -> None:
-        """There is nothing left to be done."""
+        """Do nothing: it has its name already."""
 
 
 # Directories first: other processes write into them; and where one cannot be made, Orbax's
-# threads would wait for it for five minutes, and the program's end for them. And no limit of ten
-# minutes to a save, which a slow disk may take and a program that was suspended has taken.
+# threads would wait for it for 5 minutes, and the program's end for them. And a week instead of
+# Orbax's 10 minutes for a save: a slow disk may take them, and a suspended program has.
 _IN_TURN = ocp.AsyncOptions(
     create_directories_asynchronously=False,
     timeout_secs=7 * 24 * 3600,
@@ -95,15 +153,15 @@ _IN_TURN = ocp.AsyncOptions(
 
 
 class Writer:
-    """Writes steps into one directory, each atomically; the first process has one.
+    """The writer of whole steps, each atomically; the first process has one.
 
     Args:
         directory: The store's directory.
-        rounds: Where the processes meet.
+        barriers: Where the processes meet.
     """
 
-    def __init__(self, directory: Path, rounds: Rounds) -> None:
-        self._directory, self._rounds = directory, rounds
+    def __init__(self, directory: Path, barriers: Barriers) -> None:
+        self._directory, self._barriers = directory, barriers
         self._finish: Callable[[], None] | None = None
         self._begun: Future[Path] | None = None  # where other processes write their part
         options = dataclasses.replace(
@@ -134,23 +192,21 @@ class Writer:
         step: int,
         header: Mapping[str, Any],
         layout: Layout,
-        described: Mapping[str, Any],
         packed: Mapping[str, np.ndarray],
         loose: Mapping[str, jax.Array],
     ) -> None:
-        """Writes one step and commits it; returns when it would survive a power loss.
+        """Write one step and commit it; return when it would survive a power loss.
 
         Args:
             step: Its number, not committed so far.
             header: The metadata, encoded.
             layout: The layout.
-            described: The layout, encoded.
             packed: The packed arrays, as they are to be stored.
             loose: The arrays by themselves.
         """
         items: dict[str, Any] = {
             "metadata": ocp.args.JsonSave(dict(header)),
-            "layout": ocp.args.JsonSave(dict(described)),
+            "layout": ocp.args.JsonSave(to_json(layout)),
         }
         tree = {kind: dict(a) for kind, a in (("packed", packed), ("loose", loose)) if a}
         if tree:
@@ -165,13 +221,16 @@ class Writer:
         sums: Future[dict[str, Checksum]] = Future()
         self._begun = Future() if loose and jax.process_count() > 1 else None
         with quiet():
-            unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
+            unfinished = self._directory / f"{step}.{UNFINISHED}"
             self._finish = lambda: _finish(unfinished, sums, self._sum_loose(unfinished, loose))
+            # Writes into the unfinished directory, in threads. When all is written they call
+            # `_before_commit`, which adds the checksums and makes everything durable, and only
+            # then rename it: that one rename is the commit.
             self._orbax.save(final, args=ocp.args.Composite(**items))
             if self._begun is not None:
                 state = next(unfinished.glob("state*"))
-                _settle(self._begun, lambda: self._rounds.begun(state))
-            # Only now, while the files are being written: sooner it would delay their begin.
+                _settle(self._begun, lambda: self._barriers.begun(state))
+            # While the files are being written: before `save` it would delay them.
             _settle(sums, lambda: _checksums.of_packs(packed, layout.packs))
             self._orbax.wait_until_finished()
         sync_files(final)  # Orbax wrote its marker there after `_finish`
@@ -181,7 +240,7 @@ class Writer:
         del timeout_ms
         if self._begun is not None and "async_write_complete" in key:
             self._begun.result()
-            self._rounds.written()
+            self._barriers.written()
 
     def _before_commit(self) -> None:
         assert self._finish is not None
@@ -190,17 +249,17 @@ class Writer:
     def _sum_loose(self, unfinished: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
         if not loose:
             return {}
-        self._rounds.finished()
-        return self._rounds.summed(_checksums.of_loose(unfinished, loose))
+        self._barriers.finished()
+        return self._barriers.summed(_checksums.of_loose(unfinished, loose))
 
     def close(self) -> None:
-        """Ends Orbax's threads."""
+        """End Orbax's threads."""
         with quiet():
             self._orbax.close()
 
 
 def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
-    """Computes what Orbax's thread waits for; an exception is raised there, and ends the save."""
+    """Compute what Orbax's thread waits for; an exception is raised there, and ends the save."""
     try:
         future.set_result(compute())
     except BaseException as error:
@@ -210,23 +269,23 @@ def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
 def _finish(
     unfinished: Path, packed: Future[dict[str, Checksum]], loose: Mapping[str, Checksum]
 ) -> None:
-    """Writes the checksums, and makes all of it durable."""
+    """Write the checksums, and make all of it durable."""
     _checksums.write(unfinished, packed.result() | dict(loose))
     sync_tree(unfinished)
 
 
 class ShardWriter:
-    """Writes the shards that a process holds; each process but the first has one.
+    """The writer of the shards that a process holds; each process but the first has one.
 
     TensorStore makes every file that it writes durable; the directories are the first's.
 
     Args:
         directory: The store's directory.
-        rounds: Where the processes meet.
+        barriers: Where the processes meet.
     """
 
-    def __init__(self, directory: Path, rounds: Rounds) -> None:
-        self._directory, self._rounds = directory, rounds
+    def __init__(self, directory: Path, barriers: Barriers) -> None:
+        self._directory, self._barriers = directory, barriers
         self._handler = _state_handler()
 
     def write(
@@ -234,30 +293,29 @@ class ShardWriter:
         step: int,
         header: Mapping[str, Any],
         layout: Layout,
-        described: Mapping[str, Any],
         packed: Mapping[str, np.ndarray],
         loose: Mapping[str, jax.Array],
     ) -> None:
-        """Writes this process's share of one step; the arguments are `Writer.write`'s."""
-        del header, layout, described, packed
+        """Write this process's share of one step; the arguments are `Writer.write`'s."""
+        del header, layout, packed
         if not loose:
             return
-        state: Any = self._rounds.begun(None)
+        state: Any = self._barriers.begun(None)
         with quiet():
             self._handler.save(state, args=ocp.args.PyTreeSave({"loose": dict(loose)}))
-        self._rounds.written()
-        self._rounds.finished()
-        unfinished = self._directory / f"{step}.orbax-checkpoint-tmp"
-        self._rounds.summed(_checksums.of_loose(unfinished, loose))
+        self._barriers.written()
+        self._barriers.finished()
+        unfinished = self._directory / f"{step}.{UNFINISHED}"
+        self._barriers.summed(_checksums.of_loose(unfinished, loose))
 
     def close(self) -> None:
-        """Ends Orbax's threads."""
+        """End Orbax's threads."""
         with quiet():
             self._handler.close()
 
 
 def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a step's arrays by themselves.
+    """Read a step's arrays that lie by themselves.
 
     Args:
         path: The step's directory.
@@ -281,7 +339,7 @@ def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
             tree = reader.restore(path / "state", args=args)
         except Exception as error:
             if type(error) is Exception and error.__cause__ is not None:
-                raise error.__cause__ from None  # TensorStore's, in a plain one of Orbax's
+                raise error.__cause__ from None  # TensorStore's, within a plain one of Orbax's
             raise
         finally:
             reader.close()
@@ -292,7 +350,7 @@ def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_plain(path: Path, tree: Any) -> None:
-    """Writes what Orbax's `StandardCheckpointer` reads, in this process alone.
+    """Write what Orbax's `StandardCheckpointer` reads, in this process alone.
 
     Args:
         path: A directory that is not there yet.

@@ -1,4 +1,4 @@
-"""From a checkpoint's arrays to leaves like the target's."""
+"""From a checkpoint's arrays to leaves like the target's: values, dtypes and shardings."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax.store._encode import decode
-from odyssey_jax.store._errors import CheckpointError
+from odyssey_jax.store._format import decode
 from odyssey_jax.store._layout import Place
 from odyssey_jax.store._leaves import SCALARS, Leaf, is_key, is_scalar
 from odyssey_jax.store._snapshot import unpack
 
 
 def check_shardings(places: Sequence[Place], targets: Sequence[Any]) -> None:
-    """Refuses a target's sharding that its leaf cannot have, before anything is read.
+    """Raise ValueError for a sharding that its leaf cannot have, before anything is read.
 
     Args:
         places: Where the targets' leaves lie.
         targets: The target's leaves, in the same order.
 
     Raises:
-        CheckpointError: A sharding does not divide the leaf's shape.
+        ValueError: If a sharding does not divide the leaf's shape.
     """
     for place, target in zip(places, targets, strict=True):
         sharding = _sharding(target)
@@ -35,14 +34,14 @@ def check_shardings(places: Sequence[Place], targets: Sequence[Any]) -> None:
         try:
             sharding.shard_shape(place.shape)
         except ValueError as error:
-            raise CheckpointError(
+            raise ValueError(
                 f"leaf {place.leaf} cannot be spread as its target is, by {sharding}; give a "
-                "sharding that divides its shape"
+                "sharding that divides its shape."
             ) from error
 
 
 def loose_shardings(places: Sequence[Place], targets: Sequence[Any]) -> dict[str, Any]:
-    """Says how to read each array that lies by itself.
+    """Choose how to read each array that lies by itself.
 
     Args:
         places: Where the targets' leaves lie.
@@ -77,7 +76,7 @@ def place_all(
     packed: Mapping[str, np.ndarray],
     loose: Mapping[str, Any],
 ) -> list[Any]:
-    """Makes leaves like the target's.
+    """Make leaves like the target's.
 
     Args:
         places: Where the targets' leaves lie.
@@ -88,6 +87,9 @@ def place_all(
     Returns:
         One for each target: numpy where it is numpy, Python where it is Python, otherwise
         a jax array with the target's sharding.
+
+    Raises:
+        ValueError: If JAX would narrow a leaf.
     """
     results: list[Any] = [None] * len(targets)
     anywhere: list[int] = []
@@ -102,9 +104,9 @@ def place_all(
                 results[i] = results[i][()]
         else:
             if not _has_width(place.data_dtype):
-                raise CheckpointError(
+                raise ValueError(
                     f"leaf {place.path} is {place.data_dtype}, which jax would narrow; set "
-                    "jax_enable_x64, or give a numpy array as its target"
+                    "jax_enable_x64, or give a numpy array as its target."
                 )
             results[i] = unpack(place, packed) if data is None else data
             if not (isinstance(data, jax.Array) or is_key(target)):
@@ -126,7 +128,7 @@ def place_all(
 
 
 def blank(place: Place) -> Any:
-    """A target for a leaf of which nothing is known but its place.
+    """Make a target for a leaf of which nothing is known but its place.
 
     Args:
         place: Where it lies.
@@ -147,7 +149,7 @@ def blank(place: Place) -> Any:
 
 
 def keep(leaf: Leaf, target: Any) -> Any:
-    """The target's own value, for a leaf that is not restored.
+    """Return the target's own value, for a leaf that is not restored.
 
     Args:
         leaf: The leaf.
@@ -157,15 +159,15 @@ def keep(leaf: Leaf, target: Any) -> Any:
         A copy, which may be donated or changed.
 
     Raises:
-        CheckpointError: The target describes an array and has none.
+        ValueError: If the target describes an array and has none.
     """
     if isinstance(target, jax.Array):
         return target.copy()
     if is_scalar(target) or isinstance(target, np.ndarray | np.generic):
         return copy.copy(target)
-    raise CheckpointError(
+    raise ValueError(
         f"leaf {leaf.path} is to keep the target's value, and the target is a "
-        f"{type(target).__name__}, which has none; give an array"
+        f"{type(target).__name__}, which has none; give an array."
     )
 
 
@@ -177,7 +179,7 @@ def _keys(data: np.ndarray, impl: str | None, sharding: Any) -> jax.Array:
 
 
 def _put(values: list[np.ndarray], shardings: list[Any]) -> list[jax.Array]:
-    """Puts whole arrays on devices; of those that other processes have, this one's part.
+    """Put whole arrays on devices; of those that other processes have, this one's part.
 
     `jax.device_put` would compare them between the processes, one by one.
     """

@@ -1,16 +1,16 @@
-"""Which checkpoints to keep, and which is best: pure functions, no disk."""
+"""Which checkpoints to keep, which is best, which are superseded: pure functions, no disk."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 Mode = Literal["min", "max"]
 
 
 def ranked(values: Mapping[int, float | None], mode: Mode) -> list[int]:
-    """Orders steps from the best to the worst.
+    """Order steps from the best to the worst.
 
     A total order: the value first, ties to the earlier step. Steps whose value is missing
     or NaN are left out, because not-a-number is never best.
@@ -39,7 +39,7 @@ def retain(
     keep_every: int | None = None,
     pinned: Collection[int] = (),
 ) -> frozenset[int]:
-    """Chooses the steps to keep: a union, of which each part is right by itself.
+    """Choose the steps to keep: a union, of which each part is right by itself.
 
     Where fewer than k steps have a value, the best places that are left go to none: a step
     whose value is NaN or missing is kept for being recent, never for being good.
@@ -68,3 +68,28 @@ def retain(
     best = ranked(values, mode)[:keep_best]
     for_good = (step for step in values if keep_every is not None and step % keep_every == 0)
     return frozenset(last).union(best, for_good, values.keys() & set(pinned))
+
+
+def superseded(found: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """Find the steps that should be gone: a program was killed before it had deleted them.
+
+    A run that begins again further back takes the place of the steps ahead of it.
+    A number is not enough, since the same step may have been saved anew meanwhile.
+
+    Args:
+        found: Committed step -> its metadata, which is empty where it cannot be read.
+
+    Returns:
+        Those that another's metadata names, with the timestamp that they have.
+
+    Example:
+        >>> again = {"timestamp": 9.0, "superseded": [[2, 1.0], [4, 2.0], [6, 3.0]]}
+        >>> superseded({2: again, 4: {"timestamp": 2.0}, 6: {"timestamp": 10.0}})
+        {4}
+    """
+    return {
+        old
+        for step, metadata in found.items()
+        for old, timestamp in metadata.get("superseded", ())
+        if old != step and old in found and found[old].get("timestamp") == timestamp
+    }

@@ -1,4 +1,4 @@
-"""Of what nodes a tree is made, in plain values: enough to build it again without a target.
+"""The nodes that a tree is made of, in plain values: enough to build it again without a target.
 
 A node is ``null`` for None, the number of a leaf, or an object of one entry: ``dict`` (its
 keys are strings), ``items`` (pairs of a key and a node, where they are not), ``list``,
@@ -16,16 +16,15 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, SequenceKey
 
-from odyssey_jax.store._encode import decode, encode, hashable
 from odyssey_jax.store._errors import CheckpointError
-from odyssey_jax.store._leaves import is_scalar
-from odyssey_jax.store._paths import listed, split
+from odyssey_jax.store._format import decode, encode, hashable
+from odyssey_jax.store._leaves import is_scalar, listed
 
 Node = Any
 
 
 def structure_of(tree: Any) -> Node:
-    """Describes a tree.
+    """Describe a tree.
 
     Args:
         tree: Any pytree.
@@ -41,7 +40,8 @@ def structure_of(tree: Any) -> Node:
 
 
 def _describe(value: Any, numbers: Iterator[int]) -> Node:
-    # What most nodes are is described here, which costs less than to ask JAX.
+    # The common kinds are described here: to ask JAX costs several times more, at every save of
+    # a new tree.
     kind = type(value)
     if value is None:
         return None
@@ -84,47 +84,8 @@ def _text(part: str) -> str:
     return part[1:] if part.startswith(".") else part[1:-1]
 
 
-def infer(paths: Sequence[str]) -> Node:
-    """Guesses the structure from the leaves' paths, for a checkpoint that does not hold it.
-
-    What a path does not tell is lost: a tuple becomes a list, and so does a dictionary with
-    the keys 0 to n - 1; None and nodes without leaves are not there.
-
-    Args:
-        paths: The leaves' paths, in order.
-
-    Returns:
-        The node.
-
-    Example:
-        >>> infer([".params['w'][0]", ".params['w'][1]", ".step"])
-        {'fields': {'params': {'dict': {'w': {'list': [0, 1]}}}, 'step': 2}}
-    """
-    root: dict[Any, Any] = {}
-    for number, path in enumerate(paths):
-        node, parts = root, split(path)
-        if not parts:
-            return number
-        for part in parts[:-1]:
-            node = node.setdefault(part, {})
-        node[parts[-1]] = number
-    return _inferred(root)
-
-
-def _inferred(found: Any) -> Node:
-    if not isinstance(found, dict):
-        return found
-    nodes = [_inferred(node) for node in found.values()]
-    keys = [part.key for part in found]
-    if any(part.text.startswith(".") for part in found) or not all(map(_is_plain, keys)):
-        return {"fields": {str(part.key): node for part, node in zip(found, nodes, strict=True)}}
-    if found and [part.text for part in found] == [f"[{i}]" for i in range(len(found))]:
-        return {"list": nodes}
-    return _mapping(keys, nodes)
-
-
 def build(node: Node, leaves: Mapping[int, Any]) -> Any:
-    """Builds a tree of dictionaries, lists and tuples.
+    """Build a tree of dictionaries, lists and tuples.
 
     Args:
         node: What `structure_of` returned.
@@ -150,7 +111,7 @@ def build(node: Node, leaves: Mapping[int, Any]) -> Any:
 
 
 def _children(node: Node) -> list[tuple[Any, Node]]:
-    """The parts of a node by their keys."""
+    """Return the parts of a node by their keys."""
     if not isinstance(node, dict):
         return []
     ((kind, content),) = node.items()
@@ -164,7 +125,7 @@ def _children(node: Node) -> list[tuple[Any, Node]]:
 
 
 def numbers_in(node: Node) -> list[int]:
-    """The numbers of the leaves below a node, in order.
+    """Return the numbers of the leaves below a node, in order.
 
     Example:
         >>> numbers_in({"dict": {"a": {"list": [3, None]}, "b": 4}})
@@ -176,7 +137,7 @@ def numbers_in(node: Node) -> list[int]:
 
 
 def find(node: Node, name: str) -> tuple[int, Node]:
-    """Finds a node by its name.
+    """Find a node by its name.
 
     Args:
         node: Where to begin.
@@ -184,17 +145,18 @@ def find(node: Node, name: str) -> tuple[int, Node]:
             node itself.
 
     Returns:
-        How many steps down it is, and the node.
+        How many levels down it is, and the node.
 
     Raises:
-        CheckpointError: There is no such node, or several of that name.
+        ValueError: If the name is no string.
+        CheckpointError: If there is no such node, or several of that name.
 
     Example:
         >>> find({"fields": {"state": {"fields": {"params": 0}}}}, "state/params")
         (2, 0)
     """
     if not isinstance(name, str):
-        raise CheckpointError(f"a subtree is a name such as 'state/params', got {name!r}")
+        raise ValueError(f"subtree must be a name such as 'state/params', got {name!r}.")
     found = list(_named(node, name, 0)) if name else [(0, node)]
     if len(found) == 1:
         return found[0]

@@ -50,16 +50,23 @@ def rows(shape, axes=ROWS):
 
 
 @functools.cache
-def tree():
+def arrays():
+    """What is saved, of a typed key its words: NumPy arrays, whose placing compiles nothing."""
     return {
-        "w": jnp.arange(128.0).reshape(16, 8),
-        "int4": jnp.asarray(np.arange(128).reshape(8, 16) % 8, jnp.int4),
-        "keys": jax.random.split(jax.random.key(0), (8, 8)),
+        "w": np.arange(128, dtype=np.float32).reshape(16, 8),
+        "int4": (np.arange(128).reshape(8, 16) % 8).astype("int4"),
+        "keys": np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (8, 8)))),
     }
 
 
 def laid(sharding):
-    return tree() if sharding is None else jax.device_put(tree(), sharding)
+    found = jax.device_put(arrays(), sharding)
+    return found | {"keys": jax.random.wrap_key_data(found["keys"])}
+
+
+@functools.cache
+def tree():
+    return laid(None)
 
 
 def described(sharding):
@@ -98,6 +105,21 @@ def test_restored_onto_every_other_layout(stores, saved):
     host = stores.load(step).tree
     assert isinstance(host["w"], np.ndarray)
     assert_laid(host, None)
+
+
+def test_what_is_spread_may_be_donated_at_once_and_goes_on_elsewhere(stores, tmp_path):
+    """Saved by one device, restored onto 8 and 2, saved from there, and donated."""
+    update = jax.jit(lambda w: w * 0, donate_argnums=0)
+    with Store(tmp_path, keep_last=None) as store:
+        for devices in (8, 2):
+            found = stores.restore(described(rows((devices,))), len(LAYOUTS) - 1).tree
+            store.save(devices, found, {})
+            update(found["w"])
+            assert found["w"].is_deleted()
+        for devices in (8, 4, 2):
+            sharding = rows((devices,))
+            for step in (8, 2):
+                assert_laid(store.restore(described(sharding), step).tree, sharding)
 
 
 def test_arrays_as_a_target_and_what_is_kept_of_it(stores):

@@ -113,7 +113,7 @@ REFUSED = {
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, case):
     formats, tree, message = REFUSED[case]
     for format in ("orbax", "safetensors") if formats == "both" else (formats,):
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(ValueError, match=message):
             export(tree, tmp_path / "x", format)
     assert list(tmp_path.iterdir()) == []
 
@@ -124,7 +124,7 @@ def test_what_is_there_already_is_not_replaced(tmp_path):
         with pytest.raises(CheckpointError, match="is there already"):
             export(TREE, tmp_path / "x", format)
     assert (tmp_path / "x").read_text() == "words"
-    with pytest.raises(CheckpointError, match="format must be 'orbax' or 'safetensors', got 'pt'"):
+    with pytest.raises(ValueError, match="format must be one of 'orbax', 'safetensors', got 'pt'"):
         export(TREE, tmp_path / "y", "pt")
 
 

@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 
 from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store
-from odyssey_jax.store._planner import Planner
+from odyssey_jax.store._snapshot import Planner
+
+pytestmark = pytest.mark.usefixtures("plain_writer")
 
 
 def tree(value):
     return {"w": np.full(1000, float(value)), "n": jnp.full(3, value)}
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Holds every write back until it is opened."""
-    from odyssey_jax.store import _orbax
-
-    gate, write = threading.Event(), _orbax.Writer.write
-    monkeypatch.setattr(_orbax.Writer, "write", lambda *args: (gate.wait(60), write(*args)))
-    yield gate
-    gate.set()
 
 
 def save_in_thread(store, step):
@@ -110,14 +101,6 @@ def test_each_failure_is_told(tmp_path, monkeypatch):
         assert "step 1 was not written" in note
         store.wait()
         assert store.steps() == (2,), "a save that fails takes no other with it"
-
-
-@pytest.mark.parametrize("bound", [0, -1])
-def test_a_bound_below_one_is_refused(tmp_path, bound):
-    with pytest.raises(
-        CheckpointError, match=f"max_in_flight must be an integer of at least 1, got {bound}"
-    ):
-        Store(tmp_path, max_in_flight=bound)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "int4", "complex64"])

@@ -1,43 +1,46 @@
 """kill -9 at the worst instants: what was committed stays, and nothing half done is listed."""
 
+import multiprocessing
+import os
+import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from odyssey_jax.store import Store
+from odyssey_jax.store import Store, _orbax
 
-PROGRAM = """
-import os, shutil, signal, sys
-import numpy as np
-from odyssey_jax.store import Store, _files, _orbax
+# A process of its own each, but forked from one that has imported JAX and Orbax.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.store.test_kill"])
+
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
+
 
 def half_deleted(path):
     os.remove(next(path.rglob(".zarray")))
     die()
 
-store = Store(sys.argv[1])
-store.save(1, {"w": np.full(500_000, 1.0)}, {})
-store.wait()
-where = sys.argv[2]
-if where == "before the commit":
-    _orbax.sync_tree = die
-elif where == "after the commit":
-    _orbax.sync = die
-elif where == "in the deletion":
-    shutil.rmtree = lambda path, **_: half_deleted(path) if path.exists() else None
-store.save(2, {"w": np.full(500_000, 2.0)}, {})
-if where == "in the write":
-    while not list(store.directory.glob("2.*/state*/packed*/*")):
-        pass
-    die()
-store.wait()
-"""
+
+def program(directory, where):
+    """Commits step 1, and is killed there in the save of step 2."""
+    store = Store(directory)
+    store.save(1, {"w": np.full(500_000, 1.0)}, {})
+    store.wait()
+    if where == "before the commit":
+        _orbax.sync_tree = die
+    elif where == "after the commit":
+        _orbax.sync = die
+    elif where == "in the deletion":
+        shutil.rmtree = lambda path, **_: half_deleted(path) if path.exists() else None
+    store.save(2, {"w": np.full(500_000, 2.0)}, {})
+    if where == "in the write":
+        while not list(store.directory.glob("2.*/state*/packed*/*")):
+            pass
+        die()
+    store.wait()
 
 
 @pytest.mark.parametrize(
@@ -50,10 +53,10 @@ store.wait()
     ],
 )
 def test_killed(tmp_path, where, latest, left):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), where], capture_output=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    process = processes.Process(target=program, args=(tmp_path, where))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     names = {p.name for p in tmp_path.iterdir()}
     assert any("." in name for name in names - {"writer.lock"}) == left
     with Store(tmp_path) as store:

@@ -144,71 +144,11 @@ def test_a_newer_format_is_refused_and_left_alone(tmp_path, monkeypatch):
         assert store.steps() == (0, 1), "a checkpoint that cannot be read is not deleted"
 
 
-BAD_ARGUMENTS = [
-    ({"keep_last": 0}, "keep_last must be an integer of at least 1, or None for all, got 0"),
-    ({"keep_best": -1}, "keep_best must be an integer of at least 0, got -1"),
-    ({"keep_best": 2}, "keep_best = 2 needs a monitor, the name of a metric"),
-    ({"mode": "minimum"}, "mode must be 'min' or 'max', got 'minimum'"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "text"), BAD_ARGUMENTS)
-def test_bad_arguments_are_refused(tmp_path, arguments, text):
-    with pytest.raises(CheckpointError, match=text):
-        Store(tmp_path, **arguments)
-
-
-BAD_SAVES = [
-    (-1, {}, "a step is an integer of at least 0, .*, got -1"),
-    (1.5, {}, "a step is an integer of at least 0, .*, got 1.5"),
-    (True, {}, "a step is an integer of at least 0, .*, got True"),
-    (0, {}, r"step 0 is already in '.*'; forget\(\[0\]\) first to replace it"),
-    (1, {"f": len}, r"metadata\['f'\] is <built-in function len>.* JSON cannot hold"),
-    (1, {"step": 1}, r"metadata \['step'\] is written by the store; leave it out"),
-    (1, {"metrics": 3}, r"metadata\['metrics'\] must map names to numbers, got 3"),
-    (1, {"metrics": {"loss": "low"}}, "monitored metric 'loss' of step 1 is 'low', not a number"),
-    (1, {"metrics": {"loss": np.ones(2)}}, r"'loss' of step 1 is \[1.0, 1.0\], not a number"),
-    (1, None, "metadata must map names to values, got None"),
-    (1, {"metrics": {"los": 3}}, r"monitored metric 'loss' is not among .* step 1: \['los'\]"),
-]
-
-
-@pytest.mark.parametrize(("step", "metadata", "text"), BAD_SAVES)
-def test_a_bad_save_is_refused_at_once(tmp_path, step, metadata, text):
-    with Store(tmp_path, monitor="loss") as store:
-        fill(store, [0.5])
-        with pytest.raises(CheckpointError, match=text):
-            store.save(step, TREE, metadata)
-        store.wait()
-        assert store.steps() == (0,)
-
-
-@pytest.mark.parametrize("step", [-1, 1.0, True, "0", None])
-def test_what_is_no_step_is_refused_by_whatever_reads(tmp_path, step):
-    with Store(tmp_path) as store:
-        fill(store, [0.5, 0.4])
-        reads = (store.metadata, store.verify, store.leaves, store.values, store.size, store.load)
-        for read in (*reads, lambda step: store.restore(TREE, step)):
-            with pytest.raises(
-                CheckpointError, match="a step is an integer of at least 0, .*, got"
-            ):
-                read(step)
-
-
-def test_what_is_no_subtree_and_no_transfer_is_refused(tmp_path):
-    with Store(tmp_path) as store:
-        fill(store, [0.5])
-        with pytest.raises(CheckpointError, match="a subtree is a name such as .*, got 3"):
-            store.restore(TREE, subtree=3)
-        with pytest.raises(CheckpointError, match=r"transfer must be a Transfer\(.*got \{'ignore'"):
-            store.restore(TREE, transfer={"ignore": ["w"]})
-
-
 def test_a_checkpoint_that_orbax_alone_wrote_is_no_riddle(tmp_path):
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(3, args=ocp.args.StandardSave(TREE))
     reader = Reader(tmp_path)
-    with pytest.raises(CheckpointCorruptError, match="metadata/metadata is missing: .* not odyss"):
+    with pytest.raises(CheckpointCorruptError, match="checksums.json is missing: .* not odyss"):
         reader.restore(TREE)
     assert reader.size(3) > 0
 
@@ -238,10 +178,10 @@ def test_what_is_not_there_is_said(tmp_path):
             store.restore(TREE, 5)
         with pytest.raises(CheckpointNotFoundError, match=r"no steps \[5\] .*committed are \[0\]"):
             store.forget([0, 5])
-        with pytest.raises(CheckpointError, match="best needs a monitor"):
+        with pytest.raises(ValueError, match="best needs a monitor"):
             store.restore(TREE, "best")
         with pytest.raises(
-            CheckpointError, match="a step is an integer of at least 0, .*, got 'last'"
+            ValueError, match="step must be an integer of at least 0, .*, got 'last'"
         ):
             store.restore(TREE, "last")
         assert store.steps() == (0,)
@@ -311,26 +251,13 @@ def test_one_unreadable_step_hides_no_other(tmp_path):
             assert store.restore(TREE).step == 0
 
 
-def test_a_chunk_that_is_gone_or_short_is_an_error(tmp_path):
-    with Store(tmp_path, keep_last=None) as store:
-        fill(store, [0.3, 0.2])
-        chunk = tmp_path / "1" / "state" / "packed.float64" / "0"
-        chunk.write_bytes(chunk.read_bytes()[:-1])
-        with pytest.raises(CheckpointCorruptError, match="step 1 .* cannot be read"):
-            store.restore(TREE, 1)
-        chunk.unlink()
-        with pytest.raises(CheckpointCorruptError, match="step 1 .* cannot be read"):
-            store.restore(TREE, 1)
-        assert store.restore(TREE, 0).step == 0
-
-
 def test_a_closed_store_reads_and_refuses_to_save(tmp_path):
     store = Store(tmp_path)
     fill(store, [0.1])
     store.close()
     store.close()
     assert store.restore(TREE).step == 0
-    with pytest.raises(CheckpointError, match="is closed"):
+    with pytest.raises(RuntimeError, match="is closed"):
         store.save(1, TREE, {})
 
 

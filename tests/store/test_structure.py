@@ -1,9 +1,7 @@
 """The structure of a tree, in plain values and back, without a disk."""
 
 import collections
-import dataclasses
 import json
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odyssey_jax.store import CheckpointError
-from odyssey_jax.store._structure import build, find, infer, numbers_in, structure_of
-
-
-class Pair(NamedTuple):
-    """A NamedTuple node."""
-
-    left: Any
-    right: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Box:
-    """A dataclass node."""
-
-    content: Any
+from odyssey_jax.store._structure import build, find, numbers_in, structure_of
+from tests.store.conftest import Box, Pair
 
 
 @jax.tree_util.register_pytree_node_class
@@ -107,18 +91,6 @@ def test_a_models_and_an_optimizers_state():
     assert sorted(through_json(state)[1]) == ["bias", "kernel"]
     clip, (adam, rest) = through_json(optimizer)[1]
     assert (clip, rest, sorted(adam)) == ({}, {}, ["count", "mu", "nu"])
-
-
-@given(trees)
-def test_what_is_inferred_from_the_paths_has_each_leaf_at_its_place(tree):
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    node = infer([jax.tree_util.keystr(path) for path, _ in found])
-    again = build(node, dict(enumerate(leaf for _, leaf in found)))
-    for path, leaf in found:
-        at = again
-        for entry in path:
-            at = at[getattr(entry, "key", getattr(entry, "idx", None))]
-        assert at == leaf
 
 
 def test_a_node_is_found_by_its_name():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odyssey_jax.store import Store
-from tests.store.test_round_trip import Box, Pair, assert_same, bits, blank
+from tests.store.conftest import Box, Pair, assert_same, bits, blank
 
 # A number lengthens it: ODYSSEY_TREES=2000.
 EXAMPLES = int(os.environ.get("ODYSSEY_TREES", "15"))

@@ -1,4 +1,4 @@
-"""Restoring into another model: what goes where, decided without a disk."""
+"""What goes where on the way to a target, and how the two differ: decided without a disk."""
 
 from typing import Any, NamedTuple
 
@@ -17,9 +17,51 @@ from odyssey_jax.store import (
     Transfer,
     _layout,
 )
-from odyssey_jax.store._leaves import Leaf, flatten
-from odyssey_jax.store._paths import name_of, split
-from odyssey_jax.store._transfer import assign
+from odyssey_jax.store._leaves import Leaf, flatten, name_of, split
+from odyssey_jax.store._match import assign, compare, mismatch
+
+THREE = [
+    Leaf("['a']", (3,), "float32"),
+    Leaf("['b']", (), "int32"),
+    Leaf("['c']", (2,), "bool"),
+]
+
+
+def test_equal_trees_match_in_any_order():
+    report = compare(THREE, THREE[::-1])
+    assert report.exact
+    assert set(report.matched) == {"['a']", "['b']", "['c']"}
+
+
+def test_every_kind_of_difference_is_reported_once():
+    target = [
+        Leaf("['a']", (4,), "bfloat16"),
+        Leaf("['b']", (), "int32"),
+        Leaf("['d']", (), "bool"),
+    ]
+    report = compare(THREE, target)
+    assert not report.exact
+    error = mismatch(report, "checkpoint 3")
+    assert error.missing == ("['d']",)
+    assert error.extra == ("['c']",)
+    assert error.shape == {"['a']": ((3,), (4,))}
+    assert error.dtype == {"['a']": ("float32", "bfloat16")}
+    assert str(error) == (
+        "checkpoint 3 does not match the target: 1 leaf agrees, 3 differ. Build the model and "
+        "the optimizer as they were when it was saved, start over in another directory, or "
+        "restore a part of it with Store.restore(transfer=...).\n"
+        "  missing from the checkpoint: ['d'] bool[]\n"
+        "  extra in the checkpoint: ['c'] bool[2]\n"
+        "  shape: ['a'] saved (3,), target (4,)\n"
+        "  dtype: ['a'] saved float32, target bfloat16"
+    )
+
+
+def test_a_long_list_is_cut():
+    many = [Leaf(f"[{i}]", (), "bool") for i in range(100)]
+    lines = str(mismatch(compare(many, []), "x")).splitlines()
+    assert len(lines) == 14
+    assert lines[-1] == "  extra in the checkpoint: and 88 more"
 
 
 class Carry(NamedTuple):
@@ -146,7 +188,7 @@ def test_a_new_name_that_is_two_leaves_is_refused():
     ],
 )
 def test_a_transfer_is_checked_when_it_is_made(arguments, message):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ValueError, match=message):
         Transfer(**arguments)
 
 
@@ -206,7 +248,7 @@ def test_a_transfer_reads_what_it_says(tmp_path):
         assert not target["key"].is_deleted()
 
         shapes = target | {"head": jax.ShapeDtypeStruct((2,), jnp.float32)}
-        with pytest.raises(CheckpointError, match=r"leaf \['head'\] is to keep .*ShapeDtypeStruct"):
+        with pytest.raises(ValueError, match=r"leaf \['head'\] is to keep .*ShapeDtypeStruct"):
             store.restore(shapes, transfer=transfer)
         with pytest.raises(CheckpointMismatchError, match="leaf agrees, 1 differ") as error:
             store.restore({"w": jnp.zeros(3), "k": np.zeros(3)}, subtree="enc")

@@ -1,4 +1,4 @@
-"""Which leaf of a checkpoint goes where in a target of another shape: pure, no disk."""
+"""Which saved leaf goes to which of the target, and how the two differ: pure, no disk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,144 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from odyssey_jax.store._compare import Report, compare
-from odyssey_jax.store._errors import CheckpointError
-from odyssey_jax.store._leaves import Leaf
-from odyssey_jax.store._paths import listed, name_of
+from odyssey_jax.store._errors import CheckpointError, CheckpointMismatchError
+from odyssey_jax.store._leaves import Leaf, listed, name_of
+
+_SHOWN = 12  # leaves listed of each kind of difference
+
+
+@dataclass(frozen=True)
+class Report:
+    """A comparison of the target's leaves with the checkpoint's, by path.
+
+    Attributes:
+        matched: Paths that agree in shape and dtype.
+        missing: Leaves that the target has and the checkpoint has not.
+        extra: Leaves that the checkpoint has and the target has not.
+        shape: Path -> (saved, target's), where the shapes differ.
+        dtype: Path -> (saved, target's), where the dtypes differ.
+        renamed: Saved path -> the name that a transfer gives it.
+        initialized: Leaves of the target that keep its values.
+        ignored: Leaves of the checkpoint that are not restored, because the transfer
+            ignores them or initializes those that they would go to.
+
+    Example:
+        >>> print(compare([Leaf("['w']", (3,), "float32")], [Leaf("['w']", (3,), "float32")]))
+        1 leaf agrees, 0 differ
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[Leaf, ...] = ()
+    extra: tuple[Leaf, ...] = ()
+    shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    dtype: dict[str, tuple[str, str]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    initialized: tuple[Leaf, ...] = ()
+    ignored: tuple[Leaf, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """True if nothing differs."""
+        return not (self.missing or self.extra or self.shape or self.dtype)
+
+    def __str__(self) -> str:
+        return "\n".join([_counts(self), *_differences(self), *_transferred(self)])
+
+
+def compare(saved: Iterable[Leaf], target: Iterable[Leaf]) -> Report:
+    """Compare what was saved with what is asked for.
+
+    Args:
+        saved: The checkpoint's leaves.
+        target: The target's leaves.
+
+    Returns:
+        The report, in the order of the leaves given.
+
+    Example:
+        >>> saved = [Leaf("['w']", (3,), "float32"), Leaf("['b']", (), "float32")]
+        >>> report = compare(saved, [Leaf("['w']", (4,), "float32")])
+        >>> report.shape, report.extra[0].path
+        ({"['w']": ((3,), (4,))}, "['b']")
+    """
+    old = {leaf.path: leaf for leaf in saved}
+    new = {leaf.path: leaf for leaf in target}
+    both = [(old[path], leaf) for path, leaf in new.items() if path in old]
+    return Report(
+        matched=tuple(was.path for was, leaf in both if was == leaf),
+        missing=tuple(leaf for path, leaf in new.items() if path not in old),
+        extra=tuple(leaf for path, leaf in old.items() if path not in new),
+        shape={was.path: (was.shape, leaf.shape) for was, leaf in both if was.shape != leaf.shape},
+        dtype={was.path: (was.dtype, leaf.dtype) for was, leaf in both if was.dtype != leaf.dtype},
+    )
+
+
+def mismatch(report: Report, name: str) -> CheckpointMismatchError:
+    """Return the error for a report that is not exact.
+
+    Args:
+        report: What `compare` returned.
+        name: What to call the checkpoint.
+
+    Returns:
+        The error, whose message lists the leaves that differ.
+
+    Example:
+        >>> report = compare([], [Leaf("['w']", (4,), "float32")])
+        >>> print(str(mismatch(report, "checkpoint 3")).splitlines()[1].strip())
+        missing from the checkpoint: ['w'] float32[4]
+    """
+    head = (
+        f"{name} does not match the target: {_counts(report)}. Build the model and the "
+        "optimizer as they were when it was saved, start over in another directory, or "
+        "restore a part of it with Store.restore(transfer=...)."
+    )
+    return CheckpointMismatchError(
+        "\n".join([head, *_differences(report)]),
+        missing=[leaf.path for leaf in report.missing],
+        extra=[leaf.path for leaf in report.extra],
+        shape=report.shape,
+        dtype=report.dtype,
+    )
+
+
+def _counts(report: Report) -> str:
+    matched = len(report.matched)
+    differing = len({*report.shape, *report.dtype}) + len(report.missing) + len(report.extra)
+    text = f"{matched} {'leaf agrees' if matched == 1 else 'leaves agree'}, {differing} differ"
+    for kind in ("initialized", "ignored"):
+        if leaves := getattr(report, kind):
+            text += f", {len(leaves)} {kind}"
+    return text
+
+
+def _differences(report: Report) -> list[str]:
+    extra = (
+        f"{leaf}, renamed to {report.renamed[leaf.path]}" if leaf.path in report.renamed else leaf
+        for leaf in report.extra
+    )
+    return [
+        *_lines("missing from the checkpoint", map(str, report.missing)),
+        *_lines("extra in the checkpoint", map(str, extra)),
+        *_lines("shape", (f"{p} saved {a}, target {b}" for p, (a, b) in report.shape.items())),
+        *_lines("dtype", (f"{p} saved {a}, target {b}" for p, (a, b) in report.dtype.items())),
+    ]
+
+
+def _transferred(report: Report) -> list[str]:
+    return [
+        *_lines("renamed", (f"{old} to {new}" for old, new in report.renamed.items())),
+        *_lines("initialized", map(str, report.initialized)),
+        *_lines("ignored", map(str, report.ignored)),
+    ]
+
+
+def _lines(kind: str, items: Iterable[str]) -> list[str]:
+    items = list(items)
+    lines = [f"  {kind}: {item}" for item in items[:_SHOWN]]
+    if len(items) > _SHOWN:
+        lines.append(f"  {kind}: and {len(items) - _SHOWN} more")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -34,7 +168,7 @@ class Transfer:
             are not restored.
 
     Raises:
-        CheckpointError: A pattern is none, or there is a string in place of a list.
+        ValueError: If a pattern is no regular expression, or a string is in place of a list.
 
     Example:
         >>> import tempfile
@@ -61,27 +195,27 @@ class Transfer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rename, Mapping):
-            raise CheckpointError(f"rename must map patterns to replacements, got {self.rename!r}")
+            raise ValueError(f"rename must map patterns to replacements, got {self.rename!r}.")
         for argument in ("initialize", "ignore"):
             given = getattr(self, argument)
             if isinstance(given, str) or not isinstance(given, Sequence):
-                raise CheckpointError(
-                    f"{argument} must be a list of patterns, such as ['^head/'], got {given!r}"
+                raise ValueError(
+                    f"{argument} must be a list of patterns, such as ['^head/'], got {given!r}."
                 )
         for pattern in (*self.rename, *self.initialize, *self.ignore):
-            _check(pattern, self.rename.get(pattern, ""))
+            _check_pattern(pattern, self.rename.get(pattern, ""))
 
 
-def _check(pattern: str, replacement: str) -> None:
+def _check_pattern(pattern: str, replacement: str) -> None:
     try:
         re.compile(pattern).sub(replacement, "")  # reads the replacement too
     except (re.error, TypeError) as error:
         what = f"{pattern!r} -> {replacement!r}" if replacement else repr(pattern)
-        raise CheckpointError(f"{what} is not a regular expression: {error}") from error
+        raise ValueError(f"{what} is not a regular expression: {error}.") from error
 
 
 class Assignment(NamedTuple):
-    """Where each of the target's leaves comes from.
+    """The saved leaf for each of the target's.
 
     Attributes:
         sources: For each of the target's leaves the path of the saved one, or None where
@@ -96,7 +230,7 @@ class Assignment(NamedTuple):
 def assign(
     saved: Sequence[Leaf], target: Sequence[Leaf], transfer: Transfer | None = None
 ) -> Assignment:
-    """Finds the saved leaf for each of the target's.
+    """Find the saved leaf for each of the target's.
 
     Args:
         saved: The checkpoint's leaves.
@@ -107,7 +241,8 @@ def assign(
         The sources, to be used only where the report is exact, and the report.
 
     Raises:
-        CheckpointError: A pattern is found in no name, two leaves go to one, or a new name
+        ValueError: If the transfer is none.
+        CheckpointError: If a pattern is found in no name, two leaves go to one, or a new name
             is that of several leaves.
 
     Example:
@@ -120,7 +255,7 @@ def assign(
         (("['a']",), True)
     """
     if not isinstance(transfer, Transfer | None):
-        raise CheckpointError(f"transfer must be a Transfer(rename=..., ...), got {transfer!r}")
+        raise ValueError(f"transfer must be a Transfer(rename=..., ...), got {transfer!r}.")
     transfer = transfer or Transfer()
     kept = _found(transfer.initialize, target, "initialize", "target")
     ignored = _found(transfer.ignore, saved, "ignore", "checkpoint")
@@ -128,7 +263,7 @@ def assign(
     renamed = _rename(transfer.rename, wanted)
     goes_to = _destinations(wanted, renamed, target)
     ignored |= {path for path, new in goes_to.items() if new in kept}
-    sources = _turned({old: new for old, new in goes_to.items() if old not in ignored})
+    sources = _inverse({old: new for old, new in goes_to.items() if old not in ignored})
     compared = compare(
         (leaf._replace(path=goes_to[leaf.path]) for leaf in wanted if leaf.path not in ignored),
         (leaf for leaf in target if leaf.path not in kept),
@@ -145,31 +280,31 @@ def assign(
 
 
 def _found(patterns: Sequence[str], leaves: Sequence[Leaf], argument: str, what: str) -> set[str]:
-    """The paths of the leaves whose names hold one of the patterns."""
+    """Return the paths of the leaves in whose names one of the patterns is found."""
     names = {leaf.path: name_of(leaf.path) for leaf in leaves} if patterns else {}
     found: set[str] = set()
     for pattern in patterns:
         matching = {path for path, name in names.items() if re.search(pattern, name)}
         if not matching:
-            raise _nowhere(pattern, argument, what, names.values())
+            raise _found_nowhere(pattern, argument, what, names.values())
         found |= matching
     return found
 
 
 def _rename(patterns: Mapping[str, str], leaves: Sequence[Leaf]) -> dict[str, str]:
-    """The new names of the leaves in whose names a pattern is found, by path."""
+    """Return the new names of the leaves in whose names a pattern is found, by path."""
     names = {leaf.path: name_of(leaf.path) for leaf in leaves} if patterns else {}
     renamed: dict[str, str] = {}
     for pattern, replacement in patterns.items():
         found = [path for path, name in names.items() if re.search(pattern, name)]
         if not found:
-            raise _nowhere(pattern, "rename", "checkpoint", names.values())
+            raise _found_nowhere(pattern, "rename", "checkpoint", names.values())
         for path in found:
             names[path] = renamed[path] = re.sub(pattern, replacement, names[path])
     return renamed
 
 
-def _nowhere(pattern: str, argument: str, what: str, names: Iterable[str]) -> CheckpointError:
+def _found_nowhere(pattern: str, argument: str, what: str, names: Iterable[str]) -> CheckpointError:
     return CheckpointError(
         f"{argument}: the pattern {pattern!r} is found in none of the {what}'s names, which "
         f"are {listed(names) or '(none)'}"
@@ -179,7 +314,7 @@ def _nowhere(pattern: str, argument: str, what: str, names: Iterable[str]) -> Ch
 def _destinations(
     leaves: Sequence[Leaf], renamed: Mapping[str, str], target: Sequence[Leaf]
 ) -> dict[str, str]:
-    """Saved path -> path in the target; of a new name that is not there, the name."""
+    """Return saved path -> path in the target; of a new name that is not there, the name."""
     paths: dict[str, list[str]] = {}
     for leaf in target if renamed else ():
         paths.setdefault(name_of(leaf.path), []).append(leaf.path)
@@ -193,7 +328,7 @@ def _destinations(
     return {leaf.path: new.get(leaf.path, leaf.path) for leaf in leaves}
 
 
-def _turned(goes_to: Mapping[str, str]) -> dict[str, str]:
+def _inverse(goes_to: Mapping[str, str]) -> dict[str, str]:
     comes_from: dict[str, str] = {}
     for old, new in goes_to.items():
         if new in comes_from:

@@ -1,4 +1,4 @@
-"""A save by several processes, in step with each other: the points at which they meet.
+"""The barriers at which several processes meet during a save, and what they agree on.
 
 They meet by the key-value service of jax.distributed, in the background thread: no device
 takes part, so that the main thread's programs go on meanwhile. Whoever fails fails the save of
@@ -31,22 +31,22 @@ from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError
 Result = TypeVar("Result")
 
 
-class Rounds:
-    """The meetings of a store's saves, in their order.
+class Barriers:
+    """The barriers of a store's saves, in the order in which a save comes to them.
 
     Args:
-        directory: the store's directory, the same in every process.
+        directory: The store's directory, the same in every process.
     """
 
     def __init__(self, directory: Path) -> None:
         self._meeting = Meeting(f"saves to {directory}")
 
     def together(self) -> contextlib.AbstractContextManager[None]:
-        """Encloses a save: if it fails in one process, it fails in all, for that reason."""
+        """Enclose a save: if it fails in one process, it fails in all, for that reason."""
         return self._meeting.together(_files.reason)
 
     def begun(self, state: Path | None) -> Path:
-        """The first process has made the directories.
+        """Meet when the first process has made the directories.
 
         Args:
             state: In the first process, where arrays are to be written.
@@ -57,15 +57,15 @@ class Rounds:
         return Path(self._meeting.decide(str(state), first, "begun"))
 
     def written(self) -> None:
-        """All have written their arrays; the first process may finish and rename."""
+        """Meet when all have written their arrays; the first process may finish and rename."""
         self._meeting.decide(None, first, "written")
 
     def finished(self) -> None:
-        """The first process has finished all but the checksums; they can be taken."""
+        """Meet when the first process has finished all but the checksums, which can be taken."""
         self._meeting.decide(None, first, "finished")
 
     def summed(self, sums: Mapping[str, Checksum]) -> dict[str, Checksum]:
-        """Brings the checksums of what each process holds to the first.
+        """Bring the checksums of what each process holds to the first.
 
         Args:
             sums: File -> checksum, of this process's shards.
@@ -83,18 +83,18 @@ class Rounds:
         return found
 
     def committed(self) -> None:
-        """The first process has committed, and deleted what is old."""
+        """Meet when the first process has committed, and deleted what is old."""
         self._meeting.decide(None, first, "committed")
 
     def failed(self) -> None:
-        """All know that the save has failed, and none is at its files, which may be swept."""
+        """Meet when all know that the save has failed; none is at its files, which may be swept."""
         gone = (ProcessFailedError, TimeoutError, jax.errors.JaxRuntimeError)
         with contextlib.suppress(*gone):  # one of them is
             self._meeting.decide(None, first, "failed")
 
 
-def alike(read: Callable[[], Result]) -> Result:
-    """Reads a step: what is corrupt to one process is corrupt to all.
+def read_alike(read: Callable[[], Result]) -> Result:
+    """Read a step: what is corrupt to one process is corrupt to all.
 
     Args:
         read: Reads it, or this process's part of it.
@@ -103,7 +103,7 @@ def alike(read: Callable[[], Result]) -> Result:
         What it returned.
 
     Raises:
-        CheckpointCorruptError: One process raised it.
+        CheckpointCorruptError: If one process raised it.
     """
     try:
         result, wrong = read(), None
@@ -118,15 +118,11 @@ def alike(read: Callable[[], Result]) -> Result:
 
 
 def check_shared(directory: Path) -> None:
-    """Refuses a directory that the processes do not share.
-
-    Raises:
-        CheckpointError: One does not see there what process 0 does.
-    """
+    """Raise CheckpointError unless all processes see in a directory what process 0 writes there."""
     if jax.process_count() == 1:
         return
     # Named so that it is swept away, should the program be killed here.
-    probe = directory / from_first(f"0.orbax-checkpoint-tmp-shared-{secrets.token_hex(8)}", "Store")
+    probe = directory / from_first(f"0.{_files.UNFINISHED}-shared-{secrets.token_hex(8)}", "Store")
     if is_first():
         probe.mkdir()
     from_first(None, "Store")

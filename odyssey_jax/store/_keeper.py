@@ -1,0 +1,408 @@
+"""Keeping a directory: its writer's lock, its pins, and which steps are deleted, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+
+from odyssey_jax._checks import check_count
+from odyssey_jax.parallel._agree import ProcessFailedError, from_first, greatest, is_first, together
+from odyssey_jax.store import _files
+from odyssey_jax.store._background import Background, Failures, OnFailedSave
+from odyssey_jax.store._barriers import check_shared, read_alike
+from odyssey_jax.store._directory import Result, Which, check_step
+from odyssey_jax.store._errors import (
+    CheckpointError,
+    CheckpointInUseError,
+    CheckpointNotFoundError,
+    CheckpointWriteError,
+)
+from odyssey_jax.store._files import pinned_steps
+from odyssey_jax.store._lock import WriterLock
+from odyssey_jax.store._reader import Reader
+from odyssey_jax.store._retain import Mode, retain, superseded
+
+
+class Keeper(Reader):
+    """A `Store` but for its saves: what it locks, waits for, pins and deletes.
+
+    Process 0 alone changes the directory; the others wait until it has. Steps are deleted by the
+    background thread after a commit, or by the main thread while nothing runs in the background.
+
+    Args:
+        directory: Where the steps are; made if it does not exist.
+        keep_last: As for `Store`, like all that follow.
+        keep_best: Steps to keep for being best.
+        keep_every: Steps that are multiples of it are kept for good.
+        monitor: The metric that says what is best.
+        mode: ``"min"`` or ``"max"``.
+        max_in_flight: How many saves may be unfinished.
+        on_failed_save: ``"raise"`` or ``"warn"``.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep_last: int | None,
+        keep_best: int,
+        keep_every: int | None,
+        monitor: str | None,
+        mode: Mode,
+        max_in_flight: int,
+        on_failed_save: OnFailedSave,
+    ) -> None:
+        self._failures = Failures(on_failed_save)
+        _check_policy(keep_last, keep_best, keep_every, monitor)
+        check_count("max_in_flight", max_in_flight, 1)
+        super().__init__(directory, monitor=monitor, mode=mode)
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.keep_every = keep_every
+        self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
+        self._given_up: dict[int, float | None] = {}  # -> their timestamps
+        self._tidied = False
+        self._closed = False
+        with together():
+            _files.make_directory(self.directory)
+            check_shared(self.directory)
+        self._lock = WriterLock(self.directory)
+        self._tidy_unless_in_use()
+
+    def acquire(self) -> None:
+        """Take the directory for this store to write to, as the first `save` does.
+
+        `close` gives it back. One that is about to be given back is waited for, for 0.5 s.
+
+        Raises:
+            CheckpointInUseError: If another program, or another store of this one, writes there.
+            RuntimeError: If the store is closed.
+
+        Example:
+            >>> import tempfile
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.acquire()
+            ...     Store(folder).acquire()
+            Traceback (most recent call last):
+            odyssey_jax.store._errors.CheckpointInUseError: checkpoint directory ...
+        """
+        if self._closed:
+            raise RuntimeError(f"the store of {str(self.directory)!r} is closed; make another.")
+        self._acquire()
+
+    def _acquire(self) -> None:
+        held = self._lock.held
+        with together():
+            if is_first():
+                self._lock.acquire()
+            from_first(None, "Store.acquire")  # the others wait until it is taken
+        if self._lock.held and not (held or self._background.unfinished):
+            self._tidy()
+
+    def wait(self) -> None:
+        """Wait until all saves in flight are committed.
+
+        Raises:
+            CheckpointWriteError: If one failed. It is raised once, by whichever of `save`,
+                `wait`, `check_for_errors` and `close` is called first, with notes of those
+                that failed after it; the store can be used afterwards. A
+                `CheckpointWriteWarning` for each, if the store was asked for those.
+
+        Example:
+            >>> import tempfile
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.wait()
+        """
+        self._background.wait()
+        self.check_for_errors()
+
+    def check_for_errors(self) -> None:
+        """Raise or warn of saves that failed, without waiting for those in flight.
+
+        Raises:
+            CheckpointWriteError: If one failed, as for `wait`; a warning, if the store was asked
+                for those.
+
+        Example:
+            >>> import tempfile
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.check_for_errors()
+        """
+        if jax.process_count() > 1:
+            (failed,) = greatest(self._background.failed, what="Store.check_for_errors")
+            if failed:  # what failed in one process failed in all, or is about to
+                self._background.wait()
+        self._failures.tell(self._background.take_failures())
+
+    def steps(self) -> tuple[int, ...]:
+        """List the committed steps.
+
+        Returns:
+            Their numbers, ascending; on several processes what process 0 sees. The one being
+            saved is not among them.
+
+        Example:
+            >>> import tempfile
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.steps()
+            ()
+        """
+        with together():
+            return tuple(from_first(super().steps(), "Store.steps"))
+
+    def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
+        with together():
+            return from_first(super()._candidate(which, skipped), f"Store.{which}")
+
+    def _pick(
+        self, step: int | Which, attempt: Callable[[int], Result]
+    ) -> tuple[Result, dict[int, str]]:
+        self._background.wait()
+        with together():
+            return super()._pick(step, lambda found: read_alike(lambda: attempt(found)))
+
+    def pin(self, step: int) -> None:
+        """Keep a step whatever else is kept, in this program and any later one.
+
+        If it is being saved, this waits until it is committed.
+
+        Args:
+            step: A committed step; nothing happens if it is pinned already.
+
+        Raises:
+            CheckpointNotFoundError: If the step is not committed.
+            CheckpointWriteError: If the mark cannot be written, or the save failed.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     for step in (1, 2, 3):
+            ...         store.save(step, {"w": np.zeros(3)}, {})
+            ...         if step == 1:
+            ...             store.pin(step)
+            ...     store.wait()
+            ...     store.steps()
+            (1, 3)
+        """
+        self.wait()
+        step = check_step(step)
+        with together():
+            if is_first():
+                _files.pin(self.directory, step)
+            if step not in self.steps():  # looked at last, when nobody would delete it any more
+                self._unpin(step)
+                raise self._not_found(step)
+
+    def unpin(self, step: int) -> None:
+        """Take a pin away: the step goes when no other rule keeps it, after the next save.
+
+        Args:
+            step: A committed step; nothing happens if it is not pinned.
+
+        Raises:
+            CheckpointNotFoundError: If the step is not committed.
+            CheckpointWriteError: If the mark cannot be deleted.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros(3)}, {})
+            ...     store.pin(1)
+            ...     store.unpin(1)
+            ...     store.pinned()
+            ()
+        """
+        with together():
+            if check_step(step) not in self.steps():
+                raise self._not_found(step)
+            self._unpin(step)
+
+    def _unpin(self, step: int) -> None:
+        if is_first():
+            _files.unpin(self.directory, step)
+        from_first(None, "Store.unpin")  # the others wait until it is done
+
+    def forget(self, steps: Iterable[int]) -> None:
+        """Delete steps.
+
+        Args:
+            steps: Committed steps, none of them pinned.
+
+        Raises:
+            CheckpointNotFoundError: If one of them is not committed; none is deleted then.
+            CheckpointError: If one of them is pinned; none is deleted then.
+            CheckpointInUseError: If somebody else writes to the directory.
+            CheckpointWriteError: If one could not be deleted.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.arange(3.0)}, {})
+            ...     store.wait()
+            ...     store.forget([1])
+            ...     store.steps()
+            ()
+        """
+        self._background.join()
+        doomed = self._may_go(steps)
+        held = self._lock.held
+        self._acquire()
+        try:
+            with self._deleting(doomed), together():
+                self._drop(doomed)
+                from_first(None, "Store.forget")  # the others wait until they are gone
+            self._sweep()
+        finally:
+            if not held:
+                self._lock.release()
+
+    def give_up(self, steps: Iterable[int]) -> None:
+        """Delete steps as soon as a save is committed, and none of them before.
+
+        For a run that begins again, or goes on from an older step: until it has saved
+        something, what there was stays, whatever happens. A save may have the number of one of
+        them, and takes its place. If the program is killed between the commit and the deletion,
+        the next store that opens the directory deletes them.
+
+        Args:
+            steps: Committed steps, none of them pinned.
+
+        Raises:
+            CheckpointNotFoundError: If one of them is not committed.
+            CheckpointError: If one of them is pinned.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(5, {"w": np.arange(3.0)}, {})
+            ...     store.wait()
+            ...     store.give_up([5])
+            ...     print(store.steps())
+            ...     store.save(2, {"w": np.zeros(3)}, {})
+            ...     store.wait()
+            ...     print(store.steps())
+            (5,)
+            (2,)
+        """
+        self._background.join()
+        given_up = sorted(self._may_go(steps))
+        self._given_up |= {step: self._metadata_or_none(step).get("timestamp") for step in given_up}
+
+    def _may_go(self, steps: Iterable[int]) -> set[int]:
+        doomed = {check_step(step) for step in steps}
+        if unknown := sorted(doomed - set(self.steps())):
+            raise CheckpointNotFoundError(
+                f"no steps {unknown} in {str(self.directory)!r}; committed are {list(self.steps())}"
+            )
+        if pinned := sorted(doomed & pinned_steps(self.directory)):
+            raise CheckpointError(
+                f"steps {pinned} in {str(self.directory)!r} are pinned; unpin them first to "
+                "delete them"
+            )
+        return doomed
+
+    def _replaceable(self) -> set[int]:
+        """Return the steps whose place a save may take."""
+        return {*self._skipped, *self._given_up}
+
+    def _drop_given_up(self) -> None:
+        given_up = self._given_up.keys() & set(self._committed())
+        if doomed := given_up - pinned_steps(self.directory):
+            self._drop(doomed)
+
+    def _delete_old(self, step: int) -> None:
+        """Delete what the rule does not keep, now that a step is committed."""
+        # What cannot be read is not ours to delete: it may be of a newer format.
+        values, _ = self._read_values(set(self._committed()) - self._skipped.keys())
+        pinned = pinned_steps(self.directory)
+        old = values.keys() - retain(
+            values, self.keep_last, self.keep_best, self.mode, self.keep_every, pinned
+        )
+        # What was skipped for being corrupt takes nobody's place in the rule, and goes when the
+        # run is past it.
+        if self.keep_last is not None:
+            old |= {corrupt for corrupt in self._skipped if corrupt < step} - pinned
+        if doomed := old & set(self._committed()):
+            self._drop(doomed)
+
+    def _drop(self, steps: Iterable[int]) -> None:
+        if is_first():
+            _files.remove(self.directory, sorted(steps))
+        for step in steps:
+            self._values.pop(step, None)
+            self._skipped.pop(step, None)
+
+    @contextlib.contextmanager
+    def _deleting(self, doomed: Iterable[int]) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ProcessFailedError) as error:
+            raise CheckpointWriteError(
+                f"steps {sorted(doomed)} in {str(self.directory)!r} were not deleted: "
+                f"{_files.reason(error)}"
+            ) from error
+
+    def _tidy_unless_in_use(self) -> None:
+        if is_first():
+            with contextlib.suppress(CheckpointInUseError):  # whoever writes there tidies up
+                self._lock.acquire(wait=False)
+                try:
+                    self._tidy()
+                finally:
+                    self._lock.release()
+
+    def _tidy(self) -> None:
+        """Finish what killed programs have begun."""
+        self._sweep()
+        if not self._tidied:
+            self._drop_superseded()
+            self._tidied = True
+
+    def _sweep(self) -> None:
+        if is_first():
+            _files.sweep(self.directory, unfinished=self._lock.held)
+
+    def _drop_superseded(self) -> None:
+        """Delete what a program gave up for a step that it committed, before it was killed."""
+        if not is_first():
+            return
+        found = {step: self._metadata_or_none(step) for step in self._committed()}
+        if doomed := superseded(found) - pinned_steps(self.directory):
+            with self._deleting(doomed):
+                self._drop(doomed)
+
+    def _metadata_or_none(self, step: int) -> dict[str, Any]:
+        try:
+            return self.metadata(step)
+        except CheckpointError:
+            return {}
+
+
+def _check_policy(
+    keep_last: int | None, keep_best: int, keep_every: int | None, monitor: str | None
+) -> None:
+    if keep_last is not None:
+        check_count("keep_last", keep_last, 1, ", or None for all")
+    if keep_every is not None:
+        check_count("keep_every", keep_every, 1, ", or None for none")
+    check_count("keep_best", keep_best)
+    if keep_best and monitor is None:
+        raise ValueError(
+            f"keep_best = {keep_best} needs a monitor, the name of a metric such as 'valid/loss'."
+        )
