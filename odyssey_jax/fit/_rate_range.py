@@ -11,7 +11,7 @@ import numpy as np
 from odyssey_jax._types import Task
 from odyssey_jax.data import ArrayDataset
 from odyssey_jax.fit._fit import fit
-from odyssey_jax.plots._figure import new_figure, save_picture
+from odyssey_jax.plots._style import new_figure, save_picture
 from odyssey_jax.schedules import exponential_warmup
 from odyssey_jax.train import check_accumulate_steps
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import odyssey_jax as ody
-from odyssey_jax.writers import _event_file
+from odyssey_jax.writers._tensorboard import event_files
 from tests import examples
 
 EPOCHS = 6
@@ -69,7 +69,7 @@ def tear(directory):
         file.write("99,1")
     with (directory / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 99, "st')
-    (events,) = _event_file.event_files(directory / "tensorboard")
+    (events,) = event_files(directory / "tensorboard")
     data = events.read_bytes()
     events.write_bytes(data + data[-40:-7])
 
@@ -131,7 +131,7 @@ def test_tensorboard_keeps_what_the_history_has_not(cut):
     reader = EventAccumulator(str(cut[0] / "tensorboard"), size_guidance={"histograms": 0})
     reader.Reload()
     assert min(x.step for x in reader.Histograms("params/w")) <= 10, "of the first process"
-    assert len(_event_file.event_files(cut[0] / "tensorboard")) == 1
+    assert len(event_files(cut[0] / "tensorboard")) == 1
 
 
 def test_tensorboard_has_nothing_twice_after_a_death_between_two_files(tmp_path):
@@ -140,7 +140,7 @@ def test_tensorboard_has_nothing_twice_after_a_death_between_two_files(tmp_path)
     writer.open(info._replace(rows=[], step=0))
     writer.write([row], ody.writers.Live(5, 100.0))
     writer.close()
-    (old,) = _event_file.event_files(tmp_path / "tensorboard")
+    (old,) = event_files(tmp_path / "tensorboard")
     data = old.read_bytes()
     for left in (data, None):  # the new file was there, and the old one not yet gone
         writer.open(info)
