@@ -31,7 +31,7 @@ def test_a_picture_of_several():
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[0])  # 0 has no logarithm
     twice = ody.plot([RECIPE, RECIPE])
     assert len(twice.legends[0].get_texts()) == 2
-    assert len(ody.plot([ody.cosine_decay(0.1, n) for n in range(1, 30)]).axes[0].lines) == 29
+    assert len(ody.plot([ody.cosine_decay(n, 9) for n in range(1, 30)]).axes[0].lines) == 29
 
 
 def test_names_are_shown_as_they_are(tmp_path):
