@@ -39,15 +39,7 @@ _SHOWN = 3  # metrics in the list if none is monitored
 
 def add_parser(commands: Any) -> None:
     """Add the command and its actions; without an action it lists."""
-    command = add_command(
-        commands,
-        "checkpoints",
-        _list,
-        "list, verify, show, compare, export and delete checkpoints",
-        "List the checkpoints of a run; with an ACTION, do that instead. All actions but prune "
-        "only read.",
-        _EXAMPLES,
-    )
+    command = add_command(commands, checkpoints, _EXAMPLES)
     command.add_argument(
         "directory", type=Path, metavar="DIR", help="that of a run, or of its checkpoints"
     )
@@ -59,11 +51,45 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--mode", choices=("min", "max"), help="whether less or more is better")
     command.add_argument("--json", action="store_true", help="print JSON")
     actions = command.add_subparsers(title="actions", metavar="ACTION")
-    _add_verify(actions)
-    _add_show(actions)
-    _add_diff(actions)
-    _add_export(actions)
-    _add_prune(actions)
+
+    action = add_command(actions, verify)
+    action.add_argument("steps", nargs="*", metavar="STEP", help=f"{_STEP} (default: all)")
+    _add_json(action)
+
+    action = add_command(actions, show)
+    action.add_argument("step", metavar="STEP", help=_STEP)
+    action.add_argument("--depth", type=int, metavar="N", help="levels to show (default: all)")
+    _add_json(action)
+
+    action = add_command(actions, diff)
+    for name in ("a", "b"):
+        action.add_argument(
+            name, metavar=name.upper(), help=f"{_STEP}; DIR:STEP for another directory"
+        )
+    _add_json(action)
+
+    action = add_command(actions, export)
+    action.add_argument("step", metavar="STEP", help=_STEP)
+    action.add_argument("path", type=Path, metavar="PATH", help="where to; nothing may be there")
+    action.add_argument(
+        "--format",
+        choices=("orbax", "safetensors"),
+        help="default: safetensors if PATH ends in .safetensors, otherwise orbax",
+    )
+    action.add_argument(
+        "--subtree",
+        default=inspect.signature(export_params).parameters["subtree"].default,
+        metavar="NAME",
+        help="the node to write, '' for the whole tree (default: %(default)s)",
+    )
+
+    action = add_command(actions, prune)
+    action.add_argument("--keep-last", type=int, required=True, metavar="N", help="the newest N")
+    action.add_argument("--keep-best", type=int, default=0, metavar="K", help="the best K")
+    action.add_argument(
+        "--keep-every", type=int, metavar="N", help="the steps that are multiples of N"
+    )
+    action.add_argument("--yes", action="store_true", help="delete them")
 
 
 def _add_json(action: argparse.ArgumentParser) -> None:
@@ -106,8 +132,11 @@ def _reason(reader: Reader, step: int, error: CheckpointError) -> str:
     return text.removeprefix(f"checkpoint of step {step} in {str(reader.directory)!r} ")
 
 
-def _list(parsed: argparse.Namespace) -> None:
-    """List every committed step, also those that can't be read."""
+def checkpoints(parsed: argparse.Namespace) -> None:
+    """List, verify, show, compare, export and delete the checkpoints of a run.
+
+    Without an ACTION they are listed. All actions but prune only read.
+    """
     reader = _open(parsed)
     records = _records(reader)
     if parsed.json:
@@ -180,20 +209,11 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _add_verify(actions: Any) -> None:
-    action = add_command(
-        actions,
-        "verify",
-        _verify,
-        "compare every byte with its checksum",
-        "Compare every byte with its checksum. The exit status is 1 if a checkpoint is not as it "
-        "was saved; the file is named.",
-    )
-    action.add_argument("steps", nargs="*", metavar="STEP", help=f"{_STEP} (default: all)")
-    _add_json(action)
+def verify(parsed: argparse.Namespace) -> int:
+    """Compare every byte with its checksum.
 
-
-def _verify(parsed: argparse.Namespace) -> int:
+    The exit status is 1 if a checkpoint is not as it was saved; the file is named.
+    """
     reader = _open(parsed)
     steps = [_step_of(reader, text) for text in parsed.steps] or reader.steps()
     records = []
@@ -223,20 +243,8 @@ def _verdict(step: int, count: int, error: str | None) -> str:
     return f"step {step}: good, {size(count)}"
 
 
-def _add_show(actions: Any) -> None:
-    action = add_command(
-        actions,
-        "show",
-        _show,
-        "print the tree with shapes and dtypes, and the metadata",
-        "Print the tree of a checkpoint with shapes, dtypes and sizes, and its metadata.",
-    )
-    action.add_argument("step", metavar="STEP", help=_STEP)
-    action.add_argument("--depth", type=int, metavar="N", help="levels to show (default: all)")
-    _add_json(action)
-
-
-def _show(parsed: argparse.Namespace) -> None:
+def show(parsed: argparse.Namespace) -> None:
+    """Print the tree with shapes, dtypes and sizes, and the metadata."""
     if parsed.depth is not None and parsed.depth < 1:
         raise ValueError(f"--depth must be at least 1, got {parsed.depth}.")
     reader = _open(parsed)
@@ -276,23 +284,11 @@ def _count(leaves: int) -> str:
     return "1 leaf" if leaves == 1 else f"{leaves} leaves"
 
 
-def _add_diff(actions: Any) -> None:
-    action = add_command(
-        actions,
-        "diff",
-        _diff,
-        "compare two checkpoints",
-        "Compare two checkpoints leaf by leaf: those that only one has, shapes, dtypes, and values "
-        "to the bit; and their metadata.",
-    )
-    for name in ("a", "b"):
-        action.add_argument(
-            name, metavar=name.upper(), help=f"{_STEP}; DIR:STEP for another directory"
-        )
-    _add_json(action)
+def diff(parsed: argparse.Namespace) -> None:
+    """Compare two checkpoints leaf by leaf, and their metadata.
 
-
-def _diff(parsed: argparse.Namespace) -> None:
+    Found are leaves that only one has, and differences in shape, dtype, or any bit of a value.
+    """
     found = []
     for text in (parsed.a, parsed.b):
         directory, colon, step = text.rpartition(":")
@@ -310,31 +306,11 @@ def _diff(parsed: argparse.Namespace) -> None:
     print(f"{difference.equal} of {total} leaves are equal to the bit")
 
 
-def _add_export(actions: Any) -> None:
-    action = add_command(
-        actions,
-        "export",
-        _export,
-        "write the parameters for other tools",
-        "Write the parameters of a checkpoint to a safetensors file, or to the directory of a "
-        "plain Orbax checkpoint.",
-    )
-    action.add_argument("step", metavar="STEP", help=_STEP)
-    action.add_argument("path", type=Path, metavar="PATH", help="where to; nothing may be there")
-    action.add_argument(
-        "--format",
-        choices=("orbax", "safetensors"),
-        help="default: safetensors if PATH ends in .safetensors, otherwise orbax",
-    )
-    action.add_argument(
-        "--subtree",
-        default=inspect.signature(export_params).parameters["subtree"].default,
-        metavar="NAME",
-        help="the node to write, '' for the whole tree (default: %(default)s)",
-    )
+def export(parsed: argparse.Namespace) -> None:
+    """Write the parameters for other tools.
 
-
-def _export(parsed: argparse.Namespace) -> None:
+    They are written to a safetensors file, or to the directory of a plain Orbax checkpoint.
+    """
     reader = _open(parsed)
     step = _step_of(reader, parsed.step)
     suffix = "safetensors" if parsed.path.suffix == ".safetensors" else "orbax"
@@ -345,24 +321,12 @@ def _export(parsed: argparse.Namespace) -> None:
     print(f"in {parsed.path}: {parsed.subtree or 'the tree'} of step {step}, {nbytes}")
 
 
-def _add_prune(actions: Any) -> None:
-    action = add_command(
-        actions,
-        "prune",
-        _prune,
-        "delete what a rule does not keep",
-        "Print which checkpoints a rule does not keep, and with --yes delete them. The latest is "
-        "always kept, and so is what is pinned and what can't be read.",
-    )
-    action.add_argument("--keep-last", type=int, required=True, metavar="N", help="the newest N")
-    action.add_argument("--keep-best", type=int, default=0, metavar="K", help="the best K")
-    action.add_argument(
-        "--keep-every", type=int, metavar="N", help="the steps that are multiples of N"
-    )
-    action.add_argument("--yes", action="store_true", help="delete them")
+def prune(parsed: argparse.Namespace) -> None:
+    """Delete what a rule does not keep.
 
-
-def _prune(parsed: argparse.Namespace) -> None:
+    Without --yes nothing is deleted, and what would be is printed. The latest is always kept, and
+    so is what is pinned and what can't be read.
+    """
     if parsed.json:
         raise ValueError("prune has no --json.")
     for name, least in (("keep_last", 1), ("keep_best", 0), ("keep_every", 1)):

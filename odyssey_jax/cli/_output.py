@@ -20,31 +20,25 @@ _ENDLESS = 100_000
 
 
 def add_command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], int | None],
-    help: str,
-    description: str,
-    examples: str = "",
+    commands: Any, run: Callable[[argparse.Namespace], int | None], examples: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a command, or an action of one.
+    """Add a command, or an action of one; its name and its help are those of a function.
 
     Args:
         commands: What `add_subparsers` returned.
-        name: Its name.
-        run: What it does; the exit status is what this returns, None is 0.
-        help: What it does in a phrase, for the list of commands.
-        description: The same in sentences, for its own help.
+        run: What the command does; the exit status is what this returns, None is 0.
         examples: Lines below the help, printed as they are.
 
     Returns:
-        Its parser, which takes the arguments.
+        The command's parser, to add its arguments to.
     """
+    text = " ".join((run.__doc__ or run.__name__).split())
+    first = text.partition(".")[0]
     # The formatter that leaves examples as they are leaves the description as it is, too.
     command = commands.add_parser(
-        name,
-        help=help,
-        description=textwrap.fill(description, 79),
+        run.__name__,
+        help=first[0].lower() + first[1:],
+        description=textwrap.fill(text, 79),
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

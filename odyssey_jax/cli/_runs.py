@@ -20,16 +20,7 @@ _COLUMNS = ("run", "epochs#", "best", "ended", "time#", "saved", "learning rate"
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
-    command = add_command(
-        commands,
-        "runs",
-        _run,
-        "list the runs under a directory, and compare them",
-        "List the runs in a directory and below: how far each got, its best epoch, why it ended, "
-        "and its learning rate. A run is what has checkpoints or a metrics.jsonl. Nothing is "
-        "changed.",
-        _EXAMPLES,
-    )
+    command = add_command(commands, runs, _EXAMPLES)
     command.add_argument("directory", type=Path, metavar="DIR", help="that of one run, or of many")
     command.add_argument(
         "--metric",
@@ -42,24 +33,29 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _run(parsed: argparse.Namespace) -> None:
+def runs(parsed: argparse.Namespace) -> None:
+    """List the runs under a directory, and compare them.
+
+    Printed are how far each run got, its best epoch, why it ended, and its learning rate. A run
+    is what has checkpoints or a metrics.jsonl. Nothing is changed.
+    """
     root = parsed.directory
-    runs = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
-    if not runs:
+    found = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
+    if not found:
         raise ValueError(
             f"there is no run in {str(root)!r}: nothing there or below has "
             "checkpoints or a metrics.jsonl."
         )
     if parsed.metric is not None and parsed.mode is None:
-        parsed.mode = known_mode(runs.values(), parsed.metric)
+        parsed.mode = known_mode(found.values(), parsed.metric)
     if parsed.json:
-        print_json([_record(name, run, parsed) for name, run in runs.items()])
+        print_json([_record(name, run, parsed) for name, run in found.items()])
     else:
-        print_table(_COLUMNS, [_cells(name, run, parsed) for name, run in runs.items()])
-        for trouble in (trouble for run in runs.values() for trouble in run.troubles):
+        print_table(_COLUMNS, [_cells(name, run, parsed) for name, run in found.items()])
+        for trouble in (trouble for run in found.values() for trouble in run.troubles):
             print(f"? {trouble}")
     if parsed.plot is not None:
-        plot_runs(runs, parsed.metric, mode=parsed.mode, path=parsed.plot)
+        plot_runs(found, parsed.metric, mode=parsed.mode, path=parsed.plot)
         if not parsed.json:
             print(f"in {parsed.plot}: the picture")
 

@@ -30,15 +30,7 @@ _OPTIONS = {
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
-    command = add_command(
-        commands,
-        "schedule",
-        _run,
-        "describe, draw and check a learning-rate schedule",
-        "Describe a schedule, draw it, and point out what looks like a mistake. A schedule is "
-        "written as in Python, with the names of odyssey_jax.",
-        _EXAMPLES,
-    )
+    command = add_command(commands, schedule, _EXAMPLES)
     command.add_argument("expression", nargs="+", help="one schedule, or several to compare")
     command.add_argument(
         "--steps", type=int, metavar="N", help="steps in the run (default: until the end)"
@@ -50,7 +42,12 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--save", metavar="FILE", help="draw it into a .png, .svg or .pdf")
 
 
-def _run(parsed: argparse.Namespace) -> None:
+def schedule(parsed: argparse.Namespace) -> None:
+    """Describe, draw and check a learning-rate schedule.
+
+    What looks like a mistake is pointed out. A schedule is written as in Python, with the names
+    of odyssey_jax.
+    """
     schedules = {text: _resolved(parse(text), parsed) for text in parsed.expression}
     try:
         _show(schedules, parsed)

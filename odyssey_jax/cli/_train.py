@@ -16,14 +16,7 @@ from odyssey_jax.runs import open_checkpoints
 
 def add_parser(commands: Any) -> None:
     """Add the command; an option for each field of `Options`."""
-    command = add_command(
-        commands,
-        "train",
-        _run,
-        "train a network on handwritten digits",
-        "Train a network on scikit-learn's handwritten digits, with warm-up, cosine decay, early "
-        "stopping and checkpoints. The same command again resumes the run.",
-    )
+    command = add_command(commands, train)
     command.add_argument(
         "--directory",
         type=Path,
@@ -53,7 +46,12 @@ def add_parser(commands: Any) -> None:
         )
 
 
-def _run(parsed: argparse.Namespace) -> int:
+def train(parsed: argparse.Namespace) -> int:
+    """Train a network on handwritten digits.
+
+    The digits are scikit-learn's. There are warm-up, cosine decay, early stopping and
+    checkpoints; the same command again resumes the run.
+    """
     names = [field.name for field in dataclasses.fields(Options)]
     given = {name: getattr(parsed, name) for name in names}
     options = Options(**{**given, "hidden": tuple(given["hidden"])})

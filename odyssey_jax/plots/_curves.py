@@ -42,10 +42,7 @@ def save_curves(
     path: str | os.PathLike[str],
     best_epoch: int | None = None,
 ) -> None:
-    """Draw loss, accuracy and learning rate by epoch, one above the other, into a file.
-
-    There is a panel for each of them that the history has. A loss that spans more than a factor
-    of 20 is drawn on a logarithmic axis. A NaN is a gap in its curve.
+    """Draw loss, accuracy and learning rate by epoch into a file, as `plot_history` does.
 
     Args:
         history: One value for each epoch, by name, each [epochs]. Used are "train/loss",
@@ -56,8 +53,7 @@ def save_curves(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If the history has none of these, lengths differ, `best_epoch` is not in it,
-            or the suffix is not that of a picture.
+        ValueError: As for `plot_history`.
         OSError: If the file cannot be written; what was there before is kept.
 
     Example:
@@ -80,8 +76,7 @@ def plot_history(
 ) -> Figure:
     """Draw a run's metrics by epoch, with a panel for training and validation of each.
 
-    As in `save_curves`, a loss that spans more than a factor of 20 is drawn on a logarithmic
-    axis, and a NaN is a gap.
+    A loss that spans more than a factor of 20 is drawn on a logarithmic axis. A NaN is a gap.
 
     Args:
         history: A `FitResult`, or one value for each epoch, by name, each [epochs].
@@ -237,7 +232,10 @@ def plot_runs(
         >>> plot_runs(runs).axes[0].get_ylabel()
         'valid/loss'
     """
-    named = _named(runs)
+    if isinstance(runs, Mapping):
+        named = {str(name): run for name, run in runs.items()}
+    else:
+        named = {str(run.directory): run for run in runs}
     metric = metric or next((best.metric for run in named.values() if (best := run.best())), None)
     mode = mode or (known_mode(named.values(), metric) if metric else None)
     found = {name: run.best(metric, mode) for name, run in named.items()} if metric else {}
@@ -266,9 +264,3 @@ def plot_runs(
         _scale_rates(rates)
     add_legend_below(figure, curves)
     return save_picture(figure, path)
-
-
-def _named(runs: Mapping[str, Run] | Iterable[Run]) -> dict[str, Run]:
-    if isinstance(runs, Mapping):
-        return {str(name): run for name, run in runs.items()}
-    return {str(run.directory): run for run in runs}

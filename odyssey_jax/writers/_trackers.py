@@ -11,11 +11,7 @@ from odyssey_jax.writers._writer import Live, Row, RunInfo, require_extra
 
 
 class _Tracker:
-    """Log the epochs that the service does not have yet.
-
-    What is logged can't be taken back. That is no loss: the epochs past the restored step are
-    repeated to the bit by a resumed run.
-    """
+    """Log the epochs that the service does not have yet."""
 
     reads_state = False
     _logged = 0  # the first epoch that the service does not have

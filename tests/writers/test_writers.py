@@ -7,6 +7,7 @@ import types
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import odyssey_jax as ody
 from odyssey_jax.writers import Live, RunInfo
 from odyssey_jax.writers._tensorboard import event_files
+from tests import examples
 
 EPOCHS, STEPS = 6, 5  # of the run, and in an epoch
 HISTORY = [
@@ -104,6 +106,24 @@ def test_csv_is_the_history(whole, cut):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(EPOCHS))
     assert (whole / "metrics.jsonl").read_bytes() == (cut / "metrics.jsonl").read_bytes()
+
+
+def test_what_fit_tells_arrives(tmp_path):
+    result = ody.fit(
+        examples.linear_task(), optax.sgd(0.05), examples.train_data(), examples.valid_data(),
+        epochs=2, directory=tmp_path, metrics={"confusion": ody.ConfusionMatrix(examples.CLASSES)},
+        writers=[ody.CsvFile(), ody.TensorBoard(histograms_every=1, pictures_every=2)],
+    )  # fmt: skip
+    table = table_of(tmp_path)
+    assert list(table[0]) == list(result.history)
+    for name, column in result.history.items():
+        np.testing.assert_array_equal(np.array([row[name] for row in table], column.dtype), column)
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    (picture,) = reader.Images("valid/confusion")
+    weights = reader.Histograms("params/w")[-1]
+    assert picture.step == weights.step == reader.Scalars("valid/loss")[-1].step == result.steps
+    assert weights.histogram_value.max == float(result.model["w"].max())
 
 
 def test_csv_reads_what_is_not_finite(tmp_path):
