@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from odyssey_jax.plots._style import new_figure, save_picture
+from odyssey_jax.plots import _style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def save_confusion(
         ...     print(os.listdir(directory))
         ['confusion.svg']
     """
-    save_picture(_figure(counts, class_names), path)
+    _style.save_picture(_figure(counts, class_names), path)
 
 
 def confusion_pixels(counts: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ def _figure(counts: np.ndarray, class_names: Sequence[str] | None = None) -> Fig
         raise ValueError(f"class_names must be {n} names, one for each class, got {len(names)}.")
 
     side = float(np.clip(0.5 * n + 1, 4, 16))
-    figure = new_figure(side + 1.2, side + 0.4)
+    figure = _style.new_figure(side + 1.2, side + 0.4)
     ax = figure.add_subplot()
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)

@@ -9,22 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odyssey_jax.plots._style import (
-    COLORS,
-    LINES,
-    WIDE,
-    add_legend,
-    add_legend_below,
-    draw,
-    draw_mark,
-    draw_star,
-    new_axes,
-    save_picture,
-    scale_values,
-    shortened,
-    span,
-    styles,
-)
+from odyssey_jax.plots import _style
 from odyssey_jax.runs import Run, known_mode
 from odyssey_jax.runs._checkpoints import Mode
 
@@ -33,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RATE = "learning_rate"
-_TRAIN, _VALID = ({"color": COLORS[i], "linestyle": LINES[i]} for i in (0, 1))
+_TRAIN, _VALID = ({"color": _style.COLORS[i], "linestyle": _style.LINES[i]} for i in (0, 1))
 _LETTERS = 90  # of a run's name in the legend
 
 
@@ -64,7 +49,7 @@ def save_curves(
         ...     print(os.listdir(directory))
         ['curves.svg']
     """
-    save_picture(_figure(history, ("loss", "accuracy", _RATE), best_epoch), path)
+    _style.save_picture(_figure(history, ("loss", "accuracy", _RATE), best_epoch), path)
 
 
 def plot_history(
@@ -110,7 +95,9 @@ def plot_history(
     for name in metrics or ():
         if name not in there:
             raise ValueError(f"metrics: there is no {name!r} in the history; draw of: {there}.")
-    return save_picture(_figure(history, there if metrics is None else metrics, best_epoch), path)
+    return _style.save_picture(
+        _figure(history, there if metrics is None else metrics, best_epoch), path
+    )
 
 
 def _quantities(history: Mapping[str, np.ndarray]) -> list[str]:
@@ -132,7 +119,7 @@ def _figure(
             f"got {best_epoch!r}."
         )
     heights = [3.4 if quantity == "loss" else 2.0 for quantity in panels]
-    figure, axes = new_axes(*heights, x="epoch")
+    figure, axes = _style.new_axes(*heights, x="epoch")
     for quantity, ax in zip(panels, axes, strict=True):
         _draw_panel(ax, quantity, epochs, series, best_epoch)
     return figure
@@ -171,28 +158,30 @@ def _draw_panel(
 ) -> None:
     found, is_rate = _curves_of(quantity, series), quantity.startswith(_RATE)
     named = [
-        (name.split("/")[0], draw(ax, epochs, series[name], **style))
+        (name.split("/")[0], _style.draw(ax, epochs, series[name], **style))
         for name, style in found.items()
     ]
     values = [series[name] for name in found]
-    log = quantity == "loss" and span(values) > WIDE
+    log = quantity == "loss" and _style.span(values) > _style.WIDE
     ax.set_ylabel(quantity.replace("_", " ") + (" (log scale)" if log else ""), parse_math=False)
     if log:
-        scale_values(ax, values, log=True)
+        _style.scale_values(ax, values, log=True)
     if best_epoch is not None:
-        draw_mark(ax, best_epoch)
+        _style.draw_mark(ax, best_epoch)
     if is_rate:
         _scale_rates(ax)
         return
     if best_epoch is not None:
         value = float(values[-1][np.flatnonzero(epochs == best_epoch)[0]])
-        named.append((f"best epoch {best_epoch}: {value:.4g}", draw_star(ax, best_epoch, value)))
-    add_legend(ax, named)
+        named.append(
+            (f"best epoch {best_epoch}: {value:.4g}", _style.draw_star(ax, best_epoch, value))
+        )
+    _style.add_legend(ax, named)
 
 
 def _scale_rates(ax: Axes) -> None:
     ax.set_ylim(bottom=0)
-    scale_values(ax, ())
+    _style.scale_values(ax, ())
 
 
 def plot_runs(
@@ -246,21 +235,21 @@ def plot_runs(
         raise ValueError(f"none of {len(named)} runs has {what}; they have {names}.")
     drawn = {name: named[name] for name in best}
     rated = any(_RATE in run.history for run in drawn.values())
-    figure, (ax, *below) = new_axes(*((3.85, 1.75) if rated else (4.0,)), x="epoch")
+    figure, (ax, *below) = _style.new_axes(*((3.85, 1.75) if rated else (4.0,)), x="epoch")
     curves = []
-    for (name, run), style in zip(drawn.items(), styles(), strict=False):
+    for (name, run), style in zip(drawn.items(), _style.styles(), strict=False):
         epoch, value = best[name].epoch, best[name].value
-        label = f"{shortened(name, _LETTERS)}: {value:.4g} at epoch {epoch}"
-        curves.append((label, draw(ax, run.history["epoch"], run.history[metric], **style)))
-        draw_star(ax, epoch, value, style["color"])
+        label = f"{_style.shortened(name, _LETTERS)}: {value:.4g} at epoch {epoch}"
+        curves.append((label, _style.draw(ax, run.history["epoch"], run.history[metric], **style)))
+        _style.draw_star(ax, epoch, value, style["color"])
         if _RATE in run.history:
-            draw(below[0], run.history["epoch"], run.history[_RATE], **style)
+            _style.draw(below[0], run.history["epoch"], run.history[_RATE], **style)
     values = [run.history[metric] for run in drawn.values()]
-    if span(values) > WIDE:
-        scale_values(ax, values, log=True)
+    if _style.span(values) > _style.WIDE:
+        _style.scale_values(ax, values, log=True)
     ax.set_ylabel(metric, parse_math=False)
     for rates in below:
         rates.set_ylabel("learning rate")
         _scale_rates(rates)
-    add_legend_below(figure, curves)
-    return save_picture(figure, path)
+    _style.add_legend_below(figure, curves)
+    return _style.save_picture(figure, path)

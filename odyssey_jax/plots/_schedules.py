@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from odyssey_jax._checks import check_count, check_words
-from odyssey_jax.plots._style import (
-    FAINT,
-    add_legend_below,
-    draw,
-    draw_mark,
-    new_axes,
-    save_picture,
-    scale_values,
-    shortened,
-    styles,
-)
+from odyssey_jax.plots import _style
 from odyssey_jax.schedules import Schedule, Survey, survey
 
 if TYPE_CHECKING:
@@ -92,20 +82,20 @@ def plot(
     if steps_per_epoch is not None and not 0 < steps_per_epoch < float("inf"):
         raise ValueError(f"steps_per_epoch must be greater than 0, got {steps_per_epoch!r}.")
     seen = _surveys(schedules, steps)
-    figure, (ax,) = new_axes(3.6, x="step")
+    figure, (ax,) = _style.new_axes(3.6, x="step")
     curves = []
-    for (name, each), style in zip(seen.items(), styles(), strict=False):
+    for (name, each), style in zip(seen.items(), _style.styles(), strict=False):
         x, y = _points(each)
         if log:
             y = np.where(y > _DECADES * each.peak, y, np.nan)
-        curves.append((shortened(name, _LETTERS), draw(ax, x, y, **style)))
+        curves.append((_style.shortened(name, _LETTERS), _style.draw(ax, x, y, **style)))
     ax.set_xlim(0, max(each.total for each in seen.values()))
     ax.xaxis.set_major_formatter(lambda step, _: step_label(step))
-    scale_values(ax, [curve.get_ydata() for _, curve in curves], log)
+    _style.scale_values(ax, [curve.get_ydata() for _, curve in curves], log)
     if len(seen) == 1:
         _mark_parts(ax, next(iter(seen.values())))
     else:
-        add_legend_below(figure, curves)
+        _style.add_legend_below(figure, curves)
     ax.set_ylabel("value (log scale)" if log else "value")
     if steps_per_epoch is not None:
         width = steps_per_epoch
@@ -113,7 +103,7 @@ def plot(
             "top", functions=(lambda t: np.divide(t, width), lambda e: np.multiply(e, width))
         )
         epochs.set_xlabel("epoch")
-    return save_picture(figure, path)
+    return _style.save_picture(figure, path)
 
 
 def _surveys(schedules: Schedules, steps: int | None) -> dict[str, Survey]:
@@ -149,7 +139,7 @@ def _mark_parts(ax: Axes, seen: Survey) -> None:
     if len(joints) > _MOST_JOINTS:
         return
     for joint in joints:
-        draw_mark(ax, joint, FAINT, linewidth=0.8)
+        _style.draw_mark(ax, joint, _style.FAINT, linewidth=0.8)
     letter = seen.total / _LETTERS
     taken: list[tuple[float, float]] = []
     parts = [(a, b, _part_at(seen, a)) for a, b in itertools.pairwise([0.0, *joints, seen.total])]
@@ -161,7 +151,7 @@ def _mark_parts(ax: Axes, seen: Survey) -> None:
             continue
         taken.append((left, left + width))
         where = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
-        ax.text(left + width / 2, 0.97, name, color=FAINT, fontsize=8, **where)
+        ax.text(left + width / 2, 0.97, name, color=_style.FAINT, fontsize=8, **where)
     ax.margins(y=0.12)
 
 
@@ -230,7 +220,7 @@ def plot_text(
     low, high = _range(list(seen.values()), log)
     charts = []
     for name, each in seen.items():
-        title = [shortened(name, width)] if len(seen) > 1 else []
+        title = [_style.shortened(name, width)] if len(seen) > 1 else []
         charts += [*title, *_chart(each, low, high, width, height, log, characters)]
     return "\n".join(line.rstrip() for line in charts)
 

@@ -89,15 +89,15 @@ class TensorBoard:
             _first(),
             _session_start(),
             *_texts(run.config),
-            *_epochs(run.rows),
-            *_samples(run.samples),
+            *_rows(run.rows),
+            *_rows(run.samples, _STEPS),
             *_kept(folder, run),
         ]
         self._file = _replace(folder, events).open("ab")
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
         """Append the rows, and what is due at the last of them."""
-        events = [*_epochs(rows), *_samples(live.samples)]
+        events = [*_rows(rows), *_rows(live.samples, _STEPS)]
         if rows:
             events.append(_scalars(live.step, _throughput(live)))
         if self._due("histograms_every", rows):
@@ -155,12 +155,8 @@ def _scalars(step: int, values: Mapping[str, float], prefix: str = "") -> Any:
     return event
 
 
-def _epochs(rows: Sequence[Row]) -> list[Any]:
-    return [_scalars(int(row["step"]), row) for row in rows]
-
-
-def _samples(rows: Sequence[Row]) -> list[Any]:
-    return [_scalars(int(row["step"]), row, _STEPS) for row in rows]
+def _rows(rows: Sequence[Row], prefix: str = "") -> list[Any]:
+    return [_scalars(int(row["step"]), row, prefix) for row in rows]
 
 
 def _throughput(live: Live) -> dict[str, float]:
