@@ -1,4 +1,4 @@
-"""The main job: a small network learns to read handwritten digits."""
+"""The main job: train a small network on handwritten digits."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ from odyssey_jax.plots import save_confusion, save_curves
 CLASSES = 10
 
 
+def _option(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of `odyssey-jax train`; the command line shows these defaults."""
+    """The options of `odyssey-jax train`, with their defaults and help."""
 
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.2
-    learning_rate: float = 3e-3
-    end_learning_rate: float = 0.0
-    warmup_epochs: int = 3
-    weight_decay: float = 1e-4
-    batch_size: int = 32
-    epochs: int = 100
-    patience: int = 15
-    save_every: int = 5
-    seed: int = 0
+    hidden: tuple[int, ...] = _option((128, 64), "widths of the hidden layers")
+    dropout: float = _option(0.2, "share of activations dropped in training")
+    learning_rate: float = _option(3e-3, "peak learning rate")
+    end_learning_rate: float = _option(0.0, "learning rate at the end of the cosine")
+    warmup_epochs: int = _option(3, "epochs of linear warm-up, part of --epochs")
+    weight_decay: float = _option(1e-4, "weight decay of AdamW")
+    batch_size: int = _option(32, "examples in a batch")
+    epochs: int = _option(100, "most epochs to train for; the cosine ends there")
+    patience: int = _option(15, "epochs without a better validation loss before stopping")
+    save_every: int = _option(5, "epochs between checkpoints")
+    seed: int = _option(0, "seed of the parameters, the shuffles and the dropout")
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
@@ -66,18 +70,18 @@ class MLP(nnx.Module):
 
 
 def loss_fn(model: nnx.Module, batch: dict[str, jax.Array]):
-    """Cross-entropy; the outputs are what the metrics need."""
+    """Return the cross-entropy, and the outputs that the metrics need."""
     logits = model(batch["image"])  # type: ignore[operator]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return losses.mean(), {"logits": logits, "labels": batch["label"]}
 
 
 def load_digits(batch_size: int) -> tuple[ody.ArrayDataset, ody.ArrayDataset, ody.ArrayDataset]:
-    """Reads scikit-learn's 1,797 digits: 70 % to train on, 10 % to validate, 20 % to test."""
+    """Load scikit-learn's 1,797 digits: 70 % to train on, 10 % to validate, 20 % to test."""
     from sklearn.datasets import load_digits  # an extra: only this job needs it
 
     digits: Any = load_digits()
-    # The split is the same whatever the seed, so that runs can be compared.
+    # The same split for every seed, so that runs can be compared.
     order = np.random.default_rng(0).permutation(len(digits.target))
     images = (digits.data[order] / 16).astype(np.float32)
     labels = digits.target[order].astype(np.int32)
@@ -94,9 +98,10 @@ def load_digits(batch_size: int) -> tuple[ody.ArrayDataset, ody.ArrayDataset, od
 def train_digits(
     options: Options, directory: Path, fresh: bool, max_time: float | None = None
 ) -> int:
-    """Trains, tests on data that neither training nor validation saw, and draws the pictures.
+    """Train, test on data that neither training nor validation saw, and draw the pictures.
 
-    Returns the exit status: a run that is interrupted is not tested.
+    Returns:
+        The exit status; an interrupted run is not tested.
     """
     console = Console()
     train, valid, test = load_digits(options.batch_size)

@@ -1,5 +1,6 @@
 """The main job: it learns, resumes, refuses what does not fit, and fails in one line."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,14 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+import types
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from odyssey_jax import Store
-from odyssey_jax.cli import main
+import odyssey_jax as ody
+from odyssey_jax._digits import Options, train_digits
+from odyssey_jax.cli import _train, main
+from odyssey_jax.store import Reader
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = ["train", "schedule", "runs", "checkpoints"]
+COMMANDS += [f"checkpoints DIR {name}" for name in ("verify", "show", "diff", "export", "prune")]
 
 
 def train(directory, *arguments):
@@ -40,7 +47,12 @@ def test_it_learns_and_leaves_what_it_says(learned, capsys):
     assert {"train/loss", "valid/loss", "valid/accuracy", "learning_rate"} <= set(lines[0])
     for name in ("curves.png", "confusion.png"):
         assert (learned / name).read_bytes().startswith(b"\x89PNG")
-    assert len(list((learned / "checkpoints").iterdir())) >= 1
+    (run,) = ody.runs.find_runs(learned)  # reads what `fit` leaves
+    assert run.reason == "no improvement for 15 epochs"
+    assert run.epochs == len(lines) < run.last_epochs == 100
+    assert "cosine_decay(" in run.schedule
+    assert run.best("valid/loss").epoch == run.epochs - 16
+    assert (run.monitor, run.metadata["config"]["batch_size"]) == (("valid/loss", "min"), 32)
 
 
 def test_other_options_are_refused_and_say_what_differs(learned, capsys):
@@ -53,51 +65,85 @@ def test_other_options_are_refused_and_say_what_differs(learned, capsys):
     assert (learned / "metrics.jsonl").read_bytes() == before
 
 
-def test_resumes_where_it_was_and_fresh_starts_over(tmp_path, capfd):
-    few = ("--hidden", "16", "--patience", "50", "--warmup-epochs", "1")
-    assert train(tmp_path, "--epochs", "4", *few) == 0
-    first = (tmp_path / "metrics.jsonl").read_bytes()
-    assert first.count(b"\n") == 4
-    assert train(tmp_path, "--epochs", "3", *few) == 1
-    assert "--epochs 4 then, 3 now" in capfd.readouterr().err
-    assert train(tmp_path, "--epochs", "3", "--fresh", *few) == 0
-    assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 3
+@pytest.fixture
+def job(monkeypatch):
+    """Takes the job's place: what it was asked for, and how it ends."""
+    asked, ends = [], {"status": 0}
+
+    def train_digits(*arguments):
+        asked.append(arguments)
+        if isinstance(ends["status"], BaseException):
+            raise ends["status"]
+        return ends["status"]
+
+    monkeypatch.setattr(_train, "train_digits", train_digits)
+    return asked, ends
 
 
-def test_time_is_up_with_its_own_status(tmp_path, capsys):
-    assert train(tmp_path, "--max-time", "1e-9") == 124
-    assert "stopped: the time budget is spent, after 0 steps" in capsys.readouterr().out
+def test_options_reach_the_job(tmp_path, job):
+    asked, ends = job
+    assert train(tmp_path) == 0
+    ends["status"] = 124
+    options = ("--hidden", "8", "4", "--save-every", "1", "--fresh", "--max-time", "2")
+    assert train(tmp_path, *options) == 124
+    assert asked == [
+        (Options(), tmp_path, False, None),
+        (Options(hidden=(8, 4), save_every=1), tmp_path, True, 2.0),
+    ]
+
+
+def test_an_ended_job_says_what_it_leaves(tmp_path, job, capsys):
+    _, ends = job
+    left = f"{tmp_path} holds the run up to its last checkpoint"
+    ends["status"] = KeyboardInterrupt()
+    assert train(tmp_path) == 130
+    assert capsys.readouterr().err == f"odyssey-jax: interrupted; {left}\n"
+    ends["status"] = SystemExit(143)  # as `fit` answers SIGTERM
+    with pytest.raises(SystemExit) as done:
+        train(tmp_path)
+    assert done.value.code == 143
+    assert capsys.readouterr().err == f"odyssey-jax: ended by SIGTERM; {left}\n"
+
+
+def test_fresh_options_are_not_compared(learned, job):
+    asked, _ = job
+    assert train(learned, "--seed", "1", "--fresh") == 0
+    assert train(learned, "--epochs", "3") == 1
+    assert [fresh for _, _, fresh, _ in asked] == [True]
+
+
+@pytest.mark.parametrize(("fresh", "resume"), [(False, "latest"), (True, False)])
+def test_time_is_up_and_nothing_is_tested(tmp_path, monkeypatch, capsys, fresh, resume):
+    asked = {}
+
+    def fit(*arguments, **options):
+        asked.update(options)
+        return types.SimpleNamespace(exit_code=124, reason="the time budget is spent", steps=7)
+
+    monkeypatch.setattr(ody, "fit", fit)
+    assert train_digits(Options(), tmp_path, fresh, 2.0) == 124
+    assert "stopped: the time budget is spent, after 7 steps" in capsys.readouterr().out
+    assert (asked["resume"], asked["max_time"], asked["directory"]) == (resume, 2.0, tmp_path)
+    assert asked["config"] == dataclasses.asdict(Options())
     assert not (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "says"),
-    [
-        (signal.SIGINT, 130, "stopped: interrupted by a signal, after "),
-        (signal.SIGTERM, 143, "ended by SIGTERM; "),
-    ],
-)
-def test_signals_have_their_own_status(tmp_path, capsys, number, status, says):
+def test_a_signal_ends_it_with_its_own_status(tmp_path, capsys):
     checkpoints = tmp_path / "checkpoints"
 
     def send():
         while not list(checkpoints.glob("[0-9]*[0-9]")):
             time.sleep(0.01)
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=send)
     thread.start()
     long = ("--epochs", "9999", "--patience", "9999", "--save-every", "1", "--hidden", "8")
-    try:
-        ended = train(tmp_path, *long)
-    except SystemExit as error:
-        ended = error.code
+    assert train(tmp_path, *long) == 130
     thread.join()
-    out, error = capsys.readouterr()
-    assert ended == status
-    assert says in out + error
-    with Store(checkpoints) as store:
-        assert store.metadata(store.latest())["stop_reason"] in ("INTERRUPTED", "NONE")
+    assert "stopped: interrupted by a signal, after " in capsys.readouterr().out
+    reader = Reader(checkpoints)
+    assert reader.metadata(reader.latest())["stop_reason"] == "INTERRUPTED"
 
 
 @pytest.mark.parametrize(
@@ -136,21 +182,46 @@ def test_help_names_every_option_with_its_default(capsys):
     assert "peak learning rate (default: 0.003)" in text
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_run_so_far(tmp_path, capsys):
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert (done.value.code, capsys.readouterr().out) == (
+        0,
+        f"odyssey-jax {version('odyssey-jax')}\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "usage: odyssey-jax" in text
+
+
+def test_a_full_disk_is_one_line_and_does_not_spoil_the_run(tmp_path):
     """No file may grow past a limit: what a full disk does, for any user."""
-    options = ["--directory", str(tmp_path), "--epochs", "12", "--hidden", "16"]
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000));"
-    program = f"from odyssey_jax.cli import main; raise SystemExit(main({['train', *options]}))"
+    program = """
+import resource
+from odyssey_jax.cli import main
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+assert main(ARGUMENTS) == 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+raise SystemExit(main(ARGUMENTS))
+"""
+    arguments = ["train", "--directory", str(tmp_path), "--epochs", "12", "--hidden", "16"]
     limited = subprocess.run(
-        [sys.executable, "-c", limit + program],
+        [sys.executable, "-c", f"ARGUMENTS = {arguments}{program}"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert limited.returncode == 1
+    assert limited.returncode == 0, limited.stderr
     lines = [x for x in limited.stderr.splitlines() if not x.startswith("epoch")]
     assert len(lines) == 1, limited.stderr
     assert "File too large" in lines[0]
-    assert main(["train", *options]) == 0
-    assert "test accuracy" in capsys.readouterr().out
+    assert "test accuracy" in limited.stdout

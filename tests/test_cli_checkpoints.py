@@ -101,7 +101,10 @@ def test_another_metric_says_what_is_best(made, capsys):
     options = (made, "--monitor", "accuracy", "--mode", "max")
     assert run_json(capsys, *options)["checkpoints"][0]["best"]
     assert main(["checkpoints", str(made), "--monitor", "accuracy"]) == 1
-    assert "whether less or more of 'accuracy' is better: give --mode" in capsys.readouterr().err
+    assert (
+        "whether less or more of 'accuracy' is better is not known: give mode (--mode) 'min' or"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_the_system_refuses_may_be_the_best(root, capsys, monkeypatch):
@@ -313,14 +316,17 @@ def test_looking_changes_nothing(made, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["none"], "none' is not a directory: give that of a run or a store"),
+        (["none"], "none': it is not a directory; give that of a run or a store"),
         (["checkpoints/10/state"], "there is no checkpoint in "),
         (["", "show", "11"], "no step 11 in "),
         (["", "show", "newest"], "a step is a number, 'latest' or 'best'; got 'newest'"),
         (["", "show", "-1"], "a step is a number, 'latest' or 'best'; got '-1'"),
         (["", "show", "10", "--depth", "0"], "--depth must be at least 1, got 0"),
         (["", "verify", "10", "11"], "committed are [10, 20, 30]"),
-        (["", "diff", "10", "none:10"], "'none' is not a directory"),
+        (
+            ["", "diff", "10", "none:10"],
+            "there is no checkpoint in 'none': it is not a directory; give that of a run",
+        ),
         (["", "prune", "--keep-last", "0"], "--keep-last must be at least 1, got 0"),
         (["", "prune", "--keep-last", "1", "--keep-every", "0"], "--keep-every must be at least 1"),
         (["", "prune"], None),

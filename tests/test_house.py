@@ -37,7 +37,7 @@ ALLOWED = {
     "flax": PURE | {"train"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "plots"},
-    "cli": {"_digits", "store", "fit", "runs", "plots", "schedules"},
+    "cli": {"_digits", "store", "errors", "fit", "runs", "plots", "schedules"},
     "testing": PURE | {"store", "transforms"},
 }
 

@@ -1,6 +1,6 @@
 """A schedule from text: the names of our schedules, numbers, lists and arithmetic; nothing else.
 
-The text is read as Python and then walked, never evaluated: what is not named here is refused.
+The text is parsed as Python and its tree walked; nothing is passed to `eval`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _LENGTHS = {"epochs", "tokens", "fraction"}
 
 
 def parse(text: str) -> Schedule:
-    """The schedule that a text says.
+    """Return the schedule that a text describes.
 
     Args:
-        text: Such as "warmup_cosine(0.1, 100, 1_000)", "0.5 * step_decay(0.1, 30)", or what a
-            schedule prints.
+        text: Such as "warmup_cosine(0.1, 100, 1_000)", "0.5 * step_decay(0.1, 30)", or the
+            `repr` of a schedule.
 
     Returns:
         The schedule.
 
     Raises:
-        ValueError: The text is not an expression, has something in it that is not allowed, or
-            does not fit the function that it names.
+        ValueError: If the text is not an expression, contains what is not allowed, or does not
+            fit the function that it names.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval")
@@ -61,7 +61,7 @@ def parse(text: str) -> Schedule:
 
 @functools.cache
 def names() -> list[str]:
-    """What may be called: what gives a schedule of numbers and of schedules, and the lengths."""
+    """Return what may be called: the functions that return a schedule, and the lengths."""
     functions = {name: f for name, f in vars(library).items() if inspect.isfunction(f)}
     kinds = {name: typing.get_type_hints(f).get("return") for name, f in functions.items()}
     schedules = {name for name, kind in kinds.items() if _is_schedule(kind)}
@@ -116,7 +116,7 @@ def _call(node: ast.Call) -> Any:
 
 
 def _combined(node: ast.AST, function: Callable[..., Any], *values: Any) -> Any:
-    """An operation on numbers, lengths and schedules."""
+    """Return the result of an operation on numbers, lengths and schedules."""
     source = _source(node)
     if any(isinstance(x, (str, list, bool)) or x is None for x in values):
         raise ValueError(f"{source!r} is no arithmetic.")

@@ -1,32 +1,41 @@
-"""The program: which command, and what an error looks like."""
+"""The program: its commands, and errors on one line."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import io
 import os
 import sys
 from collections.abc import Sequence
 
-from odyssey_jax.cli import _runs, _schedule, _train, checkpoints
+from odyssey_jax.cli import _checkpoints, _runs, _schedule, _train
 from odyssey_jax.store import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0, or 1 after an error of one line.
+    """Run a command.
 
-    What is no command or option at all ends the program with status 2. A command may return a
-    status of its own.
+    Args:
+        arguments: The words of the command line; None takes those of the process.
+
+    Returns:
+        The exit status: 0, 1 after an error, which is printed on one line, or that of the command.
+
+    Raises:
+        SystemExit: With status 2, if there is no such command or option.
     """
     parser = argparse.ArgumentParser(
         prog="odyssey-jax", description="Training infrastructure for JAX."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in (_train, _schedule, _runs, checkpoints):
+    version = importlib.metadata.version("odyssey-jax")
+    parser.add_argument("--version", action="version", version=f"odyssey-jax {version}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (_train, _schedule, _runs, _checkpoints):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may be no text for a terminal
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names with lone surrogates
     try:
         status = parsed.run(parsed)
         sys.stdout.flush()

@@ -1,11 +1,13 @@
-"""What the commands print: tables, JSON, and amounts as people write them."""
+"""What the commands share: their help, tables, JSON, and amounts as people write them."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,39 @@ from rich.text import Text
 _ENDLESS = 100_000
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table: columns that are numbers, as their names ending in "#" say, to the right.
-
-    A column that is empty in every row is left out.
+def add_command(
+    commands: Any, run: Callable[[argparse.Namespace], int | None], examples: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command, or an action of one; its name and its help are those of a function.
 
     Args:
-        columns: their names.
-        rows: a cell for each column.
+        commands: What `add_subparsers` returned.
+        run: What the command does; the exit status is what this returns, None is 0.
+        examples: Lines below the help, printed as they are.
+
+    Returns:
+        The command's parser, to add its arguments to.
+    """
+    text = " ".join((run.__doc__ or run.__name__).split())
+    first = text.partition(".")[0]
+    # The formatter that leaves examples as they are leaves the description as it is, too.
+    command = commands.add_parser(
+        run.__name__,
+        help=first[0].lower() + first[1:],
+        description=textwrap.fill(text, 79),
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, without the columns that are empty in every row.
+
+    Args:
+        columns: Their names; one that ends in "#" is of numbers, and aligned to the right.
+        rows: A cell for each column.
     """
     rows = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -41,13 +68,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def console() -> Console:
-    """The standard output: a terminal with its width, or lines of any length."""
+    """Return the standard output: a terminal with its width, or lines of any length."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=_ENDLESS)
 
 
 def print_json(value: Any) -> None:
-    """Prints strict JSON: NaN is null, infinities are the strings "Infinity" and "-Infinity"."""
+    """Print strict JSON: NaN is null, infinities are the strings "Infinity" and "-Infinity"."""
     print(json.dumps(_plain(value), indent=2, allow_nan=False))
 
 
@@ -62,7 +89,7 @@ def _plain(value: Any) -> Any:
 
 
 def size(count: float) -> str:
-    """Bytes as people write them.
+    """Return bytes as people write them.
 
     Example:
         >>> size(999), size(1_500), size(120_000_000)
@@ -76,7 +103,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people write it.
+    """Return a length of time as people write it.
 
     Example:
         >>> duration(0.25), duration(75), duration(7_260), duration(200_000)
@@ -93,11 +120,11 @@ def duration(seconds: float) -> str:
 
 
 def when(timestamp: float, now: float | None = None) -> str:
-    """A moment on the clock of this place, and how long ago it was.
+    """Return a moment in local time, and how long ago it was.
 
     Args:
-        timestamp: seconds since the epoch.
-        now: the same of the present; None asks the clock.
+        timestamp: Seconds since 1970.
+        now: The present in the same; None asks the clock.
 
     Returns:
         Such as "2026-01-02 03:04:05, 2 h 5 min ago".
@@ -108,5 +135,5 @@ def when(timestamp: float, now: float | None = None) -> str:
     """
     ago = (time.time() if now is None else now) - timestamp
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
-    # Two machines' clocks differ by a little.
+    # The clocks of two machines differ by a little.
     return f"{text}, {duration(max(round(ago), 0))} ago" if ago > -60 else f"{text}, in the future"

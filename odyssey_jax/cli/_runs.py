@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from odyssey_jax.cli._output import duration, print_json, print_table, when
+from odyssey_jax.cli._output import add_command, duration, print_json, print_table, when
 from odyssey_jax.plots import plot_runs
 from odyssey_jax.runs import Run, find_runs, known_mode
 
@@ -19,53 +19,45 @@ _COLUMNS = ("run", "epochs#", "best", "ended", "time#", "saved", "learning rate"
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    command = commands.add_parser(
-        "runs",
-        help="list the runs under a directory, and compare them",
-        description="Lists the runs in a directory and below: how far each came, its best epoch, "
-        "why it ended, and its learning rate. A run is what has checkpoints or a metrics.jsonl. "
-        "Nothing is changed.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("directory", type=Path, help="of one run, or of many")
+    """Add the command."""
+    command = add_command(commands, runs, _EXAMPLES)
+    command.add_argument("directory", type=Path, metavar="DIR", help="that of one run, or of many")
     command.add_argument(
         "--metric",
         metavar="NAME",
-        help="what says which epoch is best (default: what the checkpoints were kept by, or the "
-        "validation loss)",
+        help="the metric that says which epoch is best (default: the one the checkpoints were "
+        "kept by, or the validation loss)",
     )
     command.add_argument("--mode", choices=("min", "max"), help="whether less or more is better")
     command.add_argument("--plot", metavar="FILE", help="draw them into a .png, .svg or .pdf")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=run)
 
 
-def run(parsed: argparse.Namespace) -> None:
-    """Lists the runs."""
-    runs = {_name(run, parsed.directory): run for run in find_runs(parsed.directory)}
-    if not runs:
+def runs(parsed: argparse.Namespace) -> None:
+    """List the runs under a directory, and compare them.
+
+    Printed are how far each run got, its best epoch, why it ended, and its learning rate. A run
+    is what has checkpoints or a metrics.jsonl. Nothing is changed.
+    """
+    root = parsed.directory
+    found = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
+    if not found:
         raise ValueError(
-            f"there is no run in {str(parsed.directory)!r}: nothing there or below has "
+            f"there is no run in {str(root)!r}: nothing there or below has "
             "checkpoints or a metrics.jsonl."
         )
     if parsed.metric is not None and parsed.mode is None:
-        parsed.mode = known_mode(runs.values(), parsed.metric)
+        parsed.mode = known_mode(found.values(), parsed.metric)
     if parsed.json:
-        print_json([_record(name, run, parsed) for name, run in runs.items()])
+        print_json([_record(name, run, parsed) for name, run in found.items()])
     else:
-        print_table(_COLUMNS, [_cells(name, run, parsed) for name, run in runs.items()])
-        for trouble in (trouble for run in runs.values() for trouble in run.troubles):
+        print_table(_COLUMNS, [_cells(name, run, parsed) for name, run in found.items()])
+        for trouble in (trouble for run in found.values() for trouble in run.troubles):
             print(f"? {trouble}")
     if parsed.plot is not None:
-        plot_runs(runs, parsed.metric, mode=parsed.mode, path=parsed.plot)
+        plot_runs(found, parsed.metric, mode=parsed.mode, path=parsed.plot)
         if not parsed.json:
             print(f"in {parsed.plot}: the picture")
-
-
-def _name(run: Run, root: Path) -> str:
-    return str(run.directory.relative_to(root))
 
 
 def _cells(name: str, run: Run, parsed: argparse.Namespace) -> tuple[str, ...]:

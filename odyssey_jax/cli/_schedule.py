@@ -8,17 +8,19 @@ import sys
 from typing import Any
 
 from odyssey_jax.cli._expression import parse
+from odyssey_jax.cli._output import add_command
 from odyssey_jax.plots import plot, plot_text
 from odyssey_jax.schedules import Schedule, describe, lint
 
 _EXAMPLES = """examples:
   odyssey-jax schedule 'warmup_cosine(0.1, 1000, 10000)'
-  odyssey-jax schedule 'warmup_cosine(0.1, epochs(5), fraction(1))' --steps 28080 \\
-      --steps-per-epoch 312 --save lr.png
-  odyssey-jax schedule 'step_decay(0.1, 3000)' '0.1 * cosine_decay(1.0, 9000)' --steps 9000
+  odyssey-jax schedule 'warmup_cosine(0.1, epochs(5), fraction(1))' \\
+      --steps 28080 --steps-per-epoch 312 --save lr.png
+  odyssey-jax schedule 'step_decay(0.1, 3000)' '0.1 * cosine_decay(1.0, 9000)' \\
+      --steps 9000
 """
 
-# What says here what an argument says in Python.
+# The option for each argument in Python.
 _OPTIONS = {
     "steps_per_epoch": "--steps-per-epoch",
     "tokens_per_step": "--tokens-per-step",
@@ -27,29 +29,25 @@ _OPTIONS = {
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    command = commands.add_parser(
-        "schedule",
-        help="look at a learning-rate schedule",
-        description="Says what a schedule does, draws it, and names what looks like a mistake. "
-        "A schedule is written as in Python, with the names of odyssey_jax.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Add the command."""
+    command = add_command(commands, schedule, _EXAMPLES)
     command.add_argument("expression", nargs="+", help="one schedule, or several to compare")
     command.add_argument(
         "--steps", type=int, metavar="N", help="steps in the run (default: until the end)"
     )
     command.add_argument("--steps-per-epoch", type=float, metavar="N", help="steps in an epoch")
     command.add_argument("--tokens-per-step", type=float, metavar="N", help="tokens in a step")
-    command.add_argument("--log", action="store_true", help="a logarithmic axis for the values")
+    command.add_argument("--log", action="store_true", help="use a logarithmic axis for the values")
     command.add_argument("--width", type=int, metavar="N", help="columns (default: the terminal's)")
     command.add_argument("--save", metavar="FILE", help="draw it into a .png, .svg or .pdf")
-    command.set_defaults(run=run)
 
 
-def run(parsed: argparse.Namespace) -> None:
-    """Shows the schedules."""
+def schedule(parsed: argparse.Namespace) -> None:
+    """Describe, draw and check a learning-rate schedule.
+
+    What looks like a mistake is pointed out. A schedule is written as in Python, with the names
+    of odyssey_jax.
+    """
     schedules = {text: _resolved(parse(text), parsed) for text in parsed.expression}
     try:
         _show(schedules, parsed)
@@ -89,7 +87,7 @@ def _resolved(schedule: Schedule, parsed: argparse.Namespace) -> Schedule:
 
 
 def _with_options(message: str) -> str:
-    """A remedy in Python as one of the command line; what was got stays as it is."""
+    """Rewrite the remedy of an error of Python as options; the quoted value stays as it is."""
     start = re.match("total_steps (?=must be)", message)
     if start:
         return f"{_OPTIONS['total_steps']} {message[start.end() :]}"

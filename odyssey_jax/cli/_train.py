@@ -9,35 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from odyssey_jax._digits import Options, train_digits
-from odyssey_jax.store import Store
-
-_HELP = {
-    "hidden": "widths of the hidden layers",
-    "dropout": "share of activations dropped in training",
-    "learning_rate": "peak learning rate",
-    "end_learning_rate": "learning rate at the end of the cosine",
-    "warmup_epochs": "epochs of linear warm-up, part of --epochs",
-    "weight_decay": "AdamW's weight decay",
-    "batch_size": "examples in a batch",
-    "epochs": "most epochs to train for; the cosine ends there",
-    "patience": "epochs without a better validation loss after which to stop",
-    "save_every": "epochs from one checkpoint to the next",
-    "seed": "seed of the parameters, the shuffles and the dropout",
-}
+from odyssey_jax.cli._output import add_command
+from odyssey_jax.errors import CheckpointNotFoundError
+from odyssey_jax.runs import open_checkpoints
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command."""
-    train = commands.add_parser(
-        "train",
-        help="train a network on handwritten digits",
-        description="Trains a network on scikit-learn's handwritten digits, with warm-up, "
-        "cosine decay, early stopping and checkpoints. Run again, it goes on where it was.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    """Add the command; an option for each field of `Options`."""
+    command = add_command(commands, train)
+    command.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("runs/digits"),
+        metavar="DIR",
+        help="directory of the run (default: %(default)s)",
     )
-    train.add_argument("--directory", type=Path, default=Path("runs/digits"), help="of the run")
-    train.add_argument("--fresh", action="store_true", help="start over in the directory")
-    train.add_argument(
+    command.add_argument("--fresh", action="store_true", help="start over in the directory")
+    command.add_argument(
         "--max-time",
         type=float,
         metavar="SECONDS",
@@ -45,20 +33,25 @@ def add_parser(commands: Any) -> None:
         "SIGTERM with 143",
     )
     for field in dataclasses.fields(Options):
-        many = isinstance(field.default, tuple)
-        train.add_argument(
+        default: Any = field.default
+        many = isinstance(default, tuple)
+        shown = " ".join(map(str, default)) if many else default
+        command.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=int if many else type(field.default),
+            type=int if many else type(default),
             nargs="*" if many else None,
-            default=field.default,
-            metavar="N" if many or isinstance(field.default, int) else "X",
-            help=_HELP[field.name],
+            default=default,
+            metavar="N" if many or isinstance(default, int) else "X",
+            help=f"{field.metadata['help']} (default: {shown})",
         )
-    train.set_defaults(run=run)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Trains; returns the exit status."""
+def train(parsed: argparse.Namespace) -> int:
+    """Train a network on handwritten digits.
+
+    The digits are scikit-learn's. There are warm-up, cosine decay, early stopping and
+    checkpoints; the same command again resumes the run.
+    """
     names = [field.name for field in dataclasses.fields(Options)]
     given = {name: getattr(parsed, name) for name in names}
     options = Options(**{**given, "hidden": tuple(given["hidden"])})
@@ -75,14 +68,12 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _check_same_options(directory: Path, options: Options) -> None:
-    """Refuses to go on with a run under other options than it was begun with."""
-    checkpoints = directory / "checkpoints"
-    if not checkpoints.is_dir():
+    """Raise ValueError if the directory has a run that was begun with other options."""
+    try:
+        reader = open_checkpoints(directory)
+    except CheckpointNotFoundError:
         return
-    with Store(checkpoints) as store:
-        if not store.steps():
-            return
-        then = store.metadata(store.steps()[-1]).get("config", {})
+    then = reader.metadata(reader.steps()[-1]).get("config", {})
     now = dataclasses.asdict(options) | {"hidden": list(options.hidden)}
     differs = [
         f"--{name.replace('_', '-')} {then.get(name)} then, {value} now"

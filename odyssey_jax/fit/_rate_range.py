@@ -12,7 +12,7 @@ from odyssey_jax._checks import check_count
 from odyssey_jax._types import Task
 from odyssey_jax.data import Source
 from odyssey_jax.fit._fit import fit
-from odyssey_jax.plots._figure import new_figure, save_picture
+from odyssey_jax.plots._style import new_figure, save_picture
 from odyssey_jax.schedules import exponential_warmup
 
 if TYPE_CHECKING:

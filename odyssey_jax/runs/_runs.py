@@ -1,6 +1,6 @@
-"""The runs under a directory: what each was, how far it came, and why it ended.
+"""The runs under a directory: what each was, how far it got, and why it ended.
 
-Read from what `fit` leaves there, without the model's code, and without changing anything.
+Read from what `fit` leaves there, without the model's code and without changing anything.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from odyssey_jax.runs._checkpoints import CHECKPOINTS, Mode, unknown_mode
 from odyssey_jax.schedules import named_form
 from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
 
-_CHECKPOINTS, _LINES = "checkpoints", "metrics.jsonl"
+_LINES = "metrics.jsonl"
 _DEFAULTS = ("valid/loss", "train/loss")
-
-Mode = Literal["min", "max"]
 
 
 class BestEpoch(NamedTuple):
     """The best epoch of a run by one metric.
 
-    Args:
-        metric: the metric's name.
-        epoch: the first of the best epochs.
-        value: the metric there.
+    Attributes:
+        metric: The metric's name.
+        epoch: The first of the best epochs.
+        value: The metric there.
     """
 
     metric: str
@@ -40,14 +39,14 @@ class BestEpoch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, as its directory tells of it.
+    """A run, as read from its directory.
 
-    Args:
-        directory: the run's directory.
-        history: column to array [epochs]: "epoch", "step" and the scalar metrics; from
-            `metrics.jsonl`, or where there is none, the epochs that have a checkpoint.
-        metadata: of the newest checkpoint that can be read; empty where there is none.
-        troubles: what could not be read, and why.
+    Attributes:
+        directory: The run's directory.
+        history: Column to array [epochs]: "epoch", "step" and the scalar metrics; from
+            `metrics.jsonl`, or without one, the epochs that have a checkpoint.
+        metadata: That of the newest checkpoint that can be read; empty if there is none.
+        troubles: What could not be read, and why.
     """
 
     directory: Path
@@ -57,52 +56,52 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """The epochs done, as far as is written down."""
+        """The epochs done, as far as is recorded."""
         seen = self.history.get("epoch", np.zeros(0))
         return max(_count(self.metadata, "epoch") or 0, int(seen.max()) + 1 if seen.size else 0)
 
     @property
     def last_epochs(self) -> int | None:
-        """The epochs after which it is complete; None if not known."""
+        """The epochs after which it is complete; None if unknown."""
         return _count(self.metadata, "epochs")
 
     @property
     def reason(self) -> str | None:
-        """Why it ended, or that it had not when it was saved last; None if not known."""
+        """Why it ended, or that it had not at its last save; None if unknown."""
         reason = self.metadata.get("reason")
         return reason if isinstance(reason, str) else None
 
     @property
     def seconds(self) -> float | None:
-        """What it took until it was saved last, without compilation and saving."""
+        """The seconds until its last save, without compilation and saving; None if unknown."""
         return _finite(self.metadata, "seconds")
 
     @property
     def timestamp(self) -> float | None:
-        """When it was saved last, in seconds since the epoch; None if it was not."""
+        """The time of its last save, in seconds since 1970; None if unknown."""
         return _finite(self.metadata, "timestamp")
 
     @property
     def schedule(self) -> str | None:
-        """Its learning rate as it prints; None if the optimizer kept it to itself."""
+        """Its learning-rate schedule as it prints; None if it is part of the optimizer."""
         form = self.metadata.get("schedule")
         return None if form is None else named_form(form)
 
     def best(self, metric: str | None = None, mode: Mode | None = None) -> BestEpoch | None:
-        """Finds the best epoch.
+        """Find the best epoch.
 
         Args:
-            metric: the metric's name; None is the one that its checkpoints were kept by, or
+            metric: The metric's name; None is the one that its checkpoints were kept by, or
                 "valid/loss", or "train/loss".
-            mode: whether "min" or "max" is better; None is as its checkpoints were kept by that
+            mode: Whether "min" or "max" is better; None is as its checkpoints were kept by that
                 metric, or "min" for a loss.
 
         Returns:
-            The first of the best epochs, or None where the run has no number of that name. NaN
-            is never best.
+            The first of the best epochs, or None if the run has no number of that name. NaN is
+            never best.
 
         Raises:
-            ValueError: it is not known whether "min" or "max" of the metric is better.
+            ValueError: If it is not known whether "min" or "max" of the metric is better.
         """
         metric, mode = self._chosen(metric, mode)
         values = self.history.get(metric, np.full(1, np.nan))
@@ -123,15 +122,20 @@ class Run:
             metric = self.monitor[0] if self.monitor else next(found, _DEFAULTS[0])
         mode = mode or known_mode([self], metric)
         if mode not in ("min", "max"):
-            raise ValueError(
-                f"whether less or more of {metric!r} is better is not known: say mode 'min' or "
-                f"'max'; got {mode!r}."
-            )
+            raise unknown_mode(metric, mode)
         return metric, mode
 
 
 def known_mode(runs: Iterable[Run], metric: str) -> Mode | None:
-    """Whether less or more of a metric is better: as one of the runs knows, or less of a loss."""
+    """Return whether "min" or "max" of a metric is better.
+
+    Args:
+        runs: Runs, of which one may have kept its checkpoints by the metric.
+        metric: The metric's name.
+
+    Returns:
+        The mode of the first such run, else "min" for a loss, else None.
+    """
     for run in runs:
         if run.monitor is not None and run.monitor[0] == metric:
             return run.monitor[1]
@@ -139,19 +143,19 @@ def known_mode(runs: Iterable[Run], metric: str) -> Mode | None:
 
 
 def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
-    """Finds the runs in a directory and below: what has checkpoints or a `metrics.jsonl`.
+    """Find the runs in a directory and below: what has checkpoints or a `metrics.jsonl`.
 
     Nothing is changed, and the model's code is not needed. What can't be read of a run is among
     its `troubles`, and hides no other run.
 
     Args:
-        directory: of one run, or of many.
+        directory: The directory of one run, or of many.
 
     Returns:
         The runs, in the order of their paths.
 
     Raises:
-        ValueError: it is not a directory.
+        ValueError: If it is not a directory.
 
     Example:
         >>> import tempfile
@@ -176,24 +180,24 @@ def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
 def _found(root: Path) -> Iterator[Run]:
     unlisted: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=unlisted.append):
-        if _CHECKPOINTS in folders or _LINES in files:
+        if CHECKPOINTS in folders or _LINES in files:
             yield _read(Path(folder))
-        if _CHECKPOINTS in folders:
-            folders.remove(_CHECKPOINTS)  # nothing below it is a run
+        if CHECKPOINTS in folders:
+            folders.remove(CHECKPOINTS)  # nothing below it is a run
     for error in unlisted:
         yield Run(Path(error.filename), {}, {}, (f"it cannot be listed: {error.strerror}",))
 
 
 def _read(directory: Path) -> Run:
     troubles: list[str] = []
-    saved = _metadata(directory / _CHECKPOINTS, troubles)
+    saved = _metadata(directory / CHECKPOINTS, troubles)
     lines = directory / _LINES
     rows = _rows(lines, troubles) if lines.exists() else list(map(_row, saved))
     return Run(directory, _columns(rows), saved[-1] if saved else {}, tuple(troubles))
 
 
 def _metadata(checkpoints: Path, troubles: list[str]) -> list[dict[str, Any]]:
-    """What each checkpoint says of itself, as far as it can be read."""
+    """Return the metadata of each checkpoint that can be read."""
     reader = Reader(checkpoints)
     found: list[dict[str, Any]] = []
     try:
@@ -212,7 +216,7 @@ def _metadata(checkpoints: Path, troubles: list[str]) -> list[dict[str, Any]]:
 
 
 def _row(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """A checkpoint as a row: the epoch is the index of the last one that had ended."""
+    """Return a checkpoint as a row of a history: its epoch is the last one that had ended."""
     clock = {"epoch": (_count(metadata, "epoch") or 0) - 1, "step": metadata["step"]}
     metrics = metadata.get("metrics", {})
     return clock | {name: x for name in metrics if (x := _number(metrics, name)) is not None}
@@ -235,14 +239,14 @@ def _count(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _rows(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
-    """The lines of a file, up to one that can't be read."""
+    """Return the lines of a file, up to one that can't be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         troubles.append(f"{path} cannot be read: {error}")
         return []
     rows: list[dict[str, Any]] = []
-    # What has no end yet is being written, or its writer was killed.
+    # A line without an end is being written, or its writer was killed.
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
         try:
             row = {name: _read_number(x) for name, x in json.loads(line).items()}
@@ -254,7 +258,7 @@ def _rows(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_number(value: Any) -> float:
-    """Undoes what `JsonLines` does to the numbers that JSON has not."""
+    """Undo what `JsonLines` does to the numbers that JSON lacks."""
     return float("nan" if value is None else value)
 
 

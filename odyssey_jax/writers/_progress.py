@@ -1,4 +1,4 @@
-"""The progress line: epoch, losses, accuracy, learning rate, speed."""
+"""The progress line: epoch, losses, accuracy, learning rate, throughput."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from odyssey_jax.writers._writer import Live, Row, RunInfo
 
 
 class ProgressLine:
-    """Shows the latest epoch: a live line on a terminal or in a notebook, else one now and then.
+    """Show the latest epoch: a live line on a terminal or in a notebook, else lines now and then.
 
     Args:
-        console: where to; None is the standard error.
+        console: Where to print; None is the standard error.
     """
 
     reads_state = False
@@ -27,12 +27,12 @@ class ProgressLine:
         self._cell: Any = None
 
     def open(self, run: RunInfo) -> None:
-        """Shows the bar, on a terminal."""
+        """Show the bar, on a terminal."""
         self._epochs = run.epochs
         if self._console.is_jupyter:
             from IPython.display import display
 
-            self._cell = display(_plain("compiling"), display_id=True)
+            self._cell = display(_unquoted("compiling"), display_id=True)
             return
         if not self._console.is_terminal:
             return
@@ -41,47 +41,46 @@ class ProgressLine:
             TextColumn("{task.description}", markup=False),  # "f1[macro]" is a name
             TimeRemainingColumn(compact=True),
             console=self._console,
-            refresh_per_second=2,  # what it shows changes as often; to draw it takes some ms
+            refresh_per_second=2,  # the text changes as often, and drawing takes some ms
         )
-        begun = "compiling" if not run.rows else summary(run.rows[-1], run.epochs)
+        begun = summary(run.rows[-1], run.epochs) if run.rows else "compiling"
         task = progress.add_task(begun, total=run.epochs, completed=len(run.rows))
         progress.start()
         self._live = (progress, task)
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
-        """Shows the last of the rows."""
+        """Show the last of the rows."""
         if not rows:
             return
         text = summary(rows[-1], self._epochs, live.steps_per_second)
         if self._cell is not None:
-            self._cell.update(_plain(text))
-            return
-        if self._live is None:
+            self._cell.update(_unquoted(text))
+        elif self._live is None:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-            return
-        progress, task = self._live
-        progress.update(task, description=text, completed=int(rows[-1]["epoch"]) + 1)
+        else:
+            progress, task = self._live
+            progress.update(task, description=text, completed=int(rows[-1]["epoch"]) + 1)
 
     def close(self) -> None:
-        """Leaves the last line standing."""
+        """Stop, and leave the last line standing."""
         if self._live is not None:
             self._live[0].stop()
 
 
-def _plain(text: str) -> Any:
-    """A line as a notebook shows it, without quotation marks."""
+def _unquoted(text: str) -> Any:
+    """Return an object that a notebook shows as the text, without quotation marks."""
     from IPython.display import Pretty
 
     return Pretty(text)
 
 
 def summary(row: Row, epochs: int, steps_per_second: float | None = None) -> str:
-    """One epoch in words, for people.
+    """Return one epoch as a line of text.
 
     Args:
-        row: a row of the history.
-        epochs: how many the run may last.
-        steps_per_second: train steps a second, or None to leave it out.
+        row: A row of the history.
+        epochs: The most epochs that the run may take.
+        steps_per_second: The throughput, or None to leave it out.
 
     Returns:
         Such as "epoch 7/99  train/loss 0.0412  valid/loss 0.0633  8,312 steps/s", epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,15 +15,15 @@ Row = Mapping[str, int | float]
 
 
 class RunInfo(NamedTuple):
-    """What a writer is told when a run begins or goes on.
+    """What a writer is told when a run begins or resumes.
 
-    Args:
-        directory: the run's directory, or None.
-        epochs: the number of epochs that the run may last.
-        rows: the history so far: of the epochs before the step that the run goes on from.
-        samples: the same of the train steps that are sampled.
-        step: the train steps done.
-        config: what `fit` was told to record.
+    Attributes:
+        directory: The run's directory, or None.
+        epochs: The most epochs that the run may take.
+        rows: The history so far: a row for each epoch before the step that the run resumes from.
+        samples: The same for each sampled train step.
+        step: The train steps done.
+        config: The `config` of `fit`.
     """
 
     directory: Path | None
@@ -34,18 +35,18 @@ class RunInfo(NamedTuple):
 
 
 class Live(NamedTuple):
-    """What there is to see of a run beside its rows, when it comes up for air.
+    """What there is to see of a run beside its rows, between two compiled calls.
 
-    Args:
-        step: the train steps done.
-        steps_per_second: train steps a second so far, without compilation, validation,
-            callbacks and saving.
-        examples_per_second: the same in examples.
-        samples: a row for each sampled train step since the last call: "step" and the outputs
-            that are sampled.
-        arrays: the metrics of the last epoch that are no scalars, such as a confusion matrix.
-        state: the train state as it is now, on the device; to be read during the call only. Empty
-            for a writer that says that it does not read it.
+    Attributes:
+        step: The train steps done.
+        steps_per_second: The throughput so far, without compilation, validation, callbacks and
+            saving.
+        examples_per_second: The same in examples.
+        samples: A row for each train step sampled since the last call: "step" and the sampled
+            outputs.
+        arrays: The metrics of the last epoch that are not scalars, such as a confusion matrix.
+        state: The current train state, on the device; to be read during the call only. Empty
+            for a writer whose `reads_state` is False.
     """
 
     step: int
@@ -57,13 +58,13 @@ class Live(NamedTuple):
 
 
 class Writer(Protocol):
-    """Something that a run is written to, in order and without gaps.
+    """A destination of a run's rows, which come in order and without gaps.
 
-    The training waits for `write`, unless the writer has an attribute `reads_state` that is
-    False: then it is told while the next steps run, and there is no `live.state`.
+    Training waits for `write`, unless the writer has an attribute `reads_state` that is False:
+    then `write` is called while the next steps run, and `live.state` is empty.
 
-    What a writer raises ends the run, and `fit` raises it: what was committed stays, the writers
-    are closed, and the same call goes on from there.
+    An exception from a writer ends the run, and `fit` raises it: committed checkpoints stay, the
+    writers are closed, and the same call of `fit` resumes from there.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -85,18 +86,24 @@ class Writer(Protocol):
     """
 
     def open(self, run: RunInfo) -> None:
-        """Makes ready; whatever was written past `run.rows` and `run.step` is taken back."""
+        """Prepare to write, and drop what was written past `run.rows` and `run.step`."""
         ...
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
-        """Writes what is new since the last call; rows or samples, of which one may be none.
+        """Write what is new since the last call: rows, samples or both.
 
         Args:
-            rows: one for each epoch that ended: "epoch", "step" and every scalar metric.
-            live: what else there is to see.
+            rows: A row for each epoch that ended: "epoch", "step" and every scalar metric.
+            live: What else there is to see.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of files and of the terminal; also called when the run fails."""
+        """Release files and the terminal; also called if the run fails."""
         ...
+
+
+def require_extra(package: str, extra: str) -> None:
+    """Raise ImportError, which names the extra to install, unless a package is installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed: pip install odyssey-jax[{extra}]")

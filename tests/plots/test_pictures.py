@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from odyssey_jax.plots import _pictures
-from odyssey_jax.plots._pictures import plot_history, save_confusion, save_curves
+from odyssey_jax.plots import _confusion, plot_history, save_confusion, save_curves
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -27,10 +27,13 @@ def a_history(epochs=40):
 @pytest.fixture
 def figures(monkeypatch):
     """Collect the figures drawn, to look inside."""
-    drawn, make = [], _pictures.new_figure
-    monkeypatch.setattr(
-        _pictures, "new_figure", lambda *size: drawn.append(make(*size)) or drawn[-1]
-    )
+    drawn = []
+
+    def make(*args, **kwargs):
+        drawn.append(Figure(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr("matplotlib.figure.Figure", make)
     return drawn
 
 
@@ -145,7 +148,7 @@ def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
 def test_import_needs_no_matplotlib_and_drawing_no_pyplot(tmp_path):
     program = (
         "import sys, numpy as np, runpy\n"
-        f"pictures = runpy.run_path({_pictures.__file__!r})\n"
+        f"pictures = runpy.run_path({_confusion.__file__!r})\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"pictures['save_confusion'](np.eye(2, dtype=int), {str(tmp_path / 'm.png')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

@@ -6,36 +6,39 @@ import os
 import warnings
 
 import numpy as np
-import optax
 import pytest
 
 import odyssey_jax as ody
 from odyssey_jax.runs import Run
-from tests import examples
 
 TREE = {"w": np.zeros(2)}
+LOSSES = [1.5, 1.0, 1.25, 1.125]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A run of `fit` that stopped, below another of which only the lines are there."""
+    """A run as `fit` leaves it, below another of which only the lines are there."""
     root = tmp_path_factory.mktemp("runs")
     lines(root / "a", '{"epoch": 0, "valid/loss": 2.0}')
-    ody.fit(
-        examples.linear_task(),
-        optax.sgd,
-        examples.train_data(),
-        examples.valid_data(),
-        epochs=9,
-        learning_rate=ody.constant(0.5),
-        callbacks=ody.chain(
-            ody.early_stopping("valid/loss", 2, min_delta=0.1),
-            ody.checkpoint(keep_last=2, keep_best=1, monitor="valid/loss"),
-        ),
-        directory=root / "a" / "sub" / "b",
-        writers=[ody.JsonLines()],
-        config={"name": "b"},
-    )
+    rows = [
+        {"epoch": i, "step": 5 * i + 5, "valid/loss": loss, "learning_rate": 0.5}
+        for i, loss in enumerate(LOSSES)
+    ]
+    b = root / "a" / "sub" / "b"
+    lines(b, *map(json.dumps, rows))
+    about = {
+        "epochs": 9,
+        "seconds": 1.5,
+        "schedule": json.loads(ody.constant(0.5).to_json()),
+        "config": {"name": "b"},
+    }
+    ends = [("NONE", "still running"), ("NO_IMPROVEMENT", "no improvement for 2 epochs")]
+    with ody.Store(b / "checkpoints", keep_best=1, monitor="valid/loss") as store:
+        for epoch, (stop_reason, reason) in zip((2, 4), ends, strict=True):
+            metrics = {"valid/loss": LOSSES[epoch - 1]}
+            now = {"epoch": epoch, "metrics": metrics, "stop_reason": stop_reason, "reason": reason}
+            store.save(5 * epoch, TREE, about | now)
+            store.wait()
     return root
 
 
@@ -50,9 +53,9 @@ def test_what_a_run_is_and_why_it_ended(root):
     assert (a.epochs, a.last_epochs, a.monitor) == (1, None, None)
     assert (b.last_epochs, b.metadata["stop_reason"]) == (9, "NO_IMPROVEMENT")
     assert b.reason == "no improvement for 2 epochs"
-    assert b.epochs == len(b.history["epoch"]) < 9
+    assert b.epochs == len(b.history["epoch"]) == len(LOSSES)
     assert b.schedule == "constant(value=0.5)"
-    assert b.seconds > 0
+    assert b.seconds == 1.5
     assert b.timestamp > 1.7e9
     assert b.metadata["config"] == {"name": "b"}
     assert a.troubles == b.troubles == ()

@@ -5,6 +5,7 @@ import json
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,10 +13,23 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import odyssey_jax as ody
-from odyssey_jax.writers import _event_file
+from odyssey_jax.writers import Live, RunInfo
+from odyssey_jax.writers._tensorboard import event_files
 from tests import examples
 
-EPOCHS = 6
+EPOCHS, STEPS = 6, 5  # of the run, and in an epoch
+HISTORY = [
+    {
+        "epoch": i,
+        "step": STEPS * (i + 1),
+        "learning_rate": 0.05,
+        "train/loss": 1.1 / (i + 1),
+        "valid/loss": 1.2 / (i + 1),
+        "note": float("nan") if i else 0.0,
+    }
+    for i in range(EPOCHS)
+]
+STATE = ody.TrainState({"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.zeros(3)})
 
 
 def writers(directory):
@@ -27,13 +41,19 @@ def writers(directory):
     ]
 
 
-def run(directory, epochs=EPOCHS):
-    return ody.fit(
-        examples.linear_task(), optax.adamw, examples.train_data(), examples.valid_data(),
-        epochs=epochs, learning_rate=0.05, directory=directory,
-        metrics={"confusion": ody.ConfusionMatrix(examples.CLASSES)},
-        callbacks=ody.checkpoint(), writers=writers(directory), config={"note": "a run"},
-    )  # fmt: skip
+def run(directory, begun=0, epochs=EPOCHS):
+    """Tell the writers of a run what `fit` tells them, from one epoch to another."""
+    found = writers(directory)
+    about = RunInfo(directory, EPOCHS, HISTORY[:begun], (), STEPS * begun, {"note": "a run"})
+    for writer in found:
+        writer.open(about)
+    for row in HISTORY[begun:epochs]:
+        live = Live(row["step"], 100.0, 800.0, (), {"valid/confusion": np.eye(3, dtype=int)}, STATE)
+        for writer in found:
+            writer.write([row], live)
+    for writer in found:
+        writer.close()
+    return directory
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,21 +66,18 @@ def files_for_mlflow():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("whole")
-    return directory, run(directory)
+    return run(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory):
     """A run that died twice in the middle of a line, the second time after epochs it then lost."""
     directory = tmp_path_factory.mktemp("cut")
-    run(directory, epochs=2)
+    run(directory, 0, 2)
     tear(directory)
-    run(directory, epochs=4)
-    with ody.Store(directory / "checkpoints") as store:
-        assert store.steps() == (20,)
+    run(directory, 2, 5)
     tear(directory)
-    return directory, run(directory)
+    return run(directory, 4)
 
 
 def tear(directory):
@@ -69,7 +86,7 @@ def tear(directory):
         file.write("99,1")
     with (directory / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 99, "st')
-    (events,) = _event_file.event_files(directory / "tensorboard")
+    (events,) = event_files(directory / "tensorboard")
     data = events.read_bytes()
     events.write_bytes(data + data[-40:-7])
 
@@ -80,22 +97,40 @@ def table_of(directory):
 
 
 def test_csv_is_the_history(whole, cut):
-    directory, result = whole
-    table = table_of(directory)
+    table = table_of(whole)
+    assert list(table[0]) == list(HISTORY[0])
+    for name in HISTORY[0]:
+        column = np.array([row[name] for row in HISTORY])
+        np.testing.assert_array_equal(np.array([row[name] for row in table], column.dtype), column)
+    assert (whole / "metrics.csv").read_bytes() == (cut / "metrics.csv").read_bytes()
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(EPOCHS))
+    assert (whole / "metrics.jsonl").read_bytes() == (cut / "metrics.jsonl").read_bytes()
+
+
+def test_what_fit_tells_arrives(tmp_path):
+    result = ody.fit(
+        examples.linear_task(), optax.sgd(0.05), examples.train_data(), examples.valid_data(),
+        epochs=2, directory=tmp_path, metrics={"confusion": ody.ConfusionMatrix(examples.CLASSES)},
+        writers=[ody.CsvFile(), ody.TensorBoard(histograms_every=1, pictures_every=2)],
+    )  # fmt: skip
+    table = table_of(tmp_path)
     assert list(table[0]) == list(result.history)
     for name, column in result.history.items():
         np.testing.assert_array_equal(np.array([row[name] for row in table], column.dtype), column)
-    assert (directory / "metrics.csv").read_bytes() == (cut[0] / "metrics.csv").read_bytes()
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(EPOCHS))
-    assert (directory / "metrics.jsonl").read_bytes() == (cut[0] / "metrics.jsonl").read_bytes()
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    (picture,) = reader.Images("valid/confusion")
+    weights = reader.Histograms("params/w")[-1]
+    assert picture.step == weights.step == reader.Scalars("valid/loss")[-1].step == result.steps
+    assert weights.histogram_value.max == float(result.model["w"].max())
 
 
 def test_csv_reads_what_is_not_finite(tmp_path):
     row = {"epoch": 0, "step": 5, "a": float("nan"), "b": -float("inf")}
     writer = ody.CsvFile()
-    writer.open(ody.writers.RunInfo(tmp_path, 2, []))
-    writer.write([row], ody.writers.Live(5, 1.0))
+    writer.open(RunInfo(tmp_path, 2, []))
+    writer.write([row], Live(5, 1.0))
     writer.close()
     (read,) = table_of(tmp_path)
     assert np.isnan(float(read["a"]))
@@ -104,21 +139,21 @@ def test_csv_reads_what_is_not_finite(tmp_path):
 
 @pytest.mark.parametrize("which", ["whole", "cut"])
 def test_tensorboard_reads_every_epoch_once(which, request):
-    directory, result = request.getfixturevalue(which)
+    directory = request.getfixturevalue(which)
     reader = EventAccumulator(str(directory / "tensorboard"), size_guidance={"histograms": 0})
     reader.Reload()
-    for name, column in result.history.items():
-        if name != "step":
-            scalars = reader.Scalars(name)
-            assert [x.step for x in scalars] == list(result.history["step"])
-            np.testing.assert_array_equal([x.value for x in scalars], column.astype(np.float32))
-    assert reader.Scalars("steps_per_second")[-1].step == result.steps
+    for name in set(HISTORY[0]) - {"step"}:
+        scalars = reader.Scalars(name)
+        assert [x.step for x in scalars] == [row["step"] for row in HISTORY]
+        column = np.array([row[name] for row in HISTORY], np.float32)
+        np.testing.assert_array_equal([x.value for x in scalars], column)
+    assert reader.Scalars("steps_per_second")[-1].step == EPOCHS * STEPS
     assert json.loads(reader.Tensors("config/text_summary")[0].tensor_proto.string_val[0]) == {
         "note": "a run"
     }
-    weights = np.asarray(result.model["w"])
+    weights = np.asarray(STATE.params["w"])
     last = reader.Histograms("params/w")[-1]
-    assert last.step == result.steps
+    assert last.step == EPOCHS * STEPS
     assert last.histogram_value.num == sum(last.histogram_value.bucket) == weights.size
     assert last.histogram_value.sum == pytest.approx(weights.sum(), rel=1e-5)
     assert last.histogram_value.min == pytest.approx(weights.min())
@@ -128,19 +163,19 @@ def test_tensorboard_reads_every_epoch_once(which, request):
 
 
 def test_tensorboard_keeps_what_the_history_has_not(cut):
-    reader = EventAccumulator(str(cut[0] / "tensorboard"), size_guidance={"histograms": 0})
+    reader = EventAccumulator(str(cut / "tensorboard"), size_guidance={"histograms": 0})
     reader.Reload()
     assert min(x.step for x in reader.Histograms("params/w")) <= 10, "of the first process"
-    assert len(_event_file.event_files(cut[0] / "tensorboard")) == 1
+    assert len(event_files(cut / "tensorboard")) == 1
 
 
 def test_tensorboard_has_nothing_twice_after_a_death_between_two_files(tmp_path):
     writer, row = ody.TensorBoard(), {"epoch": 0, "step": 5, "loss": 1.0}
-    info = ody.writers.RunInfo(tmp_path, 9, [row], step=5)
+    info = RunInfo(tmp_path, 9, [row], step=5)
     writer.open(info._replace(rows=[], step=0))
-    writer.write([row], ody.writers.Live(5, 100.0))
+    writer.write([row], Live(5, 100.0))
     writer.close()
-    (old,) = _event_file.event_files(tmp_path / "tensorboard")
+    (old,) = event_files(tmp_path / "tensorboard")
     data = old.read_bytes()
     for left in (data, None):  # the new file was there, and the old one not yet gone
         writer.open(info)
@@ -160,20 +195,20 @@ def test_mlflow_says_why_a_run_could_not_be_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(MlflowClient, "create_run", refuse)
     writer = ody.MLflow(tracking_uri=(tmp_path / "mlruns").as_uri())
     with pytest.raises(RuntimeError, match="the server is full"):
-        writer.open(ody.writers.RunInfo(tmp_path, 9, []))
+        writer.open(RunInfo(tmp_path, 9, []))
     writer.close()  # as `fit` does: another error would hide that one
 
 
 @pytest.mark.parametrize("which", ["whole", "cut"])
 def test_mlflow_reads_every_epoch_once(which, request):
-    directory, result = request.getfixturevalue(which)
+    directory = request.getfixturevalue(which)
     client = MlflowClient((directory / "mlruns").as_uri())
     experiment = client.get_experiment_by_name("odyssey_jax")
     (found,) = client.search_runs([experiment.experiment_id])
     assert (found.info.status, found.data.params) == ("FINISHED", {"note": "a run"})
     logged = client.get_metric_history(found.info.run_id, "valid/loss")
     assert [x.step for x in logged] == list(range(EPOCHS))
-    np.testing.assert_allclose([x.value for x in logged], result.history["valid/loss"])
+    np.testing.assert_allclose([x.value for x in logged], [row["valid/loss"] for row in HISTORY])
 
 
 class FakeRun:
@@ -203,9 +238,9 @@ def test_weights_and_biases_is_gone_on_with(tmp_path, monkeypatch):
     row = lambda epoch: {"epoch": epoch, "step": 5 * epoch + 5, "loss": 1.0}
     for begun, new in ([0, range(3)], [2, range(2, 5)]):  # the last epoch was lost, and is redone
         writer = ody.WeightsAndBiases(project="digits")
-        info = ody.writers.RunInfo(tmp_path, 9, [row(i) for i in range(begun)], step=5 * begun)
+        info = RunInfo(tmp_path, 9, [row(i) for i in range(begun)], step=5 * begun)
         writer.open(info._replace(config={"width": 8}))
-        writer.write([row(i) for i in new], ody.writers.Live(0, 100.0))
+        writer.write([row(i) for i in new], Live(0, 100.0))
         writer.close()
     (run,) = runs.values()
     steps = [entry[0] for entry in run.logged if entry != "finished"]
@@ -213,7 +248,7 @@ def test_weights_and_biases_is_gone_on_with(tmp_path, monkeypatch):
     assert run.logged[-1] == "finished"
     assert run.logged[0][1]["steps_per_second"] == 100.0
     assert asked == 2 * [("allow", {"width": 8}, {"project": "digits"})]
-    ody.WeightsAndBiases().open(ody.writers.RunInfo(tmp_path, 9, []))
+    ody.WeightsAndBiases().open(RunInfo(tmp_path, 9, []))
     assert len(runs) == 2, "a run that begins is a new one"
     with pytest.raises(ValueError, match=r"\['id'\] are set by the writer"):
         ody.WeightsAndBiases(id="mine")
@@ -234,7 +269,7 @@ def test_epochs_and_steps_are_two_files():
 @pytest.mark.parametrize("writer", [ody.CsvFile(), ody.TensorBoard(), ody.JsonLines()])
 def test_files_need_a_directory(writer):
     with pytest.raises(ValueError, match=r"pass fit\(directory=...\)"):
-        writer.open(ody.writers.RunInfo(None, 9, []))
+        writer.open(RunInfo(None, 9, []))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):

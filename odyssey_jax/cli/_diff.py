@@ -1,17 +1,13 @@
-"""`diff`: how two checkpoints differ, leaf by leaf and in their metadata."""
+"""How two checkpoints differ, leaf by leaf and in their metadata."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from odyssey_jax.cli._output import print_json
-from odyssey_jax.cli.checkpoints._where import open_reader, step_of
 from odyssey_jax.store import Reader, SavedLeaf
 
 Values = Mapping[str, Any]
@@ -20,50 +16,32 @@ Values = Mapping[str, Any]
 _ALWAYS = ("step", "timestamp")
 
 
-def add_parser(actions: Any) -> None:
-    """Adds the action."""
-    action = actions.add_parser(
-        "diff",
-        help="compare two checkpoints",
-        description="Compares two checkpoints leaf by leaf: those that only one has, shapes, "
-        "dtypes, and values to the bit; and their metadata.",
-    )
-    for name in ("a", "b"):
-        action.add_argument(
-            name, metavar=name.upper(), help="a STEP, or DIR:STEP for another directory"
-        )
-    action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    action.set_defaults(run=run)
+class Difference(NamedTuple):
+    """How checkpoint A differs from checkpoint B.
+
+    Attributes:
+        equal: How many leaves are equal to the bit.
+        leaves: Path of each other leaf -> how it differs.
+        metadata: Dotted name -> the values in A and in B, where they differ.
+    """
+
+    equal: int
+    leaves: dict[str, str]
+    metadata: dict[str, list[Any]]
 
 
-def run(parsed: argparse.Namespace) -> None:
-    """Compares two checkpoints."""
-    first, second = (_find(parsed, text) for text in (parsed.a, parsed.b))
-    both = (first, second)
+def compare(a: tuple[Reader, int], b: tuple[Reader, int]) -> Difference:
+    """Compare two steps, each of a reader."""
+    both = (a, b)
     old, new = ({leaf.path: leaf for leaf in reader.leaves(step)} for reader, step in both)
     leaves = dict(_differing(old, new, *(reader.values(step) for reader, step in both)))
-    total = len(old.keys() | new.keys())
     was, now = (_flat(reader.metadata(step)) for reader, step in both)
     metadata = {
         name: [was.get(name), now.get(name)]
         for name in dict.fromkeys([*was, *now])
         if repr(was.get(name)) != repr(now.get(name)) and name not in _ALWAYS
     }
-    equal = total - len(leaves)
-    if parsed.json:
-        print_json({"equal": equal, "leaves": leaves, "metadata": metadata})
-        return
-    for path, what in leaves.items():
-        print(f"{path}: {what}")
-    for name, (a, b) in metadata.items():
-        print(f"metadata {name}: {a!r} in A, {b!r} in B")
-    print(f"{equal} of {total} leaves are equal to the bit")
-
-
-def _find(parsed: argparse.Namespace, text: str) -> tuple[Reader, int]:
-    directory, colon, step = text.rpartition(":")
-    reader = open_reader(parsed, Path(directory) if colon else None)
-    return reader, step_of(reader, step)
+    return Difference(len(old.keys() | new.keys()) - len(leaves), leaves, metadata)
 
 
 def _differing(
@@ -85,7 +63,7 @@ def _kind(leaf: SavedLeaf) -> tuple[tuple[int, ...], str]:
 
 
 def _values(a: Any, b: Any) -> str | None:
-    """How two values of one shape and dtype differ; None if they do not, to the bit."""
+    """Return how two values of one shape and dtype differ; None if they are equal to the bit."""
     if not hasattr(a, "dtype"):
         # As text, in which NaN is like NaN, and 0.0 is not -0.0.
         return None if repr(a) == repr(b) else f"{a!r} in A, {b!r} in B"
@@ -103,9 +81,9 @@ def _values(a: Any, b: Any) -> str | None:
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far values lie apart, and which are equal; NaN is like NaN."""
+    """Return how far values are apart, and which are equal; NaN equals NaN."""
     if a.dtype.kind in "iu":
-        # Float64 has not all integers. Modulo 2**64 the larger less the smaller is right.
+        # Float64 does not have all integers. Modulo 2**64 the larger less the smaller is right.
         above, below = (bound(a, b).astype(np.uint64) for bound in (np.maximum, np.minimum))
         return above - below, a == b
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
@@ -116,12 +94,12 @@ def _gap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """The bytes of each value."""
+    """Return the bytes of each value."""
     return np.ascontiguousarray(array).reshape(-1).view(f"V{array.dtype.itemsize}")
 
 
 def _flat(metadata: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested metadata as one mapping, with dots between the names."""
+    """Return nested metadata as one mapping, with dots between the names."""
     found: dict[str, Any] = {}
     for name, value in metadata.items():
         if isinstance(value, Mapping):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax.plots._plot import step_label
+from odyssey_jax.plots._schedules import step_label
 
 RECIPE = ody.warmup_cosine(0.1, 1_000, 10_000, end_value=0.01)
 
@@ -31,7 +31,7 @@ def test_a_picture_of_several():
     assert np.isnan(figure.axes[0].lines[0].get_ydata()[0])  # 0 has no logarithm
     twice = ody.plot([RECIPE, RECIPE])
     assert len(twice.legends[0].get_texts()) == 2
-    assert len(ody.plot([ody.cosine_decay(0.1, n) for n in range(1, 30)]).axes[0].lines) == 29
+    assert len(ody.plot([ody.cosine_decay(n, 9) for n in range(1, 30)]).axes[0].lines) == 29
 
 
 def test_names_are_shown_as_they_are(tmp_path):
@@ -65,7 +65,10 @@ def test_stairs_stay_upright_in_a_long_run():
             "width must be an integer of at least 20, got 9",
         ),
         (lambda: ody.plots.plot_text(RECIPE, height=2), "height must be an integer of at least 3"),
-        (lambda: ody.plots.plot_text(RECIPE, characters="dots"), "must be 'braille' or 'ascii'"),
+        (
+            lambda: ody.plots.plot_text(RECIPE, characters="dots"),
+            "must be one of 'braille', 'ascii'",
+        ),
         (lambda: ody.plots.plot_text(ody.constant(0.0), 9, log=True), "no value above 0"),
     ],
 )

@@ -1,0 +1,81 @@
+"""Where a run keeps its checkpoints, and by which metric they are ranked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
+
+CHECKPOINTS = "checkpoints"
+
+Mode = Literal["min", "max"]
+
+
+def open_checkpoints(
+    directory: str | os.PathLike[str], monitor: str | None = None, mode: Mode | None = None
+) -> Reader:
+    """Open the checkpoints of a run for reading, ranked as the run ranked them.
+
+    Args:
+        directory: The run's directory, or that of its checkpoints.
+        monitor: The metric that says which is best; None is the one that the newest readable
+            checkpoint was kept by, if any.
+        mode: Whether "min" or "max" of it is better; None is as the checkpoints were kept.
+
+    Returns:
+        A reader of at least one checkpoint; its `monitor` is None if no metric was recorded.
+
+    Raises:
+        ValueError: If it is not known whether "min" or "max" of the metric is better.
+        CheckpointNotFoundError: If there is no such directory, or no checkpoint in it.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from odyssey_jax.store import Store
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     with Store(f"{run}/checkpoints", monitor="valid/loss") as store:
+        ...         store.save(10, {"w": np.zeros(3)}, {"metrics": {"valid/loss": 0.5}})
+        ...     reader = open_checkpoints(run)
+        ...     reader.monitor, reader.best()
+        ('valid/loss', 10)
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise CheckpointNotFoundError(
+            f"there is no checkpoint in {str(root)!r}: it is not a directory; give that of a run "
+            "or a store"
+        )
+    below = root / CHECKPOINTS
+    reader = Reader(below if below.is_dir() else root)
+    if not reader.steps():
+        raise CheckpointNotFoundError(
+            f"there is no checkpoint in {str(reader.directory)!r}; `odyssey-jax runs DIR` finds "
+            "the runs below a directory"
+        )
+    kept = {} if monitor and mode else _retention(reader)
+    monitor = monitor or kept.get("monitor")
+    mode = mode or (kept.get("mode") if monitor == kept.get("monitor") else None)
+    if monitor is not None and mode is None:
+        raise unknown_mode(monitor, mode)
+    return Reader(reader.directory, monitor=monitor, mode=mode or "min")
+
+
+def unknown_mode(metric: str, mode: Any) -> ValueError:
+    """Return the error for a metric of which it is not known whether less or more is better."""
+    return ValueError(
+        f"whether less or more of {metric!r} is better is not known: give mode (--mode) 'min' or "
+        f"'max'; got {mode!r}."
+    )
+
+
+def _retention(reader: Reader) -> dict[str, Any]:
+    """Return how the newest checkpoint that can be read was kept."""
+    for step in reversed(reader.steps()):
+        try:
+            return reader.metadata(step).get("retention", {})
+        except CheckpointError:
+            continue
+    return {}

@@ -1,0 +1,163 @@
+"""A run as text files: one line of JSON or of comma-separated values for each row."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from odyssey_jax.writers._writer import Live, Row, RunInfo
+
+_Text = Callable[[Row], str]
+
+
+class _TableWriter:
+    """Write the two tables of a run: its epochs, and its sampled steps if there are any.
+
+    Args:
+        name: The name of the epochs' file in the run's directory.
+        steps: The name of the steps' file.
+        line: A row as text.
+        head: What precedes the first row, made of it.
+    """
+
+    reads_state = False
+
+    def __init__(self, name: str, steps: str, line: _Text, head: _Text = lambda row: ""):
+        if name == steps:
+            raise ValueError(f"name and steps must be two files, got {name!r} for both.")
+        self._names, self._format = (name, steps), (line, head)
+        self._files: list[_TableFile] = []
+
+    def open(self, run: RunInfo) -> None:
+        """Replace the files' contents by the rows so far."""
+        if run.directory is None:
+            raise ValueError(
+                f"{type(self).__name__} writes {self._names[0]}, and needs a directory: "
+                "pass fit(directory=...)."
+            )
+        self._files = [_TableFile(run.directory / name, *self._format) for name in self._names]
+        epochs, steps = self._files
+        epochs.open(run.rows)
+        if run.samples:
+            steps.open(run.samples)
+        else:
+            steps.path.unlink(missing_ok=True)
+
+    def write(self, rows: Sequence[Row], live: Live) -> None:
+        """Append the rows."""
+        for file, new in zip(self._files, (rows, live.samples), strict=True):
+            file.append(new)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+
+class _TableFile:
+    """A file that is replaced when it is opened, and then grows.
+
+    Whatever half a line a killed run left is gone after `open`.
+    """
+
+    def __init__(self, path: Path, line: _Text, head: _Text):
+        self.path, self._line, self._head = path, line, head
+        self._file: Any = None
+        self._begun = False
+
+    def open(self, rows: Sequence[Row]) -> None:
+        """Replace the file by the rows, atomically."""
+        scratch = self.path.with_name(self.path.name + ".tmp")
+        with _named(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(self._text(rows), encoding="utf-8", newline="")
+            os.replace(scratch, self.path)
+            self._file = self.path.open("a", encoding="utf-8", newline="")
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write rows to the end; the first ones create the file."""
+        if rows and self._file is None:
+            self.open(rows)
+        elif rows:
+            with _named(self.path):
+                self._file.write(self._text(rows))
+                self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            # What could not be written was reported by `append`; closing would try again.
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _text(self, rows: Sequence[Row]) -> str:
+        head = self._head(rows[0]) if rows and not self._begun else ""
+        self._begun = self._begun or bool(rows)
+        return head + "".join(map(self._line, rows))
+
+
+class JsonLines(_TableWriter):
+    """Write a line of JSON for each epoch: epoch, step and every scalar metric.
+
+    The file always equals the history: a resumed run rewrites it up to the restored step. No
+    line depends on the wall clock, so an interrupted run ends with the same file as an
+    uninterrupted one. The lines are strict JSON: NaN is null, infinities are the strings
+    "Infinity" and "-Infinity".
+
+    Args:
+        name: The file's name in the run's directory.
+        steps: The name of the file of sampled steps, which exists if steps are sampled.
+    """
+
+    def __init__(self, name: str = "metrics.jsonl", steps: str = "steps.jsonl"):
+        super().__init__(name, steps, _json_line)
+
+
+class CsvFile(_TableWriter):
+    """Write a line of comma-separated values for each epoch, below a line of their names.
+
+    As with `JsonLines` the file always equals the history, however often the run was
+    interrupted. Numbers are written so that `float` reads them, "nan" and "inf" included.
+
+    Args:
+        name: The file's name in the run's directory.
+        steps: The name of the file of sampled steps, which exists if steps are sampled.
+    """
+
+    def __init__(self, name: str = "metrics.csv", steps: str = "steps.csv"):
+        super().__init__(name, steps, lambda row: _csv_line(row.values()), _csv_line)
+
+
+def _json_line(row: Row) -> str:
+    plain = {name: _plain(value) for name, value in row.items()}
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def _plain(value: int | float) -> int | float | str | None:
+    if math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return None
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an error of the operating system."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
