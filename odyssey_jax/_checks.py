@@ -11,7 +11,7 @@ from typing import Any
 
 
 def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> None:
-    """Refuses what is no number of epochs, steps or times."""
+    """Raise ValueError unless value is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(
             f"{name} must be an integer of at least {least}{otherwise}, got {value!r}."
@@ -19,43 +19,52 @@ def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> N
 
 
 def check_finite(name: str, value: Any) -> None:
-    """Refuses what a metric can't be compared with; None is no bound."""
+    """Raise ValueError unless value is a finite number, or None for no bound."""
     if value is not None and not (_is_real(value) and math.isfinite(value)):
         raise ValueError(f"{name} must be a finite number or None, got {value!r}.")
 
 
 def check_margin(name: str, value: Any) -> None:
-    """Refuses what is no margin."""
+    """Raise ValueError unless value is a finite number of at least 0."""
     if not (_is_real(value) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
 
 
 def check_share(name: str, value: Any) -> None:
-    """Refuses what is no share of the past."""
+    """Raise ValueError unless value is in [0, 1)."""
     if not (_is_real(value) and 0 <= value < 1):
         raise ValueError(f"{name} must be in the range [0, 1), got {value!r}.")
 
 
 def check_factor_of_growth(name: str, value: Any) -> None:
-    """Refuses a factor that does not make greater; None is no bound."""
+    """Raise ValueError unless value is a finite factor above 1, or None for no bound."""
     if value is not None and not (_is_real(value) and math.isfinite(value) and value > 1):
         raise ValueError(f"{name} must be finite and greater than 1, or None, got {value!r}.")
 
 
 def check_rate_factor(name: str, value: Any) -> None:
-    """Refuses a factor that makes greater, or nothing of it."""
+    """Raise ValueError unless value is in (0, 1]."""
     if not (_is_real(value) and 0 < value <= 1):
         raise ValueError(f"{name} must be in the range (0, 1], got {value!r}.")
 
 
 def check_words(name: str, value: Any, words: tuple[str, ...]) -> None:
-    """Refuses what is none of a few words."""
+    """Raise ValueError unless value is one of the words."""
     if value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, got {value!r}.")
+        quoted = list(map(repr, words))
+        listed = " or ".join(quoted) if len(words) == 2 else f"one of {', '.join(quoted)}"
+        raise ValueError(f"{name} must be {listed}, got {value!r}.")
+
+
+def check_monitor(monitor: Any, mode: Any = "min") -> None:
+    """Raise ValueError unless monitor is a metric's name, and mode a `Mode`."""
+    if not isinstance(monitor, str) or not monitor:
+        raise ValueError(f"monitor must be a metric's name such as 'valid/loss', got {monitor!r}.")
+    check_words("mode", mode, ("min", "max"))
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuses what is neither yes nor no."""
+    """Raise ValueError unless value is a bool."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,10 @@ PyTree = Any
 Batch = PyTree
 Outputs = Mapping[str, Any]
 ScheduleFn = Callable[[Any], Any]
+
+# Which way a metric is better, and what NaN counts as.
+Mode = Literal["min", "max"]
+NanPolicy = Literal["bad", "ignore"]
 
 
 class Clock(NamedTuple):
@@ -240,6 +244,21 @@ class Callback(Protocol):
 
     Hyper-parameters live in the callback, which is hashable and compared by value; arrays live
     in its state, whose structure, shapes and dtypes `init` gives once and for all.
+
+    A callback may say more about itself by members that it can leave out. Whoever wraps another
+    callback delegates them by the functions of `odyssey_jax.callbacks` that read them:
+
+    - `asks_to_save: bool`, whether `update` may ever set `Signal.save` (`asks_to_save(callback)`,
+      by default True). Where nothing but `checkpoint` does, `fit` can hold back the newest best
+      while the save before is still being written.
+    - `asks_to_stop: bool`, whether `update` may ever stop the run (`asks_to_stop(callback)`, by
+      default True). Those that never do may change on resume, and a run that had stopped stays so.
+    - `restore_best: bool`, whether it gives the best parameters back as the result at
+      `Point.TRAIN_END` (`restores_best(callback)`, by default False). One of a run may.
+    - `bests(state) -> Sequence[Tracked]`, the best epochs that it holds (`bests_of(callback,
+      state)`, by default each `Best` in its state), for `FitResult.bests`.
+    - `signature() -> Any`, a JSON value of its name and hyper-parameters, the same in every
+      process (`callback_signature(callback)`, by default its class's name and its fields).
     """
 
     @property
@@ -248,11 +267,11 @@ class Callback(Protocol):
         ...
 
     def init(self, event: Event) -> PyTree:
-        """Makes the first state; of the event only the train state means something."""
+        """Make the first state; of the event only the train state means something."""
         ...
 
     def update(self, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
-        """Takes the state past an event, and says what it asks of the loop."""
+        """Take the state past an event; also return what is asked of the loop."""
         ...
 
 
@@ -261,7 +280,7 @@ class Reporting(Protocol):
     """A callback that adds columns to the history: what it knows, from one epoch to the next."""
 
     def report(self, state: PyTree) -> Mapping[str, Any]:
-        """Name to scalar, always under the same names; asked before an epoch's `update`."""
+        """Return name to scalar, always under the same names; asked before an epoch's `update`."""
         ...
 
 

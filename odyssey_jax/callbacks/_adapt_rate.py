@@ -1,4 +1,4 @@
-"""Lets a metric of the loop decide the scale of the learning rate."""
+"""Let a metric of the loop decide the scale of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from odyssey_jax._checks import check_monitor
 from odyssey_jax._types import Event, Point, Signal
-from odyssey_jax.callbacks._monitor import check_monitor
 from odyssey_jax.schedules import MetricRule
 from odyssey_jax.transforms import check_rule, has_scale, with_scale_moved
 
@@ -21,13 +21,16 @@ class AdaptRate:
     monitor: str
     rule: MetricRule
 
+    asks_to_save = False
+    asks_to_stop = False
+
     @property
     def points(self) -> tuple[Point, ...]:
-        """Acts at the end of an epoch."""
+        """The end of an epoch."""
         return (Point.EPOCH_END,)
 
     def init(self, event: Event) -> Any:
-        """Makes the rule's first state; refuses an optimizer that has no scale to set."""
+        """Make the rule's first state; refuse an optimizer that has no scale to set."""
         event.metric(self.monitor)
         if not has_scale(event.state.opt_state):
             raise ValueError(
@@ -38,14 +41,14 @@ class AdaptRate:
         return self.rule.init()
 
     def update(self, state: Any, event: Event) -> tuple[Any, Signal]:
-        """Takes the rule past the epoch's metric, and hands its scale to the optimizer."""
+        """Take the rule past the epoch's metric, and hand its scale to the optimizer."""
         new = self.rule.update(state, event.metric(self.monitor))
         opt_state = with_scale_moved(event.state.opt_state, state.scale, new.scale)
         return new, Signal.none()._replace(state=event.state._replace(opt_state=opt_state))
 
 
 def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
-    """Scales the learning rate, whatever its schedule, by a rule that follows a metric.
+    """Scale the learning rate, whatever its schedule, by a rule that follows a metric.
 
     At the end of each epoch the rule is given the metric, and its scale is in force from the next
     update on. The optimizer needs `scale_by_callback()` behind its learning rate: there the
@@ -55,17 +58,17 @@ def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
     The hyper-parameters are no part of the state: another patience applies from the resume on.
 
     Args:
-        monitor: the metric's name, such as "valid/loss".
-        rule: such as `reduce_on_plateau(...)` or `greedy(...)`; which way is better is its
+        monitor: The metric's name, such as "valid/loss".
+        rule: Such as `reduce_on_plateau(...)` or `greedy(...)`; which way is better is its
             `mode`. Its scale is a scalar that begins at 1.
 
     Returns:
         A callback, for `fit`, `Loop` or a loop of one's own.
 
     Raises:
-        ValueError: an argument is out of its range; or, when the loop is traced, there is no
+        ValueError: If an argument is out of its range; or, when the loop is traced, there is no
             such metric, or no `scale_by_callback` in the optimizer.
-        TypeError: `rule` is no rule.
+        TypeError: If `rule` is no rule.
 
     Source:
         `keras.callbacks.ReduceLROnPlateau`.
@@ -81,7 +84,7 @@ def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
         >>> [float(rate) for rate in result.history["learning_rate"]]
         [0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
-    check_monitor(monitor, "min")
+    check_monitor(monitor)
     check_rule(rule)
     first = jax.device_get(rule.init().scale)
     if jnp.ndim(first) != 0 or first != 1:

@@ -1,4 +1,4 @@
-"""Asks for checkpoints: every so often, and of the best epochs; the store carries it out."""
+"""Ask for checkpoints: every so often, and of the best epochs; the store saves them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax._checks import check_count
-from odyssey_jax._types import Event, Point, Signal
-from odyssey_jax.callbacks._monitor import Mode, check_monitor
+from odyssey_jax._checks import check_count, check_monitor, check_words
+from odyssey_jax._types import Event, Mode, Point, Signal
 from odyssey_jax.callbacks._when import When, at, epoch_of, every, require_epochs
 
 OnFailedSave = Literal["raise", "warn"]
@@ -22,25 +21,36 @@ NEVER = at(epochs=())
 class Retention(NamedTuple):
     """Which checkpoints are kept, beside those that are pinned.
 
-    Args:
-        keep_last: how many of the newest; None is all.
-        keep_best: how many of the best by `monitor`.
-        keep_every_epochs: every so many epochs' is kept for good; None keeps none so.
-        monitor: the metric's name, or None.
-        mode: whether "min" or "max" is better.
+    Attributes:
+        keep_last: How many of the newest; None is all.
+        keep_best: How many of the best by `monitor`.
+        keep_every_epochs: Every so many epochs' is kept for good; None keeps none so.
+        monitor: The metric's name, or None.
+        mode: Whether "min" or "max" is better.
     """
 
-    keep_last: int | None
-    keep_best: int
-    keep_every_epochs: int | None
-    monitor: str | None
-    mode: Mode
+    keep_last: int | None = 1
+    keep_best: int = 0
+    keep_every_epochs: int | None = None
+    monitor: str | None = None
+    mode: Mode = "min"
 
-    def for_store(self, steps_per_epoch: int) -> dict[str, Any]:
-        """Says the same to a `Store`, which counts steps.
+    def score(self, values: Any) -> Any:
+        """Return what `Ranking` orders values of the metric by: less is better.
 
         Args:
-            steps_per_epoch: train steps to an epoch.
+            values: The metric, a scalar or an array.
+
+        Returns:
+            The values; in mode "max" their negatives.
+        """
+        return values if self.mode == "min" else -values
+
+    def for_store(self, steps_per_epoch: int) -> dict[str, Any]:
+        """Return the same for a `Store`, which counts steps.
+
+        Args:
+            steps_per_epoch: Train steps to an epoch.
 
         Returns:
             The arguments of `Store` by name.
@@ -51,29 +61,90 @@ class Retention(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The state of a `checkpoint` that keeps the best.
+    """The scores of the best epochs so far, by which the next one enters or not.
 
-    Args:
-        scores: float32 [keep_best], the best values so far, best first; with the mode "max" their
-            negatives. Infinite where there has been no epoch yet.
+    As the store ranks: less is better (`Retention.score`), ties stay with the earlier, and NaN
+    never enters.
+
+    Attributes:
+        scores: float32 [keep_best], best first; infinite where there has been no epoch yet.
         length: int32 scalar, how many there have been, at most `keep_best`.
+
+    Example:
+        >>> from odyssey_jax.callbacks import Ranking
+        >>> ranking = Ranking.empty(2)
+        >>> for score in [3.0, 2.0, 2.5, 2.5]:
+        ...     ranking, entered = ranking.enter(jnp.float32(score))
+        ...     print(bool(entered), ranking.scores.tolist())
+        True [3.0, inf]
+        True [2.0, 3.0]
+        True [2.0, 2.5]
+        False [2.0, 2.5]
     """
 
     scores: jax.Array
     length: jax.Array
+
+    @classmethod
+    def empty(cls, keep_best: int) -> Ranking:
+        """Return the ranking of no epoch.
+
+        Args:
+            keep_best: How many epochs it holds, at least 1.
+
+        Returns:
+            The ranking.
+        """
+        return cls(jnp.full(keep_best, jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
+
+    @classmethod
+    def of(cls, scores: Any, keep_best: int) -> Ranking:
+        """Return the ranking that entering epoch by epoch would have come to.
+
+        It follows from the history, so it need not be saved: `keep_best` and `monitor` may change.
+
+        Args:
+            scores: float32 [epochs], of every epoch so far; on the host.
+            keep_best: How many epochs it holds, at least 1.
+
+        Returns:
+            The ranking.
+        """
+        scores = np.asarray(scores, np.float32)
+        best = np.sort(scores[~np.isnan(scores)])[:keep_best]
+        padded = np.full(keep_best, np.inf, np.float32)
+        padded[: len(best)] = best
+        return cls(jnp.asarray(padded), jnp.asarray(len(best), jnp.int32))
+
+    def enter(self, score: jax.Array) -> tuple[Ranking, jax.Array]:
+        """Take the ranking past an epoch.
+
+        Args:
+            score: float32 scalar, of the epoch.
+
+        Returns:
+            The ranking, and whether the epoch entered it.
+        """
+        full = self.length >= self.scores.shape[0]
+        entered = ~jnp.isnan(score) & (~full | (score < self.scores[-1]))
+        scores = jnp.sort(jnp.append(self.scores, score))[:-1]
+        after = Ranking(scores, jnp.where(full, self.length, self.length + 1))
+        return jax.tree.map(lambda a, b: jnp.where(entered, a, b), after, self), entered
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """The callback that `checkpoint` makes; its state is a `Ranking`, or None."""
 
-    when: When | None
-    retention: Retention
+    when: When | None = None
+    retention: Retention = Retention()
     on_failed_save: OnFailedSave = "raise"
+
+    asks_to_stop = False
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """Acts at the end of an epoch."""
+        """The end of an epoch."""
         return (Point.EPOCH_END,)
 
     @property
@@ -84,7 +155,7 @@ class Checkpoint:
         return asked if kept is None else asked | every(epochs=kept)
 
     def only_best(self) -> Checkpoint:
-        """Leaves everything but the best to whoever runs the loop.
+        """Return one that leaves everything but the best to whoever runs the loop.
 
         Returns:
             A checkpoint that asks for saves of the best epochs only.
@@ -93,56 +164,36 @@ class Checkpoint:
         return dataclasses.replace(self, when=NEVER, retention=kept)
 
     def init(self, event: Event) -> Ranking | None:
-        """Makes the ranking of a run that has seen no epoch."""
+        """Make the ranking of a run that has seen no epoch."""
         if self.when is not None:
             require_epochs(self.condition, "in a loop of your own a checkpoint is asked for")
         if self.retention.monitor is None:
             return None
         event.metric(self.retention.monitor)
-        scores = jnp.full(self.retention.keep_best, jnp.inf, jnp.float32)
-        return Ranking(scores, jnp.zeros((), jnp.int32))
+        return Ranking.empty(self.retention.keep_best)
 
     def update(self, state: Ranking | None, event: Event) -> tuple[Ranking | None, Signal]:
-        """Asks for a save if one is due, or if the epoch is among the best so far."""
+        """Ask for a save if one is due, or if the epoch is among the best so far."""
         due = jnp.asarray(self.when is None or self.condition.holds(*epoch_of(event.clock)))
         if state is not None and self.retention.monitor is not None:
             value = event.metric(self.retention.monitor)
-            state, entered = _enter(state, value if self.retention.mode == "min" else -value)
+            state, entered = state.enter(self.retention.score(value))
             due = due | entered
         return state, Signal.none()._replace(save=due)
 
     def ranking(self, metrics: Mapping[str, Any]) -> Ranking | None:
-        """Makes the state that `update` would have come to.
-
-        It follows from the history, so it is not saved: `keep_best` and `monitor` may change.
+        """Return the state that `update` would have come to.
 
         Args:
-            metrics: name to float32 [epochs], the values of every epoch so far.
+            metrics: Name to float32 [epochs], the values of every epoch so far.
 
         Returns:
             The state; None if no best is kept.
         """
         if self.retention.monitor is None:
             return None
-        values = np.asarray(metrics[self.retention.monitor], np.float32)
-        scores = np.sort(values if self.retention.mode == "min" else -values)  # NaN comes last
-        best = scores[: np.count_nonzero(~np.isnan(scores))][: self.retention.keep_best]
-        padded = np.full(self.retention.keep_best, np.inf, np.float32)
-        padded[: len(best)] = best
-        return Ranking(jnp.asarray(padded), jnp.asarray(len(best), jnp.int32))
-
-
-def _enter(ranking: Ranking, score: jax.Array) -> tuple[Ranking, jax.Array]:
-    """Takes the ranking past an epoch; also says whether that epoch entered it.
-
-    As the store ranks: strictly better enters, ties stay with the earlier, NaN never does.
-    """
-    scores, length = ranking
-    full = length >= scores.shape[0]
-    entered = ~jnp.isnan(score) & (~full | (score < scores[-1]))
-    new = jnp.sort(jnp.append(scores, score))[:-1]
-    after = Ranking(new, jnp.where(full, length, length + 1))
-    return jax.tree.map(lambda a, b: jnp.where(entered, a, b), after, ranking), entered
+        scores = self.retention.score(np.asarray(metrics[self.retention.monitor], np.float32))
+        return Ranking.of(scores, self.retention.keep_best)
 
 
 def checkpoint(
@@ -156,14 +207,14 @@ def checkpoint(
     mode: Mode = "min",
     on_failed_save: OnFailedSave = "raise",
 ) -> Checkpoint:
-    """Saves the whole carry from time to time; keeps the last, the best and every n-th.
+    """Save the whole carry from time to time; keep the last, the best and every n-th.
 
     What is kept is the union of `keep_last`, `keep_best`, `keep_every_epochs` and what
     `Store.pin` pinned; the latest always is. What is to be kept is saved, whatever the cadence:
     an epoch that is among the best so far, and every n-th.
 
-    Without a cadence, `fit` saves about every half minute, at the end of an epoch if one comes
-    soon, and so seldom that saving takes no more than a twentieth of the time. In any case it
+    Without a cadence, `fit` saves about every 30 s, at the end of an epoch if one comes soon,
+    and so seldom that saving takes no more than 5 % of the time. In any case it
     saves at the end of the run. With one, each save that is due is made. Within an epoch a run
     is saved at the end of a block, of at most 10 train steps.
 
@@ -171,15 +222,15 @@ def checkpoint(
     that is at each epoch's end.
 
     Args:
-        when: when to save, such as `every(steps=1000) | every(seconds=600)`. In a loop of one's
+        when: When to save, such as `every(steps=1000) | every(seconds=600)`. In a loop of one's
             own, of epochs only.
-        every_epochs: short for `when=every(epochs=...)`.
-        keep_last: how many of the newest to keep, at least 1; None keeps all.
-        keep_best: how many of the best by `monitor` to keep as well, at least 0.
-        keep_every_epochs: every so many epochs one is kept for good, at least 1; None for none.
-        monitor: the metric's name, needed where `keep_best` is not 0.
-        mode: whether "min" or "max" is better.
-        on_failed_save: what `fit` does, the next time that the loop comes up, about a save that
+        every_epochs: Short for `when=every(epochs=...)`.
+        keep_last: How many of the newest to keep, at least 1; None keeps all.
+        keep_best: How many of the best by `monitor` to keep as well, at least 0.
+        keep_every_epochs: Every so many epochs one is kept for good, at least 1; None for none.
+        monitor: The metric's name, needed where `keep_best` is not 0.
+        mode: Whether "min" or "max" is better.
+        on_failed_save: What `fit` does, the next time that the loop comes up, about a save that
             failed: "raise" its error, which ends the run, or "warn" of it with a count, and
             again at the end; later saves are tried then.
 
@@ -187,8 +238,8 @@ def checkpoint(
         A callback whose `retention` holds the arguments for `Store`.
 
     Raises:
-        TypeError: `when` is no condition.
-        ValueError: an argument is out of its range, or does not go with another; or, when the
+        TypeError: If `when` is no condition.
+        ValueError: If an argument is out of its range, or does not go with another; or, when the
             loop is traced, there is no such metric.
 
     Example:
@@ -219,8 +270,6 @@ def checkpoint(
         raise ValueError(f"keep_best={keep_best} needs a monitor, such as monitor='valid/loss'.")
     if monitor is not None and not keep_best:
         raise ValueError(f"monitor={monitor!r} is for keep_best, which is 0: say how many to keep.")
-    if on_failed_save not in get_args(OnFailedSave):
-        words = " or ".join(map(repr, get_args(OnFailedSave)))
-        raise ValueError(f"on_failed_save must be {words}, got {on_failed_save!r}.")
+    check_words("on_failed_save", on_failed_save, get_args(OnFailedSave))
     retention = Retention(keep_last, keep_best, keep_every_epochs, monitor, mode)
     return Checkpoint(when, retention, on_failed_save)

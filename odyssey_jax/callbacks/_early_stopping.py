@@ -1,4 +1,4 @@
-"""Stops a run whose monitored metric no longer improves."""
+"""Stop a run whose monitored metric no longer improves."""
 
 from __future__ import annotations
 
@@ -14,32 +14,28 @@ from odyssey_jax._checks import (
     check_finite,
     check_flag,
     check_margin,
+    check_monitor,
     check_share,
     check_words,
 )
-from odyssey_jax._types import Event, Point, PyTree, Signal, StopReason
-from odyssey_jax.callbacks._monitor import (
-    Best,
-    Mode,
+from odyssey_jax._types import Event, Mode, NanPolicy, Point, PyTree, Signal, StopReason
+from odyssey_jax.callbacks._callback import Best, ShortRepr
+from odyssey_jax.callbacks._tracking import (
     beats,
-    check_monitor,
     diverges,
     init_best,
     is_better,
     keep_best,
     worst,
 )
-from odyssey_jax.callbacks._repr import ShortRepr
 from odyssey_jax.schedules import observed, smoothed
 from odyssey_jax.transforms import has_scale, scale_of
-
-NanPolicy = Literal["stop", "bad", "ignore"]
 
 
 class Cooldown(NamedTuple):
     """What a cooldown needs to know.
 
-    Args:
+    Attributes:
         scale: float32 scalar, the learning rate's scale when it was looked at last.
         left: int32 scalar, the epochs that are still free.
     """
@@ -51,7 +47,7 @@ class Cooldown(NamedTuple):
 class EarlyStoppingState(NamedTuple):
     """The state of `early_stopping`.
 
-    Args:
+    Attributes:
         best: the best epoch so far.
         wait: int32 scalar, the number of epochs since without improvement.
         average: float32 scalar, the smoothed metric, infinity before there is one; None without
@@ -78,20 +74,22 @@ class EarlyStopping(ShortRepr):
     stopping_threshold: float | None = None
     divergence_threshold: float | None = None
     divergence_factor: float | None = None
-    nan: NanPolicy = "bad"
+    nan: NanPolicy | Literal["stop"] = "bad"
     smoothing: float = 0.0
     cooldown: int = 0
     start_from_epoch: int = 0
     min_epochs: int = 0
     restore_best: bool = False
 
+    asks_to_save = False
+
     @property
     def points(self) -> tuple[Point, ...]:
-        """Acts at the end of an epoch and, to restore the best, of the training."""
+        """The end of an epoch and, to restore the best, of the training."""
         return (Point.EPOCH_END, Point.TRAIN_END) if self.restore_best else (Point.EPOCH_END,)
 
     def init(self, event: Event) -> EarlyStoppingState:
-        """Makes the state of a run that has seen no epoch."""
+        """Make the state of a run that has seen no epoch."""
         if self.cooldown and not has_scale(event.state.opt_state):
             raise ValueError(
                 f"cooldown={self.cooldown} counts from a cut of the learning rate by a callback, "
@@ -108,7 +106,7 @@ class EarlyStopping(ShortRepr):
         )
 
     def update(self, state: EarlyStoppingState, event: Event) -> tuple[EarlyStoppingState, Signal]:
-        """Counts an epoch; at the end of the training hands back the best parameters."""
+        """Count an epoch; at the end of the training give back the best parameters."""
         if event.point is Point.TRAIN_END:
             return state, Signal.none()._replace(state=restored(state.best, event))
         metric = event.metric(self.monitor)
@@ -132,7 +130,7 @@ class EarlyStopping(ShortRepr):
     # What is not asked for is a constant below, and so no part of the compiled program.
 
     def _counts(self, metric: jax.Array, event: Event) -> jax.Array:
-        """Whether the epoch is looked at, at all."""
+        """Return whether the epoch is looked at, at all."""
         counts = self._has_trained(self.start_from_epoch + 1, event)
         return counts & ~jnp.isnan(metric) if self.nan == "ignore" else counts
 
@@ -140,14 +138,14 @@ class EarlyStopping(ShortRepr):
         return _epochs_done(event) >= epochs if epochs > 1 else jnp.ones((), bool)
 
     def _smooth(self, average: Any, metric: jax.Array) -> tuple[Any, jax.Array]:
-        """The new average, and the value to judge."""
+        """Return the new average, and the value to judge."""
         if average is None:
             return None, metric
         average, value = smoothed(average, observed(metric), self.smoothing)
         return average, value.high
 
     def _cool(self, cooldown: Cooldown | None, event: Event) -> tuple[Cooldown | None, Any]:
-        """Whether the epoch is free; a cut makes the next few so."""
+        """Return the new cooldown and whether the epoch is free; a cut makes the next few so."""
         if cooldown is None:
             return None, jnp.zeros((), bool)
         scale = scale_of(event.state.opt_state)
@@ -160,7 +158,7 @@ class EarlyStopping(ShortRepr):
         return beats(value, self.baseline, self.mode, rtol=self.rtol, atol=self.min_delta)
 
     def _verdict(self, value: jax.Array, best: Best, wait: jax.Array, event: Event) -> Signal:
-        """The first of the reasons to stop."""
+        """Return the first of the reasons to stop."""
         signal, step = Signal.none(), event.clock.step
         if self.nan == "stop":
             signal = signal.merge(Signal.stop_if(~jnp.isfinite(value), StopReason.NOT_FINITE, step))
@@ -178,7 +176,7 @@ class EarlyStopping(ShortRepr):
 
 
 def restored(best: Best, event: Event):
-    """The train state with the best parameters in it, once any epoch has been seen."""
+    """Return the train state with the best parameters, once any epoch has been seen."""
     now = (event.state.params, event.state.model_state)
     params, model_state = jax.tree.map(lambda b, n: jnp.where(best.seen, b, n), best.snapshot, now)
     return event.state._replace(params=params, model_state=model_state)
@@ -203,14 +201,14 @@ def early_stopping(
     stopping_threshold: float | None = None,
     divergence_threshold: float | None = None,
     divergence_factor: float | None = None,
-    nan: NanPolicy = "bad",
+    nan: NanPolicy | Literal["stop"] = "bad",
     smoothing: float = 0.0,
     cooldown: int = 0,
     start_from_epoch: int = 0,
     min_epochs: int = 0,
     restore_best: bool = False,
 ) -> EarlyStopping:
-    r"""Stops when a metric has not improved for `patience` epochs.
+    r"""Stop when a metric has not improved for `patience` epochs.
 
     With $m_t$ the metric of epoch $t$ and $b$ the best so far, epoch $t$ improves if (mode "min")
 
@@ -226,32 +224,32 @@ def early_stopping(
     those of them that it was begun with, and with no others.
 
     Args:
-        monitor: the metric's name, such as "valid/loss".
-        patience: epochs without improvement after which to stop, at least 0.
-        min_delta: the least change that counts, $\delta$, at least 0.
-        rtol: the least change that counts as a share of the best value's magnitude, $r$, at least
+        monitor: The metric's name, such as "valid/loss".
+        patience: Epochs without improvement after which to stop, at least 0.
+        min_delta: The least change that counts, $\delta$, at least 0.
+        rtol: The least change that counts as a share of the best value's magnitude, $r$, at least
             0; the two are added.
-        mode: whether "min" or "max" is better.
-        baseline: a value to be beaten: until it is, no epoch counts as an improvement, but the
+        mode: Whether "min" or "max" is better.
+        baseline: A value to be beaten: until it is, no epoch counts as an improvement, but the
             best one is kept. None is none.
-        stopping_threshold: a value that is good enough: a better one stops the run at once.
-        divergence_threshold: a value that is too bad: a worse one stops the run at once.
-        divergence_factor: the same relative to the best so far, greater than 1: stops at a value
+        stopping_threshold: A value that is good enough: a better one stops the run at once.
+        divergence_threshold: A value that is too bad: a worse one stops the run at once.
+        divergence_factor: The same relative to the best so far, greater than 1: stops at a value
             that is worse than $b$ by more than $(k - 1) |b|$; for a loss above 0, at one above
             $k b$.
-        nan: whether NaN is a "bad" value, or one to "ignore", as if the epoch had not been; or
+        nan: Whether NaN is a "bad" value, or one to "ignore", as if the epoch had not been; or
             to "stop" at, together with the infinities.
-        smoothing: the share of the past in an exponential moving average of the metric, which is
+        smoothing: The share of the past in an exponential moving average of the metric, which is
             what is then judged and kept as the best value; in [0, 1). Values that are not finite
             enter no average, and are judged as they are.
-        cooldown: epochs, after a callback has cut the learning rate (`adapt_rate`, `roll_back`),
+        cooldown: Epochs, after a callback has cut the learning rate (`adapt_rate`, `roll_back`),
             in which none is bad; the count then begins anew. They are those trained at the lower
             rate where this callback comes before the other; else the one before them is the
             first. At least 0.
-        start_from_epoch: the index of the first epoch to look at, at least 0: those before it
+        start_from_epoch: The index of the first epoch to look at, at least 0: those before it
             neither count nor can they be the best.
-        min_epochs: epochs that are done whatever the metric, at least 0. They count as any others.
-        restore_best: whether the result holds the parameters (and the model state) of the best
+        min_epochs: Epochs that are done whatever the metric, at least 0. They count as any others.
+        restore_best: Whether the result holds the parameters (and the model state) of the best
             epoch. Keeps one copy of them in the carry. Checkpoints hold the latest ones beside
             it, so a run that is continued continues from where it was.
 
@@ -259,7 +257,7 @@ def early_stopping(
         A callback, for `fit`, `Loop` or a loop of one's own.
 
     Raises:
-        ValueError: an argument is out of its range; or, when the loop is traced, there is no
+        ValueError: If an argument is out of its range; or, when the loop is traced, there is no
             such metric, or with a cooldown no `scale_by_callback` in the optimizer.
 
     Source:
@@ -315,7 +313,7 @@ def early_stopping(
 
 
 def _check_apart(good: float | None, bad: float | None, mode: Mode) -> None:
-    """Between the two thresholds there must be values to train at."""
+    """Raise ValueError unless there are values to train at between the two thresholds."""
     if good is None or bad is None or (good < bad if mode == "min" else good > bad):
         return
     order = "less" if mode == "min" else "greater"

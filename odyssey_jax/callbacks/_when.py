@@ -58,8 +58,12 @@ class When:
         """The units that must be known to decide it."""
         raise NotImplementedError
 
+    def signature(self) -> str:
+        """Return the condition as text, which `callback_signature` takes up."""
+        return repr(self)
+
     def holds(self, before: Moment, now: Moment) -> Any:
-        """Decides it.
+        """Decide it.
 
         Args:
             before: where the run was at the last look; at first, `Moment(0, 0, 0, 0)`.

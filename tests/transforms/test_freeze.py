@@ -13,7 +13,7 @@ from tests import examples
 @pytest.mark.parametrize("name", ["nnx", "linen"])
 def test_frozen_parameters_stay_to_the_bit(name):
     task = examples.TASKS[name]()
-    first, _ = task.init(ody.loop.Keys.of(jax.random.key(0)).init)
+    first, _ = task.init(ody.train.Keys.of(jax.random.key(0)).init)
     layer = {"nnx": "hidden", "linen": "Dense_0"}[name]
     result = ody.fit(
         task, lambda rate: ody.freeze(optax.adamw(rate), [f"{layer}/"]), examples.train_data(),

@@ -1,8 +1,9 @@
-"""Goes back to the last good state, and on from there at a lower rate."""
+"""Guards of a run: a budget of steps, and what to do about numbers that are not finite."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,24 +15,137 @@ from odyssey_jax._checks import (
     check_count,
     check_factor_of_growth,
     check_finite,
+    check_monitor,
     check_rate_factor,
 )
-from odyssey_jax._types import Clock, Event, Point, PyTree, Signal, StopReason, TrainState
-from odyssey_jax.callbacks._finite import all_finite, is_finite
-from odyssey_jax.callbacks._monitor import Mode, beats, check_monitor, diverges, worst
-from odyssey_jax.callbacks._repr import ShortRepr
+from odyssey_jax._types import Clock, Event, Mode, Point, PyTree, Signal, StopReason, TrainState
+from odyssey_jax.callbacks._callback import ShortRepr
+from odyssey_jax.callbacks._tracking import beats, diverges, worst
 from odyssey_jax.transforms import has_scale, scale_of, with_counts_of, with_scale
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxSteps:
+    """The callback that `max_steps` makes; it has no state."""
+
+    steps: int
+
+    asks_to_save = False
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The end of an epoch."""
+        return (Point.EPOCH_END,)
+
+    def init(self, event: Event) -> None:
+        """Return None."""
+
+    def update(self, state: None, event: Event) -> tuple[None, Signal]:
+        """Stop once so many steps are done."""
+        done = jnp.asarray(event.clock.step, jnp.int32)
+        return state, Signal.stop_if(done >= self.steps, StopReason.MAX_STEPS, done)
+
+
+def max_steps(steps: int) -> MaxSteps:
+    """Stop at the end of the epoch in which so many train steps are done.
+
+    An epoch that has begun is trained to its end, and validated: a budget that is no multiple of
+    `steps_per_epoch` is exceeded by less than one. A budget of time is `fit(max_time=)`.
+
+    Args:
+        steps: The budget in train steps, over the whole run with all that it was resumed; at
+            least 1.
+
+    Returns:
+        A callback, for `fit`, `Loop` or a loop of one's own.
+
+    Raises:
+        ValueError: If the budget is less than 1.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.ones(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> data = ody.ArrayDataset(jnp.zeros(8), batch_size=4)
+        >>> result = ody.fit(task, optax.sgd(0.1), data, epochs=9, writers=[],
+        ...                  callbacks=ody.max_steps(5))
+        >>> result.epochs, result.reason
+        (3, 'completed all 6 steps')
+    """
+    check_count("steps", steps, 1)
+    return MaxSteps(steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class TerminateOnNan:
+    """The callback that `terminate_on_nan` makes; it has no state."""
+
+    monitor: str = "train/loss"
+
+    asks_to_save = False
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """Where a loss is not finite, and the end of an epoch."""
+        return (Point.LOSS_NOT_FINITE, Point.EPOCH_END)
+
+    def init(self, event: Event) -> None:
+        """Check that the monitored metric exists."""
+        event.metric(self.monitor)
+
+    def update(self, state: None, event: Event) -> tuple[None, Signal]:
+        """Stop unless the metric and every parameter is finite."""
+        failed = ~_is_finite(event, self.monitor)
+        return state, Signal.stop_if(failed, StopReason.NOT_FINITE, event.clock.step)
+
+
+def terminate_on_nan(monitor: str = "train/loss") -> TerminateOnNan:
+    """Stop at a train step whose loss is NaN or infinite, and at no finite metric or parameter.
+
+    A loss is looked at in each step, which costs nothing, and the run ends within 10 steps of it
+    (`plan_blocks`); the reason names the step, as the number of those that are done with it. The
+    epoch does not end, so it has no row in the history. A gradient that is not finite makes
+    parameters that are not, and the next step's loss shows it. At the end of an epoch all
+    parameters are looked at, and the metric.
+
+    With another metric than "train/loss", a step's loss only ends the run if there are parameters
+    that are not finite: so where updates that are not finite are left out, as
+    `optax.apply_if_finite` does, the run goes on with `monitor="valid/loss"`. Their count is in
+    the history as "skipped_updates". To go back instead, see `roll_back`.
+
+    Args:
+        monitor: The metric's name. Of several, `chain` one for each.
+
+    Returns:
+        A callback, for `fit`, `Loop` or a loop of one's own.
+
+    Raises:
+        ValueError: If the monitor is no name; or, when the loop is traced, there is no such metric.
+
+    Source:
+        `keras.callbacks.TerminateOnNaN`, which looks at the loss of every batch.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.ones(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> data = ody.ArrayDataset(jnp.zeros(8), batch_size=4)
+        >>> result = ody.fit(task, optax.sgd, data, epochs=9, learning_rate=1e19, writers=[],
+        ...                  callbacks=ody.terminate_on_nan())
+        >>> result.reason
+        'a metric or a parameter is not finite at step 2'
+    """
+    check_monitor(monitor)
+    return TerminateOnNan(monitor)
 
 
 class RollBackState(NamedTuple):
     """The state of `roll_back`.
 
-    Args:
-        good: the train state at the end of the last good epoch, or at the start.
+    Attributes:
+        good: The train state at the end of the last good epoch, or at the start.
         best: float32 scalar, the best value of the metric so far; None without a
             `divergence_factor`.
         rollbacks: int32 scalar, how many times it has gone back.
-        latest: the step and epoch from which it went back last; step 0 and epoch -1 before.
+        latest: The step and epoch from which it went back last; step 0 and epoch -1 before.
     """
 
     good: TrainState
@@ -44,20 +158,22 @@ class RollBackState(NamedTuple):
 class RollBack(ShortRepr):
     """The callback that `roll_back` makes."""
 
-    monitor: str
+    monitor: str = "train/loss"
     factor: float = 0.5
     at_most: int = 3
     divergence_threshold: float | None = None
     divergence_factor: float | None = None
     mode: Mode = "min"
 
+    asks_to_save = False
+
     @property
     def points(self) -> tuple[Point, ...]:
-        """Acts where a loss is not finite, and at the end of an epoch."""
+        """Where a loss is not finite, and the end of an epoch."""
         return (Point.LOSS_NOT_FINITE, Point.EPOCH_END)
 
     def init(self, event: Event) -> RollBackState:
-        """Takes the first state for a good one; refuses an optimizer without a scale to lower."""
+        """Take the first state for a good one; refuse an optimizer without a scale to lower."""
         event.metric(self.monitor)
         if self.factor < 1 and not has_scale(event.state.opt_state):
             raise ValueError(
@@ -74,11 +190,11 @@ class RollBack(ShortRepr):
         )
 
     def update(self, state: RollBackState, event: Event) -> tuple[RollBackState, Signal]:
-        """Keeps the state of a good epoch; replaces a bad one at once, and stops at the last."""
+        """Keep the state of a good epoch; replace a bad one at once, and stop at the last."""
         # The clock of a loop of one's own may be of int64, or Python's.
         clock = Clock(*(jnp.asarray(count, jnp.int32) for count in event.clock))
         event = dataclasses.replace(event, clock=clock)
-        now, finite = event.state, is_finite(event, self.monitor)
+        now, finite = event.state, _is_finite(event, self.monitor)
         good, bad, best = jnp.zeros((), bool), ~finite, state.best
         if event.point is Point.EPOCH_END:
             value = event.metric(self.monitor)
@@ -102,16 +218,16 @@ class RollBack(ShortRepr):
         return new, signal._replace(state=went_on)
 
     def report(self, state: RollBackState) -> Mapping[str, jax.Array]:
-        """How many times it has gone back, and from which step last."""
+        """Return how many times it has gone back, and from which step last."""
         return {"rollbacks": state.rollbacks, "rollback_step": state.latest.step}
 
     def _is_spoilt(self, value: jax.Array, state: RollBackState, event: Event) -> jax.Array:
-        """Whether the metric of an epoch is not finite for a step that was gone back from."""
+        """Return whether an epoch's metric is not finite for a step that was gone back from."""
         before = (state.latest.epoch == event.clock.epoch) & self.monitor.startswith("train/")
-        return before & ~jnp.isfinite(value) & all_finite(event.state.params)
+        return before & ~jnp.isfinite(value) & _all_finite(event.state.params)
 
     def _lowered(self, good: TrainState, now: TrainState) -> TrainState:
-        """The good state, in the present: at a lower rate than now, and where the schedule is."""
+        """Return the good state in the present: at a lower rate than now, where the schedule is."""
         opt_state = with_counts_of(good.opt_state, now.opt_state)
         if has_scale(opt_state):  # with a factor of 1 too: the good state may have a higher one
             opt_state = with_scale(opt_state, scale_of(now.opt_state) * self.factor)
@@ -131,9 +247,9 @@ def roll_back(
     divergence_factor: float | None = None,
     mode: Mode = "min",
 ) -> RollBack:
-    r"""Goes back to the last good epoch when the loss is not finite, and on at a lower rate.
+    r"""Go back to the last good epoch when the loss is not finite, and on at a lower rate.
 
-    It goes back within ten steps of a loss that is not finite (see `terminate_on_nan` for what
+    It goes back within 10 steps of a loss that is not finite (see `terminate_on_nan` for what
     that finds), or at the end of an epoch if a parameter or the metric is not finite, or the
     metric has diverged. The parameters, the model state and the optimizer's state are then those
     of the last good epoch's end, or the first ones, and the learning rate is multiplied by
@@ -153,22 +269,22 @@ def roll_back(
     much in every checkpoint.
 
     Args:
-        monitor: the metric's name.
-        factor: what the learning rate is multiplied by, in (0, 1]; 1 keeps it.
-        at_most: how many times it may go back, at least 1.
-        divergence_threshold: a value worse than which the metric has diverged; None is none.
-        divergence_factor: the same relative to the best value $b$ of the good epochs, greater than
+        monitor: The metric's name.
+        factor: What the learning rate is multiplied by, in (0, 1]; 1 keeps it.
+        at_most: How many times it may go back, at least 1.
+        divergence_threshold: A value worse than which the metric has diverged; None is none.
+        divergence_factor: The same relative to the best value $b$ of the good epochs, greater than
             1: a value has diverged that is worse than $b$ by more than $(k - 1) |b|$; for a loss
             above 0, one above $k b$.
-        mode: whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better.
 
     Returns:
         A callback, for `fit`, `Loop` or a loop of one's own. Its `init` takes the state to begin
         with from the event.
 
     Raises:
-        ValueError: an argument is out of its range; or, when the loop is traced, there is no such
-            metric, or no `scale_by_callback` in the optimizer.
+        ValueError: If an argument is out of its range; or, when the loop is traced, there is no
+            such metric, or no `scale_by_callback` in the optimizer.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -197,3 +313,18 @@ def roll_back(
         divergence_factor=divergence_factor,
         mode=mode,
     )
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    """Return whether no floating-point leaf has a NaN or an infinity."""
+    floating = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+    finite = (jnp.all(jnp.isfinite(x)) for x in floating)
+    return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
+
+
+def _is_finite(event: Event, monitor: str) -> jax.Array:
+    """Return whether every parameter and, where it is known already, the metric is finite."""
+    finite = _all_finite(event.state.params)
+    if event.point is Point.EPOCH_END or monitor in event.metrics:
+        finite &= jnp.isfinite(event.metric(monitor))
+    return finite
