@@ -37,7 +37,7 @@ ALLOWED = {
     "compat": PURE | {"schedules"},
     "_digits": {"", "plots"},
     "cli": {"_digits", "store", "fit", "runs", "plots", "schedules"},
-    "testing": PURE | {"store", "transforms"},
+    "testing": PURE | {"store", "transforms", "callbacks"},
 }
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and train.
