@@ -19,13 +19,14 @@ OURS = [
     ),
     ody.track_best(LOSS, mode="max"),
     ody.checkpoint(keep_best=2, monitor=LOSS),
+    ody.checkpoint(ody.every(epochs=3) & ~ody.callbacks.at(epochs=6) | ody.after(epochs=2)),
     ody.callbacks.on(ody.every(epochs=2), ody.roll_back(LOSS)),
     ody.callbacks.log(),
     ody.max_steps(20),
     ody.terminate_on_nan(LOSS),
     ody.roll_back(LOSS, divergence_factor=2),
     ody.adapt_rate(LOSS, ody.reduce_on_plateau(0.5, 1)),
-    ody.all_of(ody.early_stopping(LOSS, 1), ody.early_stopping("train/loss", 2)),
+    ody.all_of(ody.early_stopping(LOSS, 1, smoothing=0.5), ody.early_stopping("train/loss", 2)),
     ody.chain(ody.callbacks.log(), ody.any_of(ody.roll_back(LOSS), ody.early_stopping(LOSS, 1))),
 ]  # fmt: skip
 
