@@ -22,8 +22,8 @@ hypothesis.settings.load_profile("odyssey")
 
 # The rooms that call no other library's arithmetic: Optax's Adam mixes a float and an int32, and
 # so do metrics of clu's.
-STRICT = {"schedules", "callbacks", "metrics", "data"}
-FOREIGN = {"test_observe.py"}
+STRICT = {"schedules", "callbacks", "metrics", "data", "testing"}
+FOREIGN = {"test_observe.py", "test_check_task.py"}
 
 
 @pytest.fixture(autouse=True)

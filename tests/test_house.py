@@ -33,12 +33,12 @@ ALLOWED = {
     "plots": PURE | {"schedules", "runs"},
     "fit": PURE
     | {"schedules", "transforms", "metrics", "callbacks", "data", "parallel", "train", "store"}
-    | {"writers", "plots"},
+    | {"writers", "plots", "runs"},
     "flax": PURE | {"train"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "plots"},
     "cli": {"_digits", "store", "errors", "fit", "runs", "plots", "schedules"},
-    "testing": PURE | {"store", "transforms"},
+    "testing": PURE | {"store", "transforms", "callbacks"},
 }
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and train.

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -179,9 +180,9 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(map(_as_json, value), key=repr)
     if hasattr(value, "_field_defaults"):  # a NamedTuple
-        default = value._field_defaults
-        given = {name: x for name, x in value._asdict().items() if x != default.get(name, ...)}
-        return {"name": kind.__qualname__, **_as_json(given)}
+        default, own = _as_json(value._field_defaults), _as_json(value._asdict())
+        given = {name: x for name, x in own.items() if x != default.get(name, ...)}
+        return {"name": kind.__qualname__, **given}
     if isinstance(value, Sequence):
         return [_as_json(x) for x in value]
     if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -189,6 +190,8 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, functools.partial):
         given = {"function": value.func, "args": value.args, "keywords": value.keywords}
         return {"name": "partial", **_as_json(given)}
+    if isinstance(value, types.MethodType):
+        return {"name": value.__qualname__, "of": _as_json(value.__self__)}
     if hasattr(value, "__qualname__"):  # a function or a class
         return {"name": value.__qualname__}
     if dataclasses.is_dataclass(value):

@@ -48,7 +48,7 @@ class EarlyStoppingState(NamedTuple):
     """The state of `early_stopping`.
 
     Attributes:
-        best: the best epoch so far.
+        best: The best epoch so far.
         wait: int32 scalar, the number of epochs since without improvement.
         average: float32 scalar, the smoothed metric, infinity before there is one; None without
             smoothing.

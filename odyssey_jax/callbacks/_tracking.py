@@ -160,7 +160,7 @@ class History(NamedTuple):
     Attributes:
         epoch: int32 [capacity], the index of the epoch.
         step: int32 [capacity], the number of steps done at its end.
-        metrics: name to float32 [capacity].
+        metrics: Name to float32 [capacity].
         length: int32 scalar, how many rows are filled. Past the capacity the last row is
             written again.
     """

@@ -20,11 +20,11 @@ _MOST = 2**31 - 1
 class Moment(NamedTuple):
     """How far a run is, in each of the units; None where that is not known.
 
-    Args:
-        epochs: epochs done.
-        steps: train steps done.
-        examples: examples trained on, each pass over the data counted.
-        seconds: seconds since the training was begun or gone on with.
+    Attributes:
+        epochs: Epochs done.
+        steps: Train steps done.
+        examples: Examples trained on, each pass over the data counted.
+        seconds: Seconds since the training was begun or gone on with.
     """
 
     epochs: Any = None
@@ -66,23 +66,23 @@ class When:
         """Decide it.
 
         Args:
-            before: where the run was at the last look; at first, `Moment(0, 0, 0, 0)`.
-            now: where it is, not before that.
+            before: Where the run was at the last look; at first, `Moment(0, 0, 0, 0)`.
+            now: Where it is, not before that.
 
         Returns:
             bool, or a bool array if the moments hold arrays.
 
         Raises:
-            ValueError: a unit is not known.
+            ValueError: If a unit is not known.
         """
         raise NotImplementedError
 
     def next_mark(self, unit: Unit, done: Any) -> Any:
-        """Finds where to look next, so that nothing is seen late.
+        """Find where to look next, so that nothing is seen late.
 
         Args:
-            unit: one of the units.
-            done: how many of it are done.
+            unit: One of the units.
+            done: How many of it are done.
 
         Returns:
             The next number of it, greater than `done`, at which the condition may change; None
@@ -224,7 +224,7 @@ def _in_brackets(condition: When, *kinds: type[When]) -> str:
 
 
 def _join(kind: type[And] | type[Or], left: Any, right: Any) -> When:
-    """Joins two; those that are joined alike already are laid out flat."""
+    """Join two conditions; those that are joined alike already are laid out flat."""
     if not isinstance(right, When):
         return NotImplemented
     parts = (x.conditions if isinstance(x, kind) else (x,) for x in (left, right))
@@ -238,19 +238,19 @@ def every(
     examples: int | None = None,
     seconds: float | None = None,
 ) -> When:
-    """Holds each time that so many more of a unit are done, counted from the beginning.
+    """Hold each time that so many more of a unit are done, counted from the beginning.
 
     Args:
-        epochs: epochs, at least 1.
-        steps: train steps, at least 1.
-        examples: examples trained on, at least 1.
-        seconds: seconds of training, greater than 0; counted anew when a run is gone on with.
+        epochs: Epochs, at least 1.
+        steps: Train steps, at least 1.
+        examples: Examples trained on, at least 1.
+        seconds: Seconds of training, greater than 0; counted anew when a run is gone on with.
 
     Returns:
         A condition.
 
     Raises:
-        ValueError: not exactly one of them is given, or it is out of its range.
+        ValueError: If not exactly one of them is given, or it is out of its range.
 
     Example:
         >>> import odyssey_jax as ody
@@ -269,19 +269,19 @@ def at(
     examples: int | Iterable[int] | None = None,
     seconds: float | Iterable[float] | None = None,
 ) -> When:
-    """Holds once at each of the given numbers of a unit; at none of them, never.
+    """Hold once at each of the given numbers of a unit; at none of them, never.
 
     Args:
-        epochs: how many epochs are done, one number or several, each at least 1.
-        steps: how many train steps, likewise.
-        examples: how many examples were trained on, likewise.
-        seconds: how many seconds of training, each greater than 0.
+        epochs: How many epochs are done, one number or several, each at least 1.
+        steps: How many train steps, likewise.
+        examples: How many examples were trained on, likewise.
+        seconds: How many seconds of training, each greater than 0.
 
     Returns:
         A condition.
 
     Raises:
-        ValueError: not exactly one of them is given, or a number is out of its range.
+        ValueError: If not exactly one of them is given, or a number is out of its range.
 
     Example:
         >>> import odyssey_jax as ody
@@ -298,19 +298,19 @@ def after(
     examples: int | None = None,
     seconds: float | None = None,
 ) -> When:
-    """Holds as soon as so many of a unit are done, and from then on.
+    """Hold as soon as so many of a unit are done, and from then on.
 
     Args:
-        epochs: epochs, at least 1.
-        steps: train steps, at least 1.
-        examples: examples trained on, at least 1.
-        seconds: seconds of training, greater than 0; counted anew when a run is gone on with.
+        epochs: Epochs, at least 1.
+        steps: Train steps, at least 1.
+        examples: Examples trained on, at least 1.
+        seconds: Seconds of training, greater than 0; counted anew when a run is gone on with.
 
     Returns:
         A condition.
 
     Raises:
-        ValueError: not exactly one of them is given, or it is out of its range.
+        ValueError: If not exactly one of them is given, or it is out of its range.
 
     Example:
         >>> import odyssey_jax as ody
@@ -329,19 +329,19 @@ def until(
     examples: int | None = None,
     seconds: float | None = None,
 ) -> When:
-    """Holds while fewer than so many of a unit are done: `~after(...)`.
+    """Hold while fewer than so many of a unit are done: `~after(...)`.
 
     Args:
-        epochs: epochs, at least 1.
-        steps: train steps, at least 1.
-        examples: examples trained on, at least 1.
-        seconds: seconds of training, greater than 0; counted anew when a run is gone on with.
+        epochs: Epochs, at least 1.
+        steps: Train steps, at least 1.
+        examples: Examples trained on, at least 1.
+        seconds: Seconds of training, greater than 0; counted anew when a run is gone on with.
 
     Returns:
         A condition.
 
     Raises:
-        ValueError: not exactly one of them is given, or it is out of its range.
+        ValueError: If not exactly one of them is given, or it is out of its range.
 
     Example:
         >>> import odyssey_jax as ody
@@ -352,12 +352,12 @@ def until(
 
 
 def epoch_of(clock: Clock) -> tuple[Moment, Moment]:
-    """The moments between which the running epoch lies: at its end, the look before and this."""
+    """Return the looks between which the running epoch lies: the one before, and at its end."""
     return Moment(epochs=clock.epoch), Moment(epochs=clock.epoch + 1)
 
 
 def require_epochs(when: When, whose: str) -> None:
-    """Refuses a condition that the ends of epochs are not enough to decide."""
+    """Raise unless the ends of epochs are enough to decide the condition."""
     if not isinstance(when, When):
         raise TypeError(f"when must be a condition such as every(epochs=5), got {when!r}.")
     if others := sorted(when.units - {"epochs"}):
@@ -368,7 +368,7 @@ def require_epochs(when: When, whose: str) -> None:
 
 
 def _one(name: str, *given_and_check: Any) -> tuple[Unit, Any]:
-    """The one unit that is given, and its number, checked."""
+    """Return the one unit that is given, and its number, checked."""
     *given, check = given_and_check
     pairs = zip(UNITS, given, strict=True)
     found: list[tuple[Unit, Any]] = [(unit, x) for unit, x in pairs if x is not None]

@@ -1,47 +1,51 @@
-"""The mean of an output over examples."""
+"""The mean of an output over examples, by a sum in float32 that does not drift."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from odyssey_jax.metrics import _outputs, _sum
+from odyssey_jax.metrics._metric import kept, missing, pytree_dataclass
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@pytree_dataclass
 class Mean:
     """The mean of one output, weighted by examples, so that a small last batch counts right.
 
-    `mean = sum_i w_i x_i / sum_i w_i`.  An output that is a scalar (the mean over its batch,
+    `mean = sum_i w_i x_i / sum_i w_i`. An output that is a scalar (the mean over its batch,
     as a loss is) counts with the batch's `weight`; an output with one value for each example,
     or for each token, counts once for each value that the mask keeps.
 
     Both sums are compensated float32 (two numbers each, about 48 bits): a long epoch neither
-    drifts nor stops counting at 2**24 examples.  The mean is float32, exact to its rounding
-    and that of the values.  A NaN or infinity that was observed is in the mean, whatever
+    drifts nor stops counting at 2**24 examples. The mean is float32, exact to its rounding
+    and that of the values. A NaN or infinity that was observed is in the mean, whatever
     follows; one under the mask, or in a batch of weight 0, was not observed.
 
-    Args:
-        output: name of the output to average.
-        sums: the sum of weighted values and the sum of weights, float32[2, 2]. One array, so
+    Attributes:
+        output: Name of the output to average.
+        sums: The sum of weighted values and the sum of weights, float32[2, 2]. One array, so
             that a compiled step updates it by one operation.
 
     Raises:
-        ValueError: `output` is not a name.
+        ValueError: If `output` is not a name.
 
-    Source: as `clu.metrics.Average.from_output`, which counts each batch alike.
+    Source:
+        As `clu.metrics.Average.from_output`, which counts each batch alike.
 
-    >>> mean = Mean("loss").empty()
-    >>> for loss, examples in [(1.0, 128), (4.0, 64)]:
-    ...     mean = mean.merge(mean.from_model_output(loss=loss, weight=examples))
-    >>> float(mean.compute())
-    2.0
+    Example:
+        >>> mean = Mean("loss").empty()
+        >>> for loss, examples in [(1.0, 128), (4.0, 64)]:
+        ...     mean = mean.merge(mean.from_model_output(loss=loss, weight=examples))
+        >>> float(mean.compute())
+        2.0
     """
 
     output: str = dataclasses.field(default="loss", metadata={"static": True})
-    sums: jax.Array = dataclasses.field(default_factory=lambda: _sum.zeros(2), repr=False)
+    sums: jax.Array = dataclasses.field(default_factory=lambda: _no_sums(2), repr=False)
 
     def __post_init__(self):
         if not (isinstance(self.output, str) and self.output):
@@ -49,61 +53,63 @@ class Mean:
                 f"Mean needs the name of an output, such as 'loss', got output={self.output!r}."
             )
 
-    def empty(self) -> "Mean":
+    def empty(self) -> Mean:
         """Return the mean of nothing, of the same output."""
         return Mean(self.output)
 
-    def from_model_output(self, **outputs: Any) -> "Mean":
+    def from_model_output(self, **outputs: Any) -> Mean:
         """Return the mean over one batch.
 
         Args:
-            **outputs: the output of this mean's name, a scalar or [batch, ...], real, integer
-                or bool.  For a scalar, `weight`, a scalar: the number of examples it stands
-                for (without it the number that `mask` keeps, and without that 1).  For an
+            **outputs: The output of this mean's name, a scalar or [batch, ...], real, integer
+                or bool. For a scalar, `weight`, a scalar: the number of examples it stands
+                for (without it the number that `mask` keeps, and without that 1). For an
                 array, `mask`, bool or 0/1, of its shape or of its leading axes (without it
-                every value counts, once).  Others are ignored.
+                every value counts, once). Others are ignored.
 
         Returns:
             The mean over this batch alone.
 
         Raises:
-            ValueError: the output is not there, is complex, or the shapes do not fit.
+            ValueError: If the output is not there, is complex, or the shapes do not fit.
 
-        >>> batch = {"error": jnp.array([1.0, 3.0, 9.0]), "mask": jnp.array([1, 1, 0])}
-        >>> float(Mean("error").from_model_output(**batch).compute())
-        2.0
+        Example:
+            >>> batch = {"error": jnp.array([1.0, 3.0, 9.0]), "mask": jnp.array([1, 1, 0])}
+            >>> float(Mean("error").from_model_output(**batch).compute())
+            2.0
         """
         who = f"Mean({self.output!r})"
         value, mask = outputs.get(self.output), outputs.get("mask")
         if value is None:
-            raise _outputs.missing(who, repr(self.output), outputs)
+            raise missing(who, repr(self.output), outputs)
         value = jnp.asarray(value)
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ValueError(f"{who} needs real values, got {value.dtype}.")
         value = value.astype(jnp.float32)
         if value.ndim:
-            keep = _outputs.kept(who, mask, value.shape)
+            keep = kept(who, mask, value.shape)
             total = jnp.sum(jnp.where(keep, value, jnp.zeros_like(value)))
             count = jnp.sum(keep, dtype=jnp.int32).astype(jnp.float32)
         else:
             count = _weight(who, outputs.get("weight"), mask)
             # A batch of padding only has the loss 0/0 and the weight 0.
             total = jnp.where(count == 0, jnp.zeros_like(value), value * count)
-        return Mean(self.output, _sum.of(jnp.stack([total, count])))
+        return Mean(self.output, _sum_of(jnp.stack([total, count])))
 
-    def merge(self, other: "Mean") -> "Mean":
+    def merge(self, other: Mean) -> Mean:
         """Return the mean over the examples of both; commutative, associative to rounding."""
         if self.output != other.output:
             raise ValueError(f"Mean({self.output!r}) cannot be merged with {other!r}.")
-        return Mean(self.output, _sum.add(self.sums, other.sums))
+        return Mean(self.output, _sum_added(self.sums, other.sums))
 
     def compute(self) -> jax.Array:
         """Return the mean, a float32 scalar; NaN if there was nothing to average.
 
-        >>> float(Mean("loss").compute())
-        nan
+        Example:
+            >>> float(Mean("loss").compute())
+            nan
         """
-        sums = _sum.value(self.sums)
+        sums = _sum_value(self.sums)
         return sums[..., 0] / sums[..., 1]
 
 
@@ -117,3 +123,46 @@ def _weight(who: str, weight: Any, mask: Any) -> jax.Array:
             f"examples, got a weight of shape {list(weight.shape)}."
         )
     return weight
+
+
+# A running sum is two float32: the sum, and what rounding took from it. A plain float32 sum of n
+# terms may be off by n units in the last place, and stops counting altogether at 2**24. The two
+# carry about 48 bits between them, need no float64 (which JAX has off by default and a TPU has
+# not at all), and are carried and merged like any other array.
+#
+# D. E. Knuth, The Art of Computer Programming, volume 2, section 4.2.2 (the exact error of a sum);
+# T. J. Dekker, A floating-point technique for extending the available precision, Numerische
+# Mathematik 18 (1971) (sums of pairs).
+
+
+def _no_sums(n: int) -> Any:
+    """Return n sums of nothing, [n, 2] of (sum, rounding error); values even in a trace."""
+    return np.zeros((n, 2), np.float32)
+
+
+def _sum_of(term: jax.Array) -> jax.Array:
+    """Return the sum of one term: [...] becomes [..., 2]."""
+    return jnp.stack([term, jnp.zeros_like(term)], axis=-1)
+
+
+def _sum_added(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the sum of two sums, each of shape [..., 2]."""
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    high, error = _exact_sum(a[..., 0], b[..., 0])
+    high, error = _exact_sum(high, error + (a[..., 1] + b[..., 1]))
+    return jnp.stack([high, error], axis=-1)
+
+
+def _sum_value(total: jax.Array) -> jax.Array:
+    """Return the sum as one float32: [..., 2] becomes [...]."""
+    total = jnp.asarray(total)
+    return total[..., 0] + total[..., 1]
+
+
+def _exact_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return fl(a + b), and a + b - fl(a + b) exactly."""
+    total = a + b
+    b_seen = total - a
+    error = (a - (total - b_seen)) + (b - b_seen)
+    # Infinity less infinity is NaN: an infinite sum has no error, and stays infinite.
+    return total, jnp.where(jnp.isfinite(total), error, jnp.zeros_like(error))

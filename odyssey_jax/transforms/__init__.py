@@ -47,25 +47,25 @@ In `fit`, each of these is `optimizer=lambda rate: ...`, with `learning_rate=rat
 then the learning rate is recorded and compared on resume.
 """
 
-from odyssey_jax.transforms._counts import skipped_updates as skipped_updates
-from odyssey_jax.transforms._counts import with_counts_of as with_counts_of
-from odyssey_jax.transforms._freeze import freeze as freeze
-from odyssey_jax.transforms._in_force import hyperparams_in_force as hyperparams_in_force
-from odyssey_jax.transforms._layers import ScaleByLayerState as ScaleByLayerState
-from odyssey_jax.transforms._layers import layer_labels as layer_labels
-from odyssey_jax.transforms._layers import scale_by_layer as scale_by_layer
-from odyssey_jax.transforms._loss_scale import LossScale as LossScale
-from odyssey_jax.transforms._loss_scale import LossScaleState as LossScaleState
-from odyssey_jax.transforms._loss_scale import loss_scale as loss_scale
-from odyssey_jax.transforms._loss_scale import scale_of_loss as scale_of_loss
-from odyssey_jax.transforms._loss_scale import skipped_by_scale as skipped_by_scale
-from odyssey_jax.transforms._loss_scale import unscaled as unscaled
+from odyssey_jax.transforms._by_path import ScaleByLayerState as ScaleByLayerState
+from odyssey_jax.transforms._by_path import freeze as freeze
+from odyssey_jax.transforms._by_path import layer_labels as layer_labels
+from odyssey_jax.transforms._by_path import scale_by_layer as scale_by_layer
+from odyssey_jax.transforms._scales import LossScale as LossScale
+from odyssey_jax.transforms._scales import LossScaleState as LossScaleState
 from odyssey_jax.transforms._scales import ScaleByCallbackState as ScaleByCallbackState
 from odyssey_jax.transforms._scales import ScaleByMetricState as ScaleByMetricState
 from odyssey_jax.transforms._scales import check_rule as check_rule
 from odyssey_jax.transforms._scales import has_scale as has_scale
+from odyssey_jax.transforms._scales import loss_scale as loss_scale
 from odyssey_jax.transforms._scales import scale_by_callback as scale_by_callback
 from odyssey_jax.transforms._scales import scale_by_metric as scale_by_metric
 from odyssey_jax.transforms._scales import scale_of as scale_of
+from odyssey_jax.transforms._scales import scale_of_loss as scale_of_loss
+from odyssey_jax.transforms._scales import skipped_by_scale as skipped_by_scale
+from odyssey_jax.transforms._scales import unscaled as unscaled
 from odyssey_jax.transforms._scales import with_scale as with_scale
 from odyssey_jax.transforms._scales import with_scale_moved as with_scale_moved
+from odyssey_jax.transforms._state import hyperparams_in_force as hyperparams_in_force
+from odyssey_jax.transforms._state import skipped_updates as skipped_updates
+from odyssey_jax.transforms._state import with_counts_of as with_counts_of

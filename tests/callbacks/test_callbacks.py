@@ -56,20 +56,6 @@ def test_is_a_hashable_value(callback):
     assert hash(eval(repr(callback), {**vars(ody.callbacks)})) == hash(callback)
 
 
-@pytest.mark.parametrize("callback", ALL, ids=repr)
-def test_vmap_and_jit_agree_with_eager(callback):
-    losses = jnp.array([[3.0, 1.0], [2.0, 2.0], [2.5, 0.5]])
-    many = jax.vmap(lambda _: callback.init(event()))(jnp.arange(2))
-    ones = [callback.init(event()), callback.init(event())]
-    update = jax.jit(jax.vmap(lambda s, e, x: callback.update(s, event(e, x)), (0, None, 0)))
-    for epoch, row in enumerate(losses):
-        many, signals = update(many, epoch, row)
-        results = [callback.update(s, event(epoch, x)) for s, x in zip(ones, row, strict=True)]
-        ones = [state for state, _ in results]
-        stacked = jax.tree.map(lambda *x: np.stack(x), *results)
-        jax.tree.map(np.testing.assert_array_equal, (many, signals), stacked)
-
-
 def test_track_best_keeps_a_copy_of_the_best():
     callback = ody.track_best("loss", mode="max")
     state = callback.init(event())
@@ -96,6 +82,21 @@ def test_log_is_a_table_of_the_scalars():
     for capacity in (0, True, 2.5):
         with pytest.raises(ValueError, match="capacity must be an integer of at least 1"):
             ody.callbacks.log(capacity)
+
+
+def test_a_history_by_itself():
+    metrics = {"b": 0.0, "a": jnp.int32(0), "table": jnp.zeros(2)}
+    history = ody.callbacks.History.empty(3, metrics)
+    assert list(history.metrics) == ["a", "b"]
+    put = jax.jit(lambda history, metrics, clock: history.append(metrics, clock))
+    new = put(history, {"a": 5, "b": 1.5, "more": 0.0}, ody.Clock(7, 0))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_equal((x.shape, x.dtype), (y.shape, y.dtype)), new, history
+    )
+    assert (int(new.length), new.step.tolist()) == (1, [7, 0, 0])
+    assert (new.metrics["a"].tolist(), new.metrics["b"].tolist()) == ([5, 0, 0], [1.5, 0, 0])
+    with pytest.raises(ValueError, match="no metric 'a'; the scalar metrics are: b"):
+        history.append({"b": 0.0}, ody.Clock(7, 0))
 
 
 def stop_with(reason, save=False):

@@ -226,6 +226,16 @@ class Color(enum.Enum):
                 },
             },
         ),
+        (
+            Own(names=(Own(2).init, Own.init)),
+            {
+                "name": "Own",
+                "names": [
+                    {"name": "Own.init", "of": {"name": "Own", "limit": 2}},
+                    {"name": "Own.init"},
+                ],
+            },
+        ),
         (Plain(), "<tests.callbacks.test_members.Plain object>"),
         (
             Wrapper(callback=Own(2)),

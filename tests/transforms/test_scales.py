@@ -196,7 +196,7 @@ BAD = [
     ),
     (
         lambda: ody.transforms.scale_by_layer(0.0, ["a"]),
-        r"decay must be in the range \(0, 1\]; got decay = 0",
+        r"decay must be in the range \(0, 1\], got 0.0",
     ),
     (
         lambda: ody.transforms.scale_by_layer(0.5, "head"),

@@ -19,13 +19,14 @@ OURS = [
     ),
     ody.track_best(LOSS, mode="max"),
     ody.checkpoint(keep_best=2, monitor=LOSS),
+    ody.checkpoint(ody.every(epochs=3) & ~ody.callbacks.at(epochs=6) | ody.after(epochs=2)),
     ody.callbacks.on(ody.every(epochs=2), ody.roll_back(LOSS)),
     ody.callbacks.log(),
     ody.max_steps(20),
     ody.terminate_on_nan(LOSS),
     ody.roll_back(LOSS, divergence_factor=2),
     ody.adapt_rate(LOSS, ody.reduce_on_plateau(0.5, 1)),
-    ody.all_of(ody.early_stopping(LOSS, 1), ody.early_stopping("train/loss", 2)),
+    ody.all_of(ody.early_stopping(LOSS, 1, smoothing=0.5), ody.early_stopping("train/loss", 2)),
     ody.chain(ody.callbacks.log(), ody.any_of(ody.roll_back(LOSS), ody.early_stopping(LOSS, 1))),
 ]  # fmt: skip
 
@@ -173,12 +174,72 @@ class Plain(Right):
         return state, ody.Signal(ody.StopReason.NONE, 0, False)
 
 
+class Resting(Right):
+    """Says that it never stops, which it does."""
+
+    asks_to_stop = False
+
+    def update(self, state, event):
+        return state, ody.Signal.stop_if(True)
+
+
+class Thrifty(Right):
+    """Says that it never saves, which it does."""
+
+    asks_to_save = False
+
+    def update(self, state, event):
+        return state, ody.Signal.none()._replace(save=jnp.ones((), bool))
+
+
+class Wordy(Right):
+    asks_to_save = "never"
+
+
+class Restoring(Right):
+    restore_best = True
+
+
+class Bests(Right):
+    def bests(self, state):
+        return [("a", state, False)]
+
+
+class RestoresNone(Right):
+    def init(self, event):
+        return ody.track_best(LOSS).init(event)
+
+    def update(self, state, event):
+        return state, ody.Signal.none()
+
+    def bests(self, state):
+        return [(LOSS, state, True)]
+
+
+class Addressed(Right):
+    def signature(self):
+        return object.__repr__(self)
+
+
+class Says(Right):
+    """What is true of it."""
+
+    asks_to_save = restore_best = False
+    asks_to_stop = True
+
+    def bests(self, state):
+        return ()
+
+    def signature(self):
+        return {"name": "says", "options": (1, 2.5)}
+
+
 class Counting(Right):
     def update(self, state, event):
         return {"worse": 3}, ody.Signal.none()
 
 
-@pytest.mark.parametrize("right", [Right(), Reports(), Plain()], ids=repr)
+@pytest.mark.parametrize("right", [Right(), Reports(), Plain(), Says()], ids=repr)
 def test_what_is_right_passes(right):
     ody.testing.check_callback(right)
 
@@ -202,6 +263,13 @@ def test_what_is_right_passes(right):
         (Reforming(), "the train state has another form"),
         (Mutating(), "update changed what it was given"),
         (Remembering(), "update, called again with the same, gives"),
+        (Resting(), "asks_to_stop is False, and update stops"),
+        (Thrifty(), "asks_to_save is False, and update asks for a save"),
+        (Wordy(), "asks_to_save must be True or False, got 'never'"),
+        (Restoring(), "restore_best is True, but it does not act at Point.TRAIN_END"),
+        (Bests(), r"bests must give \(monitor, Best, restores\), got Tracked"),
+        (RestoresNone(), "bests gives one that is restored, and restore_best is False"),
+        (Addressed(), "signature must be the same for a copy and in each process, got '<"),
         (Tracing(), "update under jax.jit gives 2 and not 1.*function of its arguments alone"),
     ],
 )
@@ -220,5 +288,5 @@ def test_a_python_decision_is_named_by_jax():
         ody.testing.check_callback(Alone())
     with pytest.raises(ValueError, match="no metric 'valid/loss'; the scalar metrics are: loss"):
         ody.testing.check_callback(Right(), ["loss"])
-    with pytest.raises(ValueError, match="epochs must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="epochs must be an integer of at least 2, got 1"):
         ody.testing.check_callback(Right(), epochs=1)

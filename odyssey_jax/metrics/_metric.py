@@ -1,21 +1,23 @@
-"""How a loop uses a metric: empty, observe batch by batch, compute.
+"""What a metric is, and how a loop uses one: empty, observe batch by batch, compute.
 
-All three take one metric, or a mapping from names to metrics.  A metric is an instance of
-ours, or a class in the manner of clu.metrics and metrax, whose methods are class methods; a
+The functions take one metric, or a mapping from names to metrics. A metric is an instance of ours,
+or a class in the manner of clu.metrics and metrax, whose methods are class methods; a
 `clu.metrics.Collection` will do too.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import inspect
-from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax.metrics import _outputs
-
 M = TypeVar("M", bound="Metric")
+Kind = TypeVar("Kind", bound=type[Any])
 
 
 class Metric(Protocol):
@@ -42,6 +44,12 @@ class Metric(Protocol):
         ...
 
 
+@dataclass_transform(eq_default=False, frozen_default=True, field_specifiers=(dataclasses.field,))
+def pytree_dataclass(kind: Kind) -> Kind:
+    """Make a class a frozen dataclass and a pytree; fields marked `static` are no leaves."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(kind))
+
+
 def empty(metric: Any, outputs: Mapping[str, Any] | None = None) -> Any:
     """Return the state before any batch, in the form that `observe` keeps.
 
@@ -49,8 +57,8 @@ def empty(metric: Any, outputs: Mapping[str, Any] | None = None) -> Any:
     `empty(metric, outputs)`, with no weak types, so that it can be carried in a loop.
 
     Args:
-        metric: a metric, or a mapping from names to metrics.
-        outputs: what the loss function returns, or its `jax.eval_shape`.  Nothing is computed.
+        metric: A metric, or a mapping from names to metrics.
+        outputs: What the loss function returns, or its `jax.eval_shape`. Nothing is computed.
             Metrics of clu and metrax take some of their dtypes and shapes from it; without it
             they start as their own `empty()` has it.
 
@@ -58,14 +66,15 @@ def empty(metric: Any, outputs: Mapping[str, Any] | None = None) -> Any:
         The state: a pytree, for a mapping a dict of them.
 
     Raises:
-        TypeError: something is not a metric.
-        ValueError: an output that a metric needs is missing, or the metric's state grows with
+        TypeError: If something is not a metric.
+        ValueError: If an output that a metric needs is missing, or the metric's state grows with
             every batch.
 
-    >>> from odyssey_jax.metrics import Accuracy, Mean
-    >>> state = empty({"loss": Mean("loss"), "accuracy": Accuracy()})
-    >>> sorted(state), state["accuracy"].count.dtype.name
-    (['accuracy', 'loss'], 'int32')
+    Example:
+        >>> from odyssey_jax.metrics import Accuracy, Mean
+        >>> state = empty({"loss": Mean("loss"), "accuracy": Accuracy()})
+        >>> sorted(state), state["accuracy"].count.dtype.name
+        (['accuracy', 'loss'], 'int32')
     """
     return _over_names(lambda who, m: _empty(who, m, outputs), metric)
 
@@ -74,22 +83,23 @@ def observe(metric: Any, state: Any, outputs: Mapping[str, Any]) -> Any:
     """Return the state after a batch: `state.merge(metric.from_model_output(**outputs))`.
 
     Args:
-        metric: a metric, or a mapping from names to metrics.
-        state: the state so far, from `empty` or `observe` with the same metric.
-        outputs: named outputs of the batch.  A metric is passed those its signature accepts.
+        metric: A metric, or a mapping from names to metrics.
+        state: The state so far, from `empty` or `observe` with the same metric.
+        outputs: Named outputs of the batch. A metric is passed those its signature accepts.
 
     Returns:
         The state, of the same structure, shapes and dtypes.
 
     Raises:
-        TypeError: something is not a metric.
-        ValueError: an output that a metric needs is missing, or the state would change form.
+        TypeError: If something is not a metric.
+        ValueError: If an output that a metric needs is missing, or the state would change form.
 
-    >>> from odyssey_jax.metrics import Mean
-    >>> metrics = {"loss": Mean("loss")}
-    >>> state = observe(metrics, empty(metrics), {"loss": jnp.array(0.5), "weight": 32})
-    >>> {name: float(value) for name, value in compute(state).items()}
-    {'loss': 0.5}
+    Example:
+        >>> from odyssey_jax.metrics import Mean
+        >>> metrics = {"loss": Mean("loss")}
+        >>> state = observe(metrics, empty(metrics), {"loss": jnp.array(0.5), "weight": 32})
+        >>> {name: float(value) for name, value in compute(state).items()}
+        {'loss': 0.5}
     """
     return _over_names(lambda who, m, s: _observe(who, m, s, outputs), metric, state)
 
@@ -98,14 +108,15 @@ def compute(state: Any) -> Any:
     """Return the value of a state or, for a mapping, a dict of the values.
 
     Args:
-        state: from `empty` or `observe`.
+        state: From `empty` or `observe`.
 
     Returns:
         What the metric's `compute` returns; for `Mean` and `Accuracy` a float32 scalar.
 
-    >>> from odyssey_jax.metrics import Accuracy
-    >>> compute({"accuracy": Accuracy()})["accuracy"].dtype.name
-    'float32'
+    Example:
+        >>> from odyssey_jax.metrics import Accuracy
+        >>> compute({"accuracy": Accuracy()})["accuracy"].dtype.name
+        'float32'
     """
     return _over_names(lambda _, s: s.compute(), state)
 
@@ -170,7 +181,7 @@ def _merge(who: str, metric: Any, state: Any, outputs: Mapping[str, Any]) -> Any
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for p in named:
         if p.default is p.empty and p.name not in outputs:
-            raise _outputs.missing(who, repr(p.name), outputs)
+            raise missing(who, repr(p.name), outputs)
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         accepted = dict(outputs)
     else:
@@ -180,7 +191,7 @@ def _merge(who: str, metric: Any, state: Any, outputs: Mapping[str, Any]) -> Any
     except KeyError as error:
         # A signature of **outputs alone does not say which of them it looks up.
         if error.args and error.args[0] not in outputs:
-            raise _outputs.missing(who, repr(error.args[0]), outputs) from error
+            raise missing(who, repr(error.args[0]), outputs) from error
         raise
     except Exception as error:
         error.add_note(f"while {who} observed the outputs {sorted(outputs)}")
@@ -225,3 +236,24 @@ def _forms(tree: Any) -> list[jax.ShapeDtypeStruct]:
 
 def _summary(tree: Any) -> str:
     return "[" + ", ".join(f"{x.dtype.name}{list(x.shape)}" for x in _forms(tree)) + "]"
+
+
+def missing(who: str, wanted: str, available: Iterable[str]) -> ValueError:
+    """Return the error that says which output a metric lacks, and which there are."""
+    names = ", ".join(repr(name) for name in sorted(available)) or "none"
+    return ValueError(
+        f"{who} needs the output {wanted}, but the outputs are {names}. "
+        "Return it from the loss function."
+    )
+
+
+def kept(who: str, mask: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Return the mask as booleans of `shape`, of which it may have the leading axes only."""
+    mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
+    if mask.shape != shape[: mask.ndim]:
+        raise ValueError(
+            f"{who} needs a mask of the shape of the values, {list(shape)}, or of its leading "
+            f"axes, got {list(mask.shape)}."
+        )
+    trailing = (1,) * (len(shape) - mask.ndim)
+    return jnp.broadcast_to(mask.astype(bool).reshape(mask.shape + trailing), shape)

@@ -1,7 +1,8 @@
-"""The learning rate and what is scheduled beside it, as they are in force."""
+"""Read and write an optimizer's state: what is in force, what is counted for the run."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,18 @@ import optax
 from jax.tree_util import GetAttrKey
 
 from odyssey_jax._types import PyTree
-from odyssey_jax.transforms._layers import ScaleByLayerState
-from odyssey_jax.transforms._scales import ScaleByCallbackState, ScaleByMetricState
+from odyssey_jax.transforms._by_path import ScaleByLayerState
+from odyssey_jax.transforms._scales import (
+    LossScaleState,
+    ScaleByCallbackState,
+    ScaleByMetricState,
+)
 
-_INJECTED = optax.InjectStatefulHyperparamsState
 _SCALES = (ScaleByMetricState, ScaleByCallbackState, optax.contrib.ReduceLROnPlateauState)
+_INJECTED = optax.InjectStatefulHyperparamsState
+_SKIPPING = optax.ApplyIfFiniteState
+# What counts its calls, and has another's state in it.
+_AROUND = (_INJECTED, _SKIPPING, optax.ConditionallyMaskState, optax.ConditionallyTransformState)
 _Group = tuple[Any, ...]
 
 RATE = "learning_rate"
@@ -25,7 +33,7 @@ RATE = "learning_rate"
 def hyperparams_in_force(
     opt_state: PyTree, learning_rate: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-    """Reads the hyper-parameters of the last update off an optimizer's state.
+    """Return the hyper-parameters of the last update in an optimizer's state.
 
     They are the learning rate given, and what `optax.inject_hyperparams` holds: its learning
     rate, and whatever else it schedules (momentum, weight decay). A learning rate is multiplied by
@@ -33,8 +41,8 @@ def hyperparams_in_force(
     `reduce_on_plateau`): within a group of `optax.partition`, those of that group and of all.
 
     Args:
-        opt_state: the optimizer's state after the update.
-        learning_rate: the rate that the optimizer was made of, where that is known.
+        opt_state: The optimizer's state after the update.
+        learning_rate: The rate that the optimizer was made of, where that is known.
 
     Returns:
         Name to float32 scalar: "learning_rate", "momentum" and so on; "learning_rate/<group>"
@@ -70,7 +78,7 @@ def hyperparams_in_force(
 
 
 def _injected(opt_state: PyTree, outer: _Group) -> Iterator[tuple[str, _Group, jax.Array]]:
-    """Names, groups and values in `optax.inject_hyperparams`, of the ones in it too."""
+    """Yield names, groups and values in `optax.inject_hyperparams`, of the ones in it too."""
     for group, node in _nodes(opt_state, _INJECTED):
         for name, value in node.hyperparams.items():
             if (name == RATE or name in node.hyperparams_states) and jnp.ndim(value) == 0:
@@ -86,21 +94,76 @@ def _scaled(rate: jax.Array, group: _Group, opt_state: PyTree) -> jax.Array:
 
 
 def _nodes(opt_state: PyTree, kinds: Any) -> list[tuple[_Group, Any]]:
-    """The nodes of some kinds, and the group of `optax.partition` that each is in."""
+    """Return the nodes of some kinds, and the group of `optax.partition` that each is in."""
     is_one = lambda x: isinstance(x, kinds)
     leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_one)
     return [(_group(path), x) for path, x in leaves if is_one(x)]
 
 
 def _group(path: Any) -> _Group:
-    """The labels that a path goes through, of partitions within each other."""
+    """Return the labels that a path goes through, of partitions within each other."""
     pairs = itertools.pairwise(path)
     return tuple(key.key for above, key in pairs if above == GetAttrKey("inner_states"))
 
 
 def _labels(groups: list[_Group]) -> list[str]:
-    """A name for each group; its place too, where the name alone would be another's."""
+    """Return a name for each group; its place too, where the name alone would be another's."""
     names = ["/".join(map(str, group)) for group in groups]
     if len(set(names)) == len(names) and all(names):
         return names
     return ["/".join(filter(None, [name, str(index)])) for index, name in enumerate(names)]
+
+
+def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
+    """Return an optimizer's state whose schedules, and count of skipped updates, are another's.
+
+    A state that is gone back to is that of an earlier step, and the schedule goes on with the
+    clock. What belongs to the parameters stays, such as Adam's moments and their own count.
+    """
+
+    def moved(mine: Any, others: Any) -> Any:
+        if isinstance(mine, _schedules()):
+            return others
+        if isinstance(mine, _AROUND):
+            inner = with_counts_of(mine.inner_state, others.inner_state)
+            return others._replace(inner_state=inner)
+        if isinstance(mine, optax.MultiStepsState):
+            # Which of the steps of an update is next; the gradients so far stay, for they are
+            # finite.
+            inner = with_counts_of(mine.inner_opt_state, others.inner_opt_state)
+            return others._replace(inner_opt_state=inner, acc_grads=mine.acc_grads)
+        if isinstance(mine, LossScaleState):
+            return others._replace(inner=with_counts_of(mine.inner, others.inner))
+        return mine
+
+    kinds = (*_schedules(), *_AROUND, optax.MultiStepsState, LossScaleState)
+    return jax.tree.map(moved, opt_state, other, is_leaf=lambda x: isinstance(x, kinds))
+
+
+@functools.cache
+def _schedules() -> tuple[type, ...]:
+    """Return the states that are the count of a schedule; Optax does not name that of a decay's."""
+    decay = optax.add_decayed_weights(lambda count: 0.0).init(())
+    return optax.ScaleByScheduleState, type(decay)
+
+
+def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:
+    """Return how many updates were left out so far; nothing where none can be.
+
+    By `optax.apply_if_finite` or a loss scale.
+    """
+    kinds = (_SKIPPING, LossScaleState)
+    counts = list(_skipped(opt_state, kinds))
+    return {"skipped_updates": jnp.asarray(sum(counts), jnp.float32)} if counts else {}
+
+
+def _skipped(opt_state: PyTree, kinds: Any) -> Iterator[jax.Array]:
+    """Yield the counts of each, and of those within it."""
+    is_one = lambda x: isinstance(x, kinds)
+    for found in jax.tree.leaves(opt_state, is_leaf=is_one):
+        if isinstance(found, LossScaleState):
+            yield found.skipped
+            yield from _skipped(found.inner, kinds)
+        elif isinstance(found, _SKIPPING):
+            yield found.total_notfinite
+            yield from _skipped(found.inner_state, kinds)

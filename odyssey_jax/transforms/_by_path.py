@@ -1,4 +1,4 @@
-"""Smaller rates for the layers nearer to the input."""
+"""What goes by a parameter's path: rates that fall from layer to layer, and what is frozen."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from odyssey_jax._checks import check_rate_factor
 from odyssey_jax._types import PyTree
 
 
 class ScaleByLayerState(NamedTuple):
     """The state of `scale_by_layer`.
 
-    Args:
-        factors: layer to float32 scalar, the factors in force.
+    Attributes:
+        factors: Layer to float32 scalar, the factors in force.
     """
 
     factors: dict[str, jax.Array]
 
 
 def layer_labels(layers: Sequence[str]) -> Callable[[PyTree], PyTree]:
-    r"""Names the layer of each parameter, by patterns that are in the order of the layers.
+    r"""Name the layer of each parameter, by patterns that are in the order of the layers.
 
     A parameter's path is its keys with slashes between them, such as "layers/0/kernel" (NNX) or
     "Dense_0/kernel" (Linen). The first pattern that is found in it decides. What was found is
@@ -33,14 +34,14 @@ def layer_labels(layers: Sequence[str]) -> Callable[[PyTree], PyTree]:
     each number.
 
     Args:
-        layers: regular expressions, from the input to the output.
+        layers: Regular expressions, from the input to the output.
 
     Returns:
         A function: parameters to a tree of names, as `optax.partition` and
         `optax.multi_transform` take it.
 
     Raises:
-        ValueError: a pattern is no regular expression, or has more than one group; or, for the
+        ValueError: If a pattern is no regular expression, or has more than one group; or, for the
             function, a parameter is in no layer.
 
     Example:
@@ -58,7 +59,7 @@ def layer_labels(layers: Sequence[str]) -> Callable[[PyTree], PyTree]:
 
 
 def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransformation:
-    r"""Scales the updates by a factor that falls from layer to layer, from the output down.
+    r"""Scale the updates by a factor that falls from layer to layer, from the output down.
 
     $$u_l \leftarrow \gamma^{L - 1 - l} \, u_l$$
 
@@ -67,14 +68,14 @@ def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransfo
     logs every layer's as "learning_rate/<layer>".
 
     Args:
-        decay: the factor $\gamma$ from one layer to the one below, in (0, 1].
-        layers: as for `layer_labels`.
+        decay: The factor $\gamma$ from one layer to the one below, in (0, 1].
+        layers: As for `layer_labels`.
 
     Returns:
         An Optax transformation.
 
     Raises:
-        ValueError: an argument is out of its range; or, at `init`, a parameter is in no layer.
+        ValueError: If an argument is out of its range; or, at `init`, a parameter is in no layer.
 
     Source:
         Howard and Ruder, "Universal Language Model Fine-tuning" (2018); as used by BEiT and timm.
@@ -88,8 +89,7 @@ def scale_by_layer(decay: float, layers: Sequence[str]) -> optax.GradientTransfo
         >>> print(updates["head"], updates["layers"][1], updates["layers"][0])
         -0.1 -0.05 -0.025
     """
-    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 < decay <= 1:
-        raise ValueError(f"decay must be in the range (0, 1]; got decay = {decay!r}.")
+    check_rate_factor("decay", decay)
     patterns = _compiled(layers)
 
     def factors(tree: PyTree) -> tuple[PyTree, dict[str, float]]:
@@ -132,10 +132,7 @@ def _compiled(layers: Sequence[str]) -> list[re.Pattern[str]]:
         )
     patterns = []
     for layer in layers:
-        try:
-            pattern = re.compile(layer)
-        except (re.error, TypeError) as error:
-            raise ValueError(f"layers: {layer!r} is no regular expression: {error}.") from error
+        pattern = _pattern("layers", layer)
         if pattern.groups > 1:
             raise ValueError(
                 f"layers: {layer!r} has {pattern.groups} groups, and may have one, for the "
@@ -146,7 +143,7 @@ def _compiled(layers: Sequence[str]) -> list[re.Pattern[str]]:
 
 
 def _number(found: re.Match[str], name: str) -> int:
-    """The layer's number, which is what the pattern's group has found; 0 without a group."""
+    """Return the layer's number, which is what the pattern's group has found; 0 without a group."""
     if not found.re.groups:
         return 0
     if not (found[1] or "").isdecimal():
@@ -160,7 +157,7 @@ def _number(found: re.Match[str], name: str) -> int:
 def _layers_of(params: PyTree, patterns: Sequence[re.Pattern[str]]) -> PyTree:
     def of(path: Any, leaf: Any) -> _Layer:
         del leaf
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = _name(path)
         for index, pattern in enumerate(patterns):
             found = pattern.search(name)
             if found:
@@ -171,3 +168,64 @@ def _layers_of(params: PyTree, patterns: Sequence[re.Pattern[str]]) -> PyTree:
         )
 
     return jax.tree_util.tree_map_with_path(of, params)
+
+
+def freeze(
+    optimizer: optax.GradientTransformation, frozen: Sequence[str]
+) -> optax.GradientTransformation:
+    """Train all parameters but those that a pattern is found in.
+
+    A parameter's path is its keys with slashes between them, as for `layer_labels`. The frozen
+    ones have no place in the optimizer's state (no moments), and no gradient is used, weight
+    decay included.
+
+    Args:
+        optimizer: Trains the others.
+        frozen: Regular expressions, each found in at least one parameter's path.
+
+    Returns:
+        An Optax transformation: `optax.partition`, with labels "frozen" and "trained".
+
+    Raises:
+        ValueError: If a pattern is no regular expression; or, at `init`, is found in no parameter,
+            or nothing is left to train.
+
+    Example:
+        >>> import jax.numpy as jnp, optax, odyssey_jax as ody
+        >>> params = {"encoder": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+        >>> optimizer = ody.freeze(optax.sgd(0.1), ["encoder/"])
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> print(updates["encoder"]["kernel"], updates["head"]["kernel"])
+        [0. 0.] [-0.1 -0.1]
+    """
+    if isinstance(frozen, str) or not frozen:
+        raise ValueError(f"frozen must be a sequence of patterns, at least one; got {frozen!r}.")
+    patterns = [_pattern("frozen", pattern) for pattern in frozen]
+    is_frozen = lambda name: any(pattern.search(name) for pattern in patterns)
+
+    def labels(params: PyTree) -> PyTree:
+        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern in patterns:
+            if not any(map(pattern.search, names)):
+                raise ValueError(
+                    f"frozen: {pattern.pattern!r} is found in no parameter; there are: "
+                    f"{', '.join(names)}."
+                )
+        if all(map(is_frozen, names)):
+            raise ValueError(f"frozen: {list(frozen)} leave no parameter to train.")
+        label = lambda path, _: "frozen" if is_frozen(_name(path)) else "trained"
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _pattern(argument: str, pattern: Any) -> re.Pattern[str]:
+    """Compile a regular expression, or raise ValueError in the argument's name."""
+    try:
+        return re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{argument}: {pattern!r} is no regular expression: {error}.") from error
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

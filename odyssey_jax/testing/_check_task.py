@@ -1,0 +1,163 @@
+"""Check that a task keeps what every task promises."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax._types import Batch, PyTree, Task
+from odyssey_jax.testing._compare import (
+    check,
+    check_arrays,
+    check_form,
+    check_hashable,
+    check_same,
+)
+
+_RATE = 1e-3  # of the step of gradient descent between the two updates
+
+
+def check_task(task: Task, batch: Batch, *, seed: int = 0) -> None:
+    """Check a task of one's own: that a loop can compile, carry and train it.
+
+    - `init` gives arrays, and the same for the same key, compiled or not;
+    - `loss` gives a scalar, a model state of the form that it was given, and a dict of arrays;
+      with the same key it gives the same again;
+    - the gradient is finite, and so is the loss;
+    - `evaluate` gives a dict of arrays, of which "loss" is a scalar;
+    - both are traced once: what one step makes can be given to the next;
+    - both can be hashed, since a compiled program is found by them;
+    - `rebuild` makes a model of the parameters.
+
+    Args:
+        task: The one to check.
+        batch: A batch of the data that it is to be trained on.
+        seed: Of the keys for `init` and `loss`.
+
+    Raises:
+        AssertionError: If it does not do one of these; the message says which, and the remedy.
+
+    Example:
+        >>> import jax.numpy as jnp, odyssey_jax as ody
+        >>> task = ody.pure_task({"w": jnp.zeros(3)}, lambda p, x: ((x @ p["w"] - 1) ** 2).mean())
+        >>> ody.testing.check_task(task, jnp.ones((2, 3)))
+    """
+    for name in ("loss", "evaluate"):
+        remedy = "use a function or a frozen dataclass, with no arrays, lists or dicts in it."
+        function = getattr(task, name)
+        check_hashable(name, function, copy.copy(function), remedy)
+    init_key, key = jax.random.split(jax.random.key(seed))
+    params, model_state = _check_init(task, init_key)
+    new_params, new_state, outputs = _check_loss(task, params, model_state, batch, key)
+    _check_outputs("outputs of loss", outputs)
+    _check_evaluate(task, (params, model_state), (new_params, new_state), batch)
+    task.rebuild(new_params, new_state)
+
+
+def _check_init(task: Task, key: jax.Array) -> tuple[PyTree, PyTree]:
+    made = task.init(key)
+    pair = isinstance(made, tuple) and len(made) == 2
+    check(pair, f"init must return (params, model_state), got {type(made).__name__}.")
+    for name, tree in zip(("params", "model_state"), made, strict=True):
+        check_arrays(f"{name}{{}} that init makes", tree)
+    check_same("init, called again with the same key,", task.init(key), made)
+    check_form("result of init under jax.jit", jax.jit(task.init)(key), made)
+    return made
+
+
+def _check_loss(
+    task: Task, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
+) -> tuple[PyTree, PyTree, Any]:
+    """Take two steps of gradient descent; return what the first one makes."""
+    import chex
+
+    def step(params: PyTree, model_state: PyTree, key: jax.Array) -> Any:
+        def loss(params: PyTree) -> Any:
+            value, (state, outputs) = _returned(task.loss(params, model_state, batch, key))
+            # A weak type is no other form to a loop, which makes it strong.
+            return value, (_strong(state), outputs)
+
+        (value, (state, outputs)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        descended = jax.tree.map(lambda p, g: p - jnp.asarray(_RATE, p.dtype) * g, params, grads)
+        return descended, state, outputs, value, grads
+
+    traced, count = _counted(step)
+    compiled = jax.jit(traced)
+    descended, state, outputs, value, grads = compiled(params, model_state, key)
+    check_form("model_state", state, model_state)
+    _check_finite(chex, "loss", value)
+    _check_finite(chex, "gradient", grads)
+    again = compiled(params, model_state, key)
+    check_same("loss, called again with the same key,", again[1:4], (state, outputs, value))
+    compiled(descended, state, key)
+    _check_traces("loss", count)
+    return descended, state, outputs
+
+
+def _check_evaluate(task: Task, before: Any, after: Any, batch: Batch) -> None:
+    traced, count = _counted(lambda params, state: task.evaluate(params, state, batch))
+    compiled = jax.jit(traced)
+    outputs = compiled(*before)
+    _check_outputs("outputs of evaluate", outputs)
+    check("loss" in outputs, f"evaluate must return a dict with 'loss', got {sorted(outputs)}.")
+    shape = jnp.shape(outputs["loss"])
+    check(shape == (), f"the loss of evaluate must be a scalar, got shape {shape}.")
+    compiled(*after)
+    _check_traces("evaluate", count)
+
+
+def _returned(returned: Any) -> Any:
+    pair = isinstance(returned, tuple) and len(returned) == 2
+    inner = pair and isinstance(returned[1], tuple) and len(returned[1]) == 2
+    check(inner, f"loss must return (loss, (model_state, outputs)), got {returned!r}.")
+    loss = returned[0]
+    good = jnp.shape(loss) == () and jnp.issubdtype(jnp.result_type(loss), jnp.floating)
+    check(good, f"the loss must be a floating-point scalar, the mean over the batch; got {loss!r}.")
+    return returned
+
+
+def _check_outputs(what: str, outputs: Any) -> None:
+    check(isinstance(outputs, Mapping), f"the {what} must be a dict, got {outputs!r}.")
+    check_arrays(f"the {what}: {{}}", dict(outputs))
+
+
+def _check_finite(chex: Any, what: str, tree: PyTree) -> None:
+    try:
+        chex.assert_tree_all_finite(tree)
+    except AssertionError as error:
+        where = " ".join(str(error).split())
+        raise AssertionError(
+            f"the {what} is not finite for the first parameters: check the data, and what is "
+            f"divided, rooted or put into a logarithm. {where}"
+        ) from error
+
+
+def _counted(function: Callable[..., Any]) -> tuple[Callable[..., Any], list[None]]:
+    """Return the function, and a list that grows with each trace.
+
+    Not `chex.assert_max_traces`, which counts by source line for the whole process: the second
+    task that is checked would be one trace too many.
+    """
+    count: list[None] = []
+
+    def counted(*args: Any) -> Any:
+        count.append(None)
+        return function(*args)
+
+    return counted, count
+
+
+def _check_traces(what: str, count: list[None]) -> None:
+    check(
+        len(count) == 1,
+        f"{what} is traced {len(count)} times for two steps of the same form, so each step of a "
+        "loop would be compiled anew: it must return arrays like those it is given.",
+    )
+
+
+def _strong(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), tree)
