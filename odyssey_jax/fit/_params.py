@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import Mode, PyTree
+from odyssey_jax.runs import open_checkpoints
 from odyssey_jax.store import (
     CheckpointError,
-    CheckpointNotFoundError,
     Reader,
     Restored,
     Transfer,
     export,
 )
 
-# Where a run keeps its checkpoints, and a checkpoint the parameters.
-_CHECKPOINTS, _PARAMS = "checkpoints", "state/params"
+_PARAMS = "state/params"  # where a checkpoint of a run has the parameters
 
 Step = Literal["latest", "best"] | int
 
@@ -30,30 +29,30 @@ def load_params(
     transfer: Transfer | None = None,
     subtree: str = _PARAMS,
     monitor: str | None = None,
-    mode: Literal["min", "max"] = "min",
+    mode: Mode = "min",
 ) -> PyTree:
-    """Reads the parameters that a run has saved; nothing is changed.
+    """Read the parameters that a run has saved; nothing is changed.
 
     Without a target neither the optimizer nor the model's code is needed. With one, the
     parameters must be like it, except where a transfer says otherwise: so a run begins from
     another run's parameters. On several processes each may call this, all of them or one.
 
     Args:
-        directory: the run's directory, or that of its checkpoints.
-        target: parameters of the same structure, shapes and dtypes, arrays or
+        directory: The run's directory, or that of its checkpoints.
+        target: Parameters of the same structure, shapes and dtypes, arrays or
             `jax.ShapeDtypeStruct`; None reads what is there.
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
-        transfer: what is renamed, initialized and ignored on the way to the target.
-        subtree: the node of the checkpoint to read; "state/model_state" is what the model
+        transfer: What is renamed, initialized and ignored on the way to the target.
+        subtree: The node of the checkpoint to read; "state/model_state" is what the model
             itself updates, such as batch statistics.
-        monitor: the metric that says what is best; None is the run's.
-        mode: whether "min" or "max" of `monitor` is better.
+        monitor: The metric that says what is best; None is the run's.
+        mode: Whether "min" or "max" of `monitor` is better.
 
     Returns:
         With a target a tree like it; without, dicts, lists and tuples of numpy arrays.
 
     Raises:
-        CheckpointError: there is no such checkpoint or subtree, it can't be read, or it is not
+        CheckpointError: If there is no such checkpoint or subtree, it can't be read, or it is not
             like the target.
 
     Example:
@@ -90,28 +89,28 @@ def export_params(
     format: Literal["orbax", "safetensors"] = "orbax",
     subtree: str = _PARAMS,
     monitor: str | None = None,
-    mode: Literal["min", "max"] = "min",
+    mode: Mode = "min",
 ) -> Path:
-    """Writes the parameters that a run has saved to a file for other tools.
+    """Write the parameters that a run has saved to a file for other tools.
 
     On several processes one of them calls this, when the run is saved; it waits for no other.
 
     Args:
-        directory: the run's directory, or that of its checkpoints.
-        path: where to; nothing may be there.
+        directory: The run's directory, or that of its checkpoints.
+        path: Where to; nothing may be there.
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
         format: "orbax" for the directory of a plain Orbax checkpoint, which
             `orbax.checkpoint.StandardCheckpointer` reads alone; "safetensors" for one file, in
             which a parameter's name is its keys with "." between them.
-        subtree: the node of the checkpoint to write; "" is all of it.
-        monitor: the metric that says what is best; None is the run's.
-        mode: whether "min" or "max" of `monitor` is better.
+        subtree: The node of the checkpoint to write; "" is all of it.
+        monitor: The metric that says what is best; None is the run's.
+        mode: Whether "min" or "max" of `monitor` is better.
 
     Returns:
         The path, absolute.
 
     Raises:
-        CheckpointError: there is no such checkpoint or subtree, something is at the path
+        CheckpointError: If there is no such checkpoint or subtree, something is at the path
             already, the format can't hold what is there, or two parameters would have one name.
 
     Example:
@@ -133,33 +132,13 @@ def export_params(
 
 
 def _reader(
-    directory: str | os.PathLike[str], step: Step, monitor: str | None, mode: Literal["min", "max"]
+    directory: str | os.PathLike[str], step: Step, monitor: str | None, mode: Mode
 ) -> Reader:
-    """The checkpoints of a run, ordered by the run's metric where none is given."""
-    folder = Path(directory)
-    if (folder / _CHECKPOINTS).is_dir():
-        folder = folder / _CHECKPOINTS
-    reader = Reader(folder, monitor=monitor, mode=mode)
-    if step != "best" or monitor is not None:
-        return reader
-    kept = _retention(reader)
-    if not reader.steps():
-        raise CheckpointNotFoundError(
-            f"there is no checkpoint in {str(folder)!r}; check the directory"
-        )
-    if kept.get("monitor") is None:
+    """Open the checkpoints of a run, ranked by the run's metric where none is given."""
+    reader = open_checkpoints(directory, monitor, mode if monitor else None)
+    if step == "best" and reader.monitor is None:
         raise CheckpointError(
-            f"the run in {str(folder)!r} did not keep its checkpoints by a metric: say which one "
-            "is meant by the best, with monitor='valid/loss'"
+            f"the run in {str(directory)!r} did not keep its checkpoints by a metric: say which "
+            "one is meant by the best, with monitor='valid/loss'"
         )
-    return Reader(folder, monitor=kept["monitor"], mode=kept["mode"])
-
-
-def _retention(reader: Reader) -> dict[str, Any]:
-    """What the newest checkpoint that can be read says of how they were kept."""
-    for step in reversed(reader.steps()):
-        try:
-            return reader.metadata(step).get("retention", {})
-        except CheckpointError:  # reading the best one tells of it, if it is that
-            continue
-    return {}
+    return reader

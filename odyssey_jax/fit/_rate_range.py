@@ -12,7 +12,7 @@ from odyssey_jax._checks import check_count
 from odyssey_jax._types import Task
 from odyssey_jax.data import Source
 from odyssey_jax.fit._fit import fit
-from odyssey_jax.plots._style import new_figure, save_picture
+from odyssey_jax.plots._style import new_axes, save_picture
 from odyssey_jax.schedules import exponential_warmup
 
 if TYPE_CHECKING:
@@ -48,25 +48,19 @@ class RateRange:
             The figure: a notebook shows it.
 
         Raises:
-            ImportError: matplotlib is not installed.
-            ValueError: the suffix is no picture's.
+            ImportError: If matplotlib is not installed.
+            ValueError: If the suffix is no picture's.
         """
-        figure = new_figure(8, 4.2)
-        ax = figure.add_subplot()
+        figure, (ax,) = new_axes(3.6, x="learning rate")
         ax.plot(self.rates, self.losses, color=_CURVE, linewidth=1, label="loss")
         ax.plot(self.rates, self.smoothed, color=_SMOOTHED, linewidth=1.8, label="smoothed")
         if self.suggestion is not None:
             label = f"suggestion {self.suggestion:.2g}"
             ax.axvline(self.suggestion, color=_MARK, linewidth=1, linestyle=":", label=label)
         ax.set_xscale("log")
-        ax.set_xlabel("learning rate")
         ax.set_ylabel("training loss")
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)
-        if path is not None:
-            save_picture(figure, path)
-        return figure
+        return save_picture(figure, path)
 
 
 def rate_range_test(
@@ -82,7 +76,7 @@ def rate_range_test(
     seed: int = 0,
     **options: Any,
 ) -> RateRange:
-    r"""Trains at rates that grow by the same factor each step, and suggests one.
+    r"""Train at rates that grow by the same factor each step, and suggests one.
 
     The suggestion is where the smoothed loss falls the fastest by the logarithm of the rate,
     $\operatorname{argmin}_t \, d\bar{L} / d \log \eta_t$ up to its minimum: less than the largest
@@ -91,23 +85,23 @@ def rate_range_test(
     or `divergence` times its least.
 
     Args:
-        task: as for `fit`; what it trains is thrown away.
-        optimizer: a function of the learning rate, such as `optax.adamw`.
-        train: the training data.
-        start: the first rate, above 0.
-        end: the last rate, above the first.
-        steps: updates of the parameters, at least 10: train steps, or with `accumulate_steps`
+        task: As for `fit`; what it trains is thrown away.
+        optimizer: A function of the learning rate, such as `optax.adamw`.
+        train: The training data.
+        start: The first rate, above 0.
+        end: The last rate, above the first.
+        steps: Updates of the parameters, at least 10: train steps, or with `accumulate_steps`
             among the options so many times as many.
-        smoothing: the share $s$ of the past, in [0, 1).
-        divergence: above 1.
-        seed: as for `fit`.
-        **options: other arguments of `fit`, such as `clip_norm`.
+        smoothing: The share $s$ of the past, in [0, 1).
+        divergence: Above 1.
+        seed: As for `fit`.
+        **options: Other arguments of `fit`, such as `clip_norm`.
 
     Returns:
         Rates, losses, and the suggestion.
 
     Raises:
-        ValueError: an argument is out of its range, or the first loss is not finite.
+        ValueError: If an argument is out of its range, or the first loss is not finite.
 
     Source:
         Smith, "Cyclical Learning Rates for Training Neural Networks" (2017); fastai's `lr_find`.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odyssey_jax._types import Mode
 from odyssey_jax.plots import _style
 from odyssey_jax.runs import Run, known_mode
-from odyssey_jax.runs._checkpoints import Mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

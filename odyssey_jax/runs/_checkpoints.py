@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from odyssey_jax._types import Mode
 from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
 
 CHECKPOINTS = "checkpoints"
-
-Mode = Literal["min", "max"]
 
 
 def open_checkpoints(
@@ -34,7 +33,8 @@ def open_checkpoints(
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from odyssey_jax.store import Store
+        >>> from odyssey_jax._types import Mode
+    from odyssey_jax.store import Store
         >>> with tempfile.TemporaryDirectory() as run:
         ...     with Store(f"{run}/checkpoints", monitor="valid/loss") as store:
         ...         store.save(10, {"w": np.zeros(3)}, {"metrics": {"valid/loss": 0.5}})

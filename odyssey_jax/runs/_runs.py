@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from odyssey_jax.runs._checkpoints import CHECKPOINTS, Mode, unknown_mode
+from odyssey_jax._types import Mode
+from odyssey_jax.runs._checkpoints import CHECKPOINTS, unknown_mode
 from odyssey_jax.schedules import named_form
 from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
 
