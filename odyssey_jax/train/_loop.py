@@ -51,7 +51,6 @@ class _State(NamedTuple):
     carry: Carry
     order: Any
     entered: jax.Array  # whether this is the first trip of the call
-    running: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +131,12 @@ class Loop(Epoch):
         def trip(state: _State) -> _State:
             order = self._order(state, call)
             new = self.freeze_stopped(state.carry, self._advance(state.carry, order, call))
-            return _State(new, order, jnp.zeros((), bool), self._running(new, call))
+            return _State(new, order, jnp.zeros((), bool))
 
         make_order = functools.partial(inputs.train.order, call.keys.shuffle, 0)
         order = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make_order))
-        start = _State(carry, order, jnp.ones((), bool), self._running(carry, call))
-        return lax.while_loop(lambda state: state.running, trip, start).carry
+        start = _State(carry, order, jnp.ones((), bool))
+        return lax.while_loop(lambda state: self._running(state.carry, call), trip, start).carry
 
     def finish(self, carry: Carry) -> Carry:
         """Let the callbacks act at the end of the training, such as to restore the best.
@@ -167,13 +166,17 @@ class Loop(Epoch):
         """
         train = call.inputs.train
         index, position = jnp.divmod(state.carry.clock.step, call.calendar.data_pass)
-        make = lambda: train.order(call.keys.shuffle, index)
+        make = lambda _: train.order(call.keys.shuffle, index)
         if state.order is None:
-            return make()
-        return lax.cond(state.entered | (position == 0), make, lambda: state.order)
+            return make(None)
+        return apply_if(state.entered | (position == 0), make, state.order)
 
     def _advance(self, carry: Carry, order: Any, call: _Call) -> Carry:
-        """Go from one look at the clock to the next: at most to the end of an epoch or a pass."""
+        """Train a block, or the pass's last small batch; and end the epoch if it ends there.
+
+        One loop for all blocks of a run: XLA's time grows with the depth of loops within loops
+        that carry the train state.
+        """
         carry = self.begin(carry, call.calendar.epoch)
 
         def train(carry: Carry) -> Carry:
@@ -188,49 +191,25 @@ class Loop(Epoch):
         return self.freeze_stopped(carry, apply_if(go_on, train, carry))
 
     def _train(self, carry: Carry, order: Any, call: _Call) -> Carry:
-        """Train on whole batches up to the next boundary, or on the pass's last small one.
-
-        Where a callback wants to know of a loss that is not finite, only up to its block's end.
-        """
-        train, calendar = call.inputs.train, call.calendar
-        block, first = calendar.block, carry.clock.step
+        data, calendar = call.inputs.train, call.calendar
+        first = carry.clock.step
         position = first % calendar.data_pass
         rest = (call.keys.step, call.inputs.learning_rate)
 
-        def whole_batches(steps: Steps) -> tuple[Steps, jax.Array]:
-            room = jnp.minimum(call.limit - first, calendar.epoch - first % calendar.epoch)
-            room = jnp.minimum(room, calendar.full - position)
-            # The very first block by itself: a first loss that is not finite ends the run after
-            # it, whatever the limit.
-            room = jnp.where(first == 0, jnp.minimum(room, block), room)
-            blocks = (room + block - 1) // block
+        def block(steps: Steps) -> Steps:
+            batch_at = lambda i: data.batch(order, position + i)
+            return self.train_block(steps, first, calendar.block, batch_at, *rest)
 
-            def one(state: tuple[jax.Array, Steps]) -> tuple[jax.Array, Steps]:
-                index, steps = state
-                start = index * block
-                batch_at = lambda i: train.batch(order, position + start + i)
-                return index + 1, self.train_block(steps, first + start, block, batch_at, *rest)
-
-            def goes_on(state: tuple[jax.Array, Steps]) -> jax.Array:
-                index, steps = state
-                if Point.LOSS_NOT_FINITE not in self.callbacks.points:
-                    return index < blocks
-                return (index < blocks) & ~self.any_member(self.is_news(steps.failed, carry))
-
-            done, steps = lax.while_loop(goes_on, one, (jnp.zeros_like(blocks), steps))
-            return steps, first + done * block
-
-        def small_batch(steps: Steps) -> tuple[Steps, jax.Array]:
-            last = lambda _: train.last_batch(order)
-            return self.train_block(steps, first, 1, last, *rest), first + 1
+        def small_batch(steps: Steps) -> Steps:
+            return self.train_block(steps, first, 1, lambda _: data.last_batch(order), *rest)
 
         steps = self.begin_steps(carry)
-        if train.remainder:
-            at_last = position == calendar.full
-            steps, done = lax.cond(at_last, small_batch, whole_batches, steps)
-        else:
-            steps, done = whole_batches(steps)
-        return self.end_steps(carry, steps, done)
+        if not data.remainder:
+            return self.end_steps(carry, block(steps), first + calendar.block)
+        at_last = position == calendar.full
+        steps = apply_if(~at_last, block, steps)
+        steps = apply_if(at_last, small_batch, steps)
+        return self.end_steps(carry, steps, first + jnp.where(at_last, 1, calendar.block))
 
     def _end_epoch(self, carry: Carry, inputs: Inputs) -> Carry:
         carry = self.begin_validation(carry, inputs.learning_rate)

@@ -124,9 +124,14 @@ def norms(params: PyTree, grads: PyTree, updates: PyTree) -> dict[str, jax.Array
         "grad_norm", "update_norm", "param_norm" and "update_ratio".
     """
     trees = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
-    found = {name: jnp.asarray(optax.tree.norm(x), jnp.float32) for name, x in trees.items()}
+    found = {name: _norm(tree) for name, tree in trees.items()}
     # Parameters that are all 0 have no ratio: the first update is infinitely more.
     return found | {"update_ratio": found["update_norm"] / found["param_norm"]}
+
+
+@jax.jit  # many small operations a leaf: traced once for the three of them
+def _norm(tree: PyTree) -> jax.Array:
+    return jnp.asarray(optax.tree.norm(tree), jnp.float32)
 
 
 def weighted(outputs: Outputs, batch: Batch, **more: jax.Array) -> dict[str, Any]:
