@@ -138,8 +138,8 @@ def on_top(lr: Any, pieces: list[Any]) -> Schedule:
         if index != wave and not multiplies:
             raise ValueError(
                 f"schedulers[{index}] does not multiply the rate that it finds, so a chain with "
-                "it is no product (use odyssey_jax.product, join or shift to say what is meant); "
-                f"got schedulers[{index}] = {piece!r}."
+                "it is no product (use product, join or shift of odyssey_jax.schedules to say "
+                f"what is meant); got schedulers[{index}] = {piece!r}."
             )
     if lr is None:
         lr = _rate_of(pieces)
