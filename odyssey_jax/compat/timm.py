@@ -410,7 +410,7 @@ def _stable(lr: Any, timescale: Any, power: Any) -> Schedule:
 
 def _fall(kind: Any, top: Any, floor: Any, steps: Any, power: Any, ratio: Any) -> Schedule:
     if callable(kind):
-        factor = ours.from_python(lambda step: kind(min(step / steps, 1.0)))
+        factor = ours.from_python(functools.partial(_of_part, kind, steps))
         return ours.sum([ours.scale(factor, top - floor), ours.constant(floor)])
     if kind == "linear":
         return ours.linear(top, floor, steps)
@@ -424,6 +424,10 @@ def _fall(kind: Any, top: Any, floor: Any, steps: Any, power: Any, ratio: Any) -
     height = (top - floor) / (1 - ratio)
     fall = ours.exponential_decay(height, steps, ratio, end_value=height * ratio)
     return ours.sum([fall, ours.constant(floor - height * ratio)])
+
+
+def _of_part(function: Callable[[float], float], steps: Any, step: float) -> float:
+    return function(min(step / steps, 1.0))
 
 
 class _PlateauState(typing.NamedTuple):

@@ -1,6 +1,8 @@
 """timm's schedulers: the curves of the real ones, by name too, noise, refusals."""
 
 import json
+import math
+import pickle
 
 import numpy as np
 import pytest
@@ -35,6 +37,11 @@ def test_plateau_by_name():
     assert plateau == timm.PlateauLRScheduler(0.1, warmup_t=2, warmup_lr_init=1e-5, noise_seed=42)
     with pytest.raises(ValueError, match="step_on_epochs must be True"):
         timm.create_scheduler_v2(0.1, "plateau", step_on_epochs=False, updates_per_epoch=2)
+
+
+def test_a_decay_by_a_function_pickles():
+    schedule = timm.WSDLRScheduler(0.1, t_initial=20, decay_t=5, decay_fn=math.cos)
+    assert pickle.loads(pickle.dumps(schedule))(17) == schedule(17) > 0
 
 
 def test_timm_noise_is_a_value():
