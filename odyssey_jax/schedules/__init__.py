@@ -1,6 +1,7 @@
 """Schedules: values as functions of the step, pure, exact, and data themselves."""
 
 from ._base import Schedule as Schedule
+from ._base import builds as builds
 from ._callable import from_callable as from_callable
 from ._clip import clip as clip
 from ._constant import constant as constant
@@ -34,7 +35,9 @@ from ._metric import improves as improves
 from ._metric import observed as observed
 from ._metric import smoothed as smoothed
 from ._metric import worst as worst
+from ._moment import Moment as Moment
 from ._multistep import multistep_decay as multistep_decay
+from ._node import node as node
 from ._noise import with_noise as with_noise
 from ._one_cycle import one_cycle as one_cycle
 from ._one_cycle import one_cycle_momentum as one_cycle_momentum

@@ -5,18 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
-from odyssey_jax.compat._arguments import is_sequence, require
-from odyssey_jax.schedules import Schedule, from_python, product
-from odyssey_jax.schedules._base import builds
-from odyssey_jax.schedules._moment import Moment
-from odyssey_jax.schedules._node import node
-
-_CHOICE = {"static": True}
+from odyssey_jax.compat import _common
+from odyssey_jax.schedules import Moment, Schedule, builds, from_python, node
 
 
 @node
@@ -24,15 +18,15 @@ _CHOICE = {"static": True}
 class TimmNoise(Schedule):
     """A random factor for each step; see `timm_noise`."""
 
-    begin: int = dataclasses.field(metadata=_CHOICE)
-    end: int | None = dataclasses.field(metadata=_CHOICE)
-    pct: float = dataclasses.field(metadata=_CHOICE)
-    std: float = dataclasses.field(metadata=_CHOICE)
-    seed: int = dataclasses.field(metadata=_CHOICE)
-    kind: str = dataclasses.field(metadata=_CHOICE)
+    begin: int = dataclasses.field(metadata={"static": True})
+    end: int | None = dataclasses.field(metadata={"static": True})
+    pct: float = dataclasses.field(metadata={"static": True})
+    std: float = dataclasses.field(metadata={"static": True})
+    seed: int = dataclasses.field(metadata={"static": True})
+    kind: str = dataclasses.field(metadata={"static": True})
 
     def at(self, now: Moment) -> jax.Array:
-        """The factors, made on the host."""
+        """Return the factors, made on the host."""
         return from_python(self._factor).at(now)
 
     def _factor(self, step: float) -> float:
@@ -49,7 +43,7 @@ class TimmNoise(Schedule):
 
 
 def _words(seed: int) -> Iterator[int]:
-    """The 32-bit words of PyTorch's CPU generator after `manual_seed(seed)`."""
+    """Yield the 32-bit words of PyTorch's CPU generator after `manual_seed(seed)`."""
     generator = np.random.MT19937()
     generator._legacy_seeding(seed % 2**32)
     while True:
@@ -57,17 +51,13 @@ def _words(seed: int) -> Iterator[int]:
 
 
 def _normals(words: Iterator[int]) -> Iterator[float]:
-    """The numbers of `torch.randn(1)`, float32, one call after another: Box and Muller's pairs."""
+    """Yield what `torch.randn(1)` gives, float32, call after call: Box and Muller's pairs."""
+    double = lambda: ((next(words) << 32 | next(words)) & (2**53 - 1)) / 2**53
     while True:
-        angle = 2 * math.pi * _double(words)
-        radius = math.sqrt(-2 * math.log1p(-_double(words)))
+        angle = 2 * math.pi * double()
+        radius = math.sqrt(-2 * math.log1p(-double()))
         for side in (math.cos(angle), math.sin(angle)):
             yield float(np.float32(radius * side))
-
-
-def _double(words: Iterator[int]) -> float:
-    high, low = next(words), next(words)
-    return ((high << 32 | low) & (2**53 - 1)) / 2**53
 
 
 @builds(TimmNoise)
@@ -108,37 +98,8 @@ def timm_noise(
         >>> print(noise(9), noise(20))
         1.0 1.0
     """
-    for name, number in (("pct", pct), ("std", std)):
-        require(lambda x: x > 0, name, number, "above 0")
+    _common.require_positive(pct=pct, std=std)
     # Each draw succeeds with a chance of about pct / std: below this, it would take for ever.
-    require(lambda x: x >= 1e-4 * std, "pct", pct, "at least 1e-4 of std")
-    require(("normal", "uniform").__contains__, "kind", kind, "'normal' or 'uniform'")
+    _common.require(lambda x: x >= 1e-4 * std, "pct", pct, "at least 1e-4 of std")
+    _common.require_word(("normal", "uniform"), "kind", kind)
     return TimmNoise(begin, end, pct, std, seed, kind)
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """The arguments of timm's schedulers that are about noise."""
-
-    noise_range_t: Any
-    noise_pct: Any
-    noise_std: Any
-    noise_seed: Any
-    kind: str = "normal"
-
-    def factor(self) -> Schedule | None:
-        """The noise as a factor; None where there is none."""
-        steps = self.noise_range_t
-        if steps is None:
-            return None
-        begin, end = steps[:2] if is_sequence(steps) else (steps, None)
-        seed = 42 if self.noise_seed is None else self.noise_seed
-        # The rate of step 0 is set when the scheduler is made, without noise.
-        begin = max(math.ceil(begin), 1)
-        end = None if end is None else math.ceil(end)
-        return timm_noise(begin, end, self.noise_pct, self.noise_std, seed, self.kind)
-
-    def on(self, schedule: Schedule) -> Schedule:
-        """The schedule with the noise."""
-        factor = self.factor()
-        return schedule if factor is None else product([schedule, factor])
