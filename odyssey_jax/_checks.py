@@ -7,15 +7,23 @@ of their own.
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
+import numpy as np
 
-def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> None:
-    """Raise ValueError unless value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+
+def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> int:
+    """Return value as an int, NumPy's too; raise ValueError unless it is at least `least`."""
+    try:
+        count = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or count < least:
         raise ValueError(
             f"{name} must be an integer of at least {least}{otherwise}, got {value!r}."
         )
+    return count
 
 
 def check_finite(name: str, value: Any) -> None:
@@ -70,4 +78,5 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    real = isinstance(value, (int, float, np.integer, np.floating))
+    return real and not isinstance(value, bool)

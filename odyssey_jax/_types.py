@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 PyTree = Any
 Batch = PyTree
@@ -52,15 +54,51 @@ class TrainState(NamedTuple):
     def for_evaluation(self) -> TrainState:
         """The state whose parameters are validated and given back: the average's, if any.
 
-        They have the dtypes of those that are trained, which the average may exceed.
+        They have the dtypes of those that are trained, which the average may exceed. Those of a
+        schedule-free optimizer are what `optax.contrib.schedule_free_eval_params` gives.
         """
         if self.average is None:
-            return self
-        like = lambda means, trained: jax.tree.map(lambda a, b: a.astype(b.dtype), means, trained)
+            return _without_schedule(self)
+        as_one = lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype)
+        like = lambda means, trained: jax.tree.map(as_one, means, trained)
         return self._replace(
             params=like(self.average.params, self.params),
             model_state=like(self.average.model_state, self.model_state),
         )
+
+
+def averages_itself(opt_state: PyTree) -> bool:
+    """Return whether an optimizer is schedule-free, and evaluated at other parameters."""
+    return any(map(_is_free, jax.tree.leaves(opt_state, is_leaf=_is_free)))
+
+
+def _is_free(x: Any) -> bool:
+    return isinstance(x, optax.contrib.ScheduleFreeState)
+
+
+def _without_schedule(state: TrainState) -> TrainState:
+    """Move schedule-free parameters to where they are evaluated, once: $z$ moves with them."""
+    params = state.params
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)
+
+    def moved(node: Any) -> Any:
+        nonlocal params
+        if not _is_free(node):
+            return node
+
+        def one(z: Any, y: jax.Array) -> jax.Array:
+            if is_masked(z):  # another group's
+                return y
+            wide = jnp.promote_types(y.dtype, z.dtype)
+            b1 = node.b1.astype(wide)
+            return ((y.astype(wide) - (1 - b1) * z.astype(wide)) / b1).astype(y.dtype)
+
+        params = jax.tree.map(one, node.z, params, is_leaf=is_masked)
+        like = lambda z, x: z if is_masked(z) else x.astype(z.dtype)
+        return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=is_masked))
+
+    opt_state = jax.tree.map(moved, state.opt_state, is_leaf=_is_free)
+    return state._replace(params=params, opt_state=opt_state)
 
 
 class Point(enum.Enum):
@@ -294,7 +332,8 @@ class Task(NamedTuple):
         loss: `(params, model_state, batch, key) -> (loss, (model_state, outputs))`, in training
             mode; the loss is the scalar mean over the batch, `outputs` a dict for the metrics.
         evaluate: `(params, model_state, batch) -> outputs` with at least "loss", in
-            evaluation mode.
+            evaluation mode; or with a fourth argument `key`, which is another for each batch of
+            a pass, and the same in every epoch.
         rebuild: `(params, model_state) -> model` in the user's own terms.
     """
 
@@ -302,3 +341,11 @@ class Task(NamedTuple):
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
     evaluate: Callable[..., Outputs]
     rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
+
+
+def takes_key(evaluate: Callable[..., Any]) -> bool:
+    """Return whether a `Task.evaluate` takes a key, by a parameter of that name."""
+    try:
+        return "key" in inspect.signature(evaluate).parameters
+    except (TypeError, ValueError):  # a built-in
+        return False

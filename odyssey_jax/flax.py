@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
+from flax.core.scope import in_filter, union_filters
 
 from odyssey_jax._types import PyTree, Task
-from odyssey_jax.train import with_outputs
+from odyssey_jax.train._user_functions import (
+    ByValue,
+    call_loss,
+    check_function,
+    name_of,
+    remedy_for,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +31,8 @@ class _Stream:
     shape: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _NnxModel:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _NnxModel(ByValue):
     """A model's structure in one mode, with the loss: compared by value, and without arrays."""
 
     graphdef: nnx.GraphDef
@@ -63,15 +71,41 @@ def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Arra
 class _NnxLoss(_NnxModel):
     def __call__(self, params, model_state, batch, key):
         model = self.merge(params, model_state, key)
-        loss, outputs = with_outputs(self.loss_fn(model, batch))
-        return loss, (_arrays(model)[1], outputs)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch)
+        new_params, new_state = _arrays(model)
+        _check_not_assigned(params, new_params, _normalised(model))
+        return loss, (new_state, outputs)
 
 
 class _NnxEvaluate(_NnxModel):
-    def __call__(self, params, model_state, batch):
-        model = self.merge(params, model_state, jax.random.key(0))
-        loss, outputs = with_outputs(self.loss_fn(model, batch))
+    def __call__(self, params, model_state, batch, key):
+        model = self.merge(params, model_state, key)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch)
         return {**outputs, "loss": loss}
+
+
+def _check_not_assigned(params: PyTree, new: PyTree, recomputed: Sequence[str] = ()) -> None:
+    """Raise ValueError where a loss has put something else into a parameter."""
+    before, after = (
+        {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (params, new)
+    )
+    changed = [name for name, x in after.items() if before.get(name) is not x]
+    assigned = [name for name in changed if not any(name.startswith(x) for x in recomputed)]
+    if assigned:
+        raise ValueError(
+            f"the loss assigns to the parameters {assigned}, which the optimizer updates: what is "
+            "assigned would be lost. Keep what the loss updates in another kind of variable, such "
+            "as a subclass of nnx.Variable made with the model, or outside of 'params' in Linen; "
+            "for an average of the parameters use fit(average=ody.exponential_average(...))."
+        )
+
+
+def _normalised(model: nnx.Module) -> list[str]:
+    """Return where the parameters are that a normalisation of weights makes anew at each call."""
+    kinds = (nnx.WeightNorm, nnx.SpectralNorm)
+    found = (path for path, module in nnx.iter_modules(model) if isinstance(module, kinds))
+    return ["".join(f"{key}/" for key in path) for path in found]
 
 
 def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
@@ -103,7 +137,10 @@ def nnx_task(
         The task; its model is a new module, in evaluation mode.
 
     Raises:
-        TypeError: the model is neither a module nor a function that makes one.
+        TypeError: the model is neither a module nor a function that makes one, or `loss_fn` is
+            no function.
+        ValueError: the model has no parameter (`nnx.Param`); or, when the loss is traced, it
+            assigns to one.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -114,16 +151,27 @@ def nnx_task(
         >>> sorted(params), type(task.rebuild(params, model_state)).__name__
         (['bias', 'kernel'], 'Linear')
     """
+    check_function("loss_fn", loss_fn)
     if isinstance(model, nnx.Module):
         template = nnx.clone(model)
         arrays = _arrays(model)
         init = lambda key: arrays
-    elif callable(model):
-        template = _made(nnx.eval_shape(lambda: model(nnx.Rngs(0))))
-        init = lambda key: _arrays(model(nnx.Rngs(key)))
+    elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
+        make = _with_rngs(model)
+        template = _made(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+        init = lambda key: _arrays(make(nnx.Rngs(key)))
     else:
         raise TypeError(
-            f"model must be an nnx.Module or a function of nnx.Rngs, got {type(model).__name__}."
+            "model must be an nnx.Module or a function of nnx.Rngs, got "
+            f"{type(model).__name__}.{remedy_for(model)}"
+        )
+    # A model that was called before it came here may hold what it has sown.
+    nnx.pop(template, nnx.Intermediate)
+    if not jax.tree.leaves(_arrays(template)[0]):
+        kinds = sorted({type(x).__name__ for _, x in nnx.to_flat_state(nnx.state(template))})
+        raise ValueError(
+            f"{type(template).__name__} has no nnx.Param, so there is nothing to train; it has "
+            f"{', '.join(kinds) or 'no variable at all'}. What is trained must be an nnx.Param."
         )
     template.train()
     loss = _NnxLoss.of(template, loss_fn)
@@ -136,50 +184,79 @@ def nnx_task(
     return Task(init, loss, evaluate, rebuild)
 
 
+def _is_nnx_class(model: Any) -> bool:
+    return inspect.isclass(model) and issubclass(model, nnx.Module)
+
+
+def _with_rngs(make: Callable[..., Any]) -> Callable[[nnx.Rngs], Any]:
+    """Return a function of the random streams, which Flax's own modules take by keyword."""
+    try:
+        rngs = inspect.signature(make).parameters.get("rngs")
+    except (TypeError, ValueError):  # a built-in
+        rngs = None
+    by_name = rngs is not None and rngs.kind is not inspect.Parameter.POSITIONAL_ONLY
+    return (lambda rngs: make(rngs=rngs)) if by_name else make
+
+
 def _made(model: Any) -> nnx.Module:
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must make an nnx.Module, it made {type(model).__name__}.")
+        raise TypeError(
+            f"model must make an nnx.Module, it made {type(model).__name__}.{remedy_for(model)}"
+        )
     return model
 
 
 class _Apply:
     """`module.apply`, bound to variables; remembers the collections that it updates."""
 
-    def __init__(self, module: linen.Module, params, model_state, rngs, mutable: bool):
+    def __init__(self, module: linen.Module, params, model_state, rngs, train: bool):
         self._module, self._params, self._rngs = module, params, rngs
-        self._mutable = mutable
+        self._carried = list(model_state) if train else []
         self.model_state = dict(model_state)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, mutable: Any = False, rngs: Any = None, **kwargs: Any) -> Any:
         variables = {"params": self._params, **self.model_state}
-        if not (self._mutable and self.model_state):
-            return self._module.apply(variables, *args, rngs=self._rngs, **kwargs)
-        result, updated = self._module.apply(
-            variables, *args, rngs=self._rngs, mutable=list(self.model_state), **kwargs
-        )
-        self.model_state.update(updated)
-        return result
+        kwargs["rngs"] = {**self._rngs, **self._named(rngs)}
+        if not (mutable or self._carried):
+            return self._module.apply(variables, *args, **kwargs)
+        all_of_them = union_filters(mutable, self._carried)
+        result, updated = self._module.apply(variables, *args, mutable=all_of_them, **kwargs)
+        _check_not_assigned(self._params, updated.get("params", self._params))
+        self.model_state.update({k: x for k, x in updated.items() if k in self._carried})
+        if mutable is False:
+            return result
+        return result, {k: x for k, x in updated.items() if in_filter(mutable, k)}
+
+    def _named(self, rngs: Any) -> Mapping[str, Any]:
+        """Return streams by name, of which Flax calls a single one "params"."""
+        return rngs or {} if isinstance(rngs, (Mapping, type(None))) else {"params": rngs}
 
 
-@dataclasses.dataclass(frozen=True)
-class _LinenModel:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _LinenModel(ByValue):
     module: linen.Module
     loss_fn: Callable[..., Any]
     rngs: tuple[str, ...]
 
+    def called(
+        self, params: PyTree, model_state: PyTree, batch: Any, key: jax.Array, train: bool
+    ) -> tuple[Any, PyTree, dict[str, Any]]:
+        """Return the loss, the model state after, and the outputs."""
+        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(self.rngs)}
+        apply = _Apply(self.module, params, model_state, rngs, train)
+        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, train=train)
+        return loss, apply.model_state, outputs
+
 
 class _LinenLoss(_LinenModel):
     def __call__(self, params, model_state, batch, key):
-        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(self.rngs)}
-        apply = _Apply(self.module, params, model_state, rngs, mutable=True)
-        loss, outputs = with_outputs(self.loss_fn(apply, batch, train=True))
-        return loss, (apply.model_state, outputs)
+        loss, model_state, outputs = self.called(params, model_state, batch, key, train=True)
+        return loss, (model_state, outputs)
 
 
 class _LinenEvaluate(_LinenModel):
-    def __call__(self, params, model_state, batch):
-        apply = _Apply(self.module, params, model_state, {}, mutable=False)
-        loss, outputs = with_outputs(self.loss_fn(apply, batch, train=False))
+    def __call__(self, params, model_state, batch, key):
+        loss, _, outputs = self.called(params, model_state, batch, key, train=False)
         return {**outputs, "loss": loss}
 
 
@@ -197,17 +274,20 @@ def linen_task(
         loss_fn: `(apply, batch, train) -> loss` or `-> (loss, outputs)`, where `apply` is the
             module's, with the variables and the random streams filled in: `apply(x, ...)`
             returns what the module returns, and batch statistics that it updates are carried.
-            `train` is a bool for the module's own flags.
+            With `mutable=`, such as the collections that it sows, it returns those too, as
+            the module's does. `train` is a bool for the module's own flags.
         *sample: what the module is called with to make its variables; shapes and dtypes count,
             values don't.
-        rngs: names of the random streams that the module draws from in training.
+        rngs: names of the random streams that the module draws from. In validation each batch
+            has its own noise, the same in every epoch.
         **sample_kwargs: keyword arguments of that call, such as `train=False`.
 
     Returns:
         The task; its model is the dict of variables that `module.apply` takes.
 
     Raises:
-        TypeError: `module` is no Linen module.
+        TypeError: `module` is no Linen module, or `loss_fn` is no function.
+        ValueError: at `init`, the module has no parameter.
 
     Example:
         >>> import jax, jax.numpy as jnp, odyssey_jax as ody
@@ -220,14 +300,26 @@ def linen_task(
         (['bias', 'kernel'], {})
     """
     if not isinstance(module, linen.Module):
-        raise TypeError(f"module must be a flax.linen.Module, got {type(module).__name__}.")
+        is_class = inspect.isclass(module) and issubclass(module, linen.Module)
+        got = f"the class {module.__name__}: make one of it" if is_class else type(module).__name__
+        remedy = "" if is_class else remedy_for(module)
+        raise TypeError(f"module must be a flax.linen.Module, got {got}.{remedy}")
+    check_function("loss_fn", loss_fn)
 
     def init(key):
         streams = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", *rngs))}
         variables: Mapping[str, Any] = module.init(streams, *sample, **sample_kwargs)
         params = variables.get("params", {})
-        # What a module sows is of one call, not of the run.
-        return params, {k: v for k, v in variables.items() if k not in ("params", "intermediates")}
+        if not jax.tree.leaves(params):
+            raise ValueError(
+                f"{type(module).__name__} has no 'params', so there is nothing to train; its "
+                f"collections are: {', '.join(sorted(variables)) or 'none'}."
+            )
+        apply = lambda variables: module.apply(
+            variables, *sample, rngs=streams, mutable=True, **sample_kwargs
+        )
+        sown = {"intermediates"} | _sown(variables, apply)
+        return params, {k: v for k, v in variables.items() if k != "params" and k not in sown}
 
     return Task(
         init,
@@ -235,3 +327,18 @@ def linen_task(
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
         lambda params, model_state: {"params": params, **model_state},
     )
+
+
+def _sown(variables: Mapping[str, Any], apply: Callable[[Any], Any]) -> set[str]:
+    """Return the collections that a module sows: they are of one call, and grow with each."""
+    is_tuple = lambda x: type(x) is tuple
+    with_tuples = {
+        name
+        for name, collection in variables.items()
+        if any(map(is_tuple, jax.tree.leaves(collection, is_leaf=is_tuple)))
+    } - {"params", "intermediates"}
+    if not with_tuples:
+        return set()
+    _, again = jax.eval_shape(apply, variables)
+    form = lambda tree, name: jax.tree.structure(tree[name])
+    return {name for name in with_tuples if form(again, name) != form(variables, name)}

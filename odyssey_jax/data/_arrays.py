@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
@@ -51,11 +52,13 @@ class ArrayDataset:
         _check_lengths(self.data)
         object.__setattr__(self, "data", jax.tree.map(jnp.asarray, self.data))
         size, examples = self.batch_size, len(self)
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= examples:
+        is_bool = isinstance(size, (bool, np.bool_))
+        if is_bool or not hasattr(size, "__index__") or not 1 <= size <= examples:
             raise ValueError(
                 f"batch_size must be an integer from 1 to the number of examples, {examples}; "
                 f"got {size!r}."
             )
+        object.__setattr__(self, "batch_size", operator.index(size))
 
     def tree_flatten_with_keys(self):
         """Registers the arrays as the one child, and the rest as static."""
@@ -149,6 +152,13 @@ def _check_lengths(data: PyTree) -> None:
     shapes = {jax.tree_util.keystr(path) or "data": np.shape(x) for path, x in leaves}
     if not shapes or any(not shape for shape in shapes.values()):
         raise ValueError(f"data must hold arrays [examples, ...], got shapes {shapes}.")
+    for path, x in leaves:
+        if not isinstance(x, jax.Array) and (kind := np.asarray(x).dtype).kind in "OSU":
+            where = jax.tree_util.keystr(path) or "data"
+            raise TypeError(
+                f"{where} holds {kind} and not numbers, and a device has no strings or objects: "
+                "encode them, as in np.unique(labels, return_inverse=True)[1], or leave them out."
+            )
     lengths = {name: shape[0] for name, shape in shapes.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"the arrays differ in their number of examples: {lengths}.")

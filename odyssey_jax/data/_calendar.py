@@ -55,7 +55,7 @@ class Calendar(NamedTuple):
             ValueError: If `steps_per_epoch` is no integer of at least 1.
         """
         epoch = source.steps_per_pass if steps_per_epoch is None else steps_per_epoch
-        check_count("steps_per_epoch", epoch, 1)
+        epoch = check_count("steps_per_epoch", epoch, 1)
         full = source.full_batches
         if not source.remainder:
             block = _largest_divisor(math.gcd(full, epoch))

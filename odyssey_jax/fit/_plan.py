@@ -173,14 +173,16 @@ def make_plan(
         TypeError: If an argument is of another kind.
         ValueError: If an argument is out of its range or does not go with another.
     """
-    check_count("epochs", epochs, 1)
+    epochs = check_count("epochs", epochs, 1)
+    if steps_per_epoch is not None:
+        steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
     _check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
     _check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
     if valid is not None:
         _check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
     try:
-        operator.index(seed)
+        seed = operator.index(seed)
     except TypeError:
         raise ValueError(f"seed must be an integer, got {seed!r}.") from None
     directory = None if directory is None else Path(directory)

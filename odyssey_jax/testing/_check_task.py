@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Batch, PyTree, Task
+from odyssey_jax._types import Batch, PyTree, Task, takes_key
 from odyssey_jax.testing._compare import (
     check,
     check_arrays,
@@ -99,7 +99,8 @@ def _check_loss(
 
 
 def _check_evaluate(task: Task, before: Any, after: Any, batch: Batch) -> None:
-    traced, count = _counted(lambda params, state: task.evaluate(params, state, batch))
+    key = (jax.random.key(0),) if takes_key(task.evaluate) else ()
+    traced, count = _counted(lambda params, state: task.evaluate(params, state, batch, *key))
     compiled = jax.jit(traced)
     outputs = compiled(*before)
     _check_outputs("outputs of evaluate", outputs)

@@ -24,7 +24,6 @@ from odyssey_jax.train._program import Finished as Finished
 from odyssey_jax.train._program import Program as Program
 from odyssey_jax.train._program import Progress as Progress
 from odyssey_jax.train._pure_task import pure_task as pure_task
-from odyssey_jax.train._pure_task import with_outputs as with_outputs
 from odyssey_jax.train._resident import Resident as Resident
 from odyssey_jax.train._resident import make_program as make_program
 from odyssey_jax.train._step import is_transformation as is_transformation

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from odyssey_jax._checks import check_count
 from odyssey_jax._types import PyTree, TrainState
+from odyssey_jax.train._user_functions import name_of
+from odyssey_jax.transforms import frozen_names
 
 
 class Average(NamedTuple):
@@ -21,7 +24,7 @@ class Average(NamedTuple):
 
     Args:
         params: the averaged parameters.
-        model_state: the averaged model state; what is no real number in it is the latest.
+        model_state: the averaged model state; integers and PRNG keys in it are the latest.
         updates: int32 scalar, how many are in it.
     """
 
@@ -65,11 +68,14 @@ class Averaging:
         share = self._share(average.updates.astype(jnp.float32))
 
         def towards(old: jax.Array, new: jax.Array) -> jax.Array:
-            if not jnp.issubdtype(old.dtype, jnp.floating):
-                return new
+            if not jnp.issubdtype(old.dtype, jnp.inexact):
+                return new  # of integers and PRNG keys there is no mean
             return old + share.astype(old.dtype) * (new - old)
 
-        params = jax.tree.map(towards, average.params, state.params)
+        frozen = frozen_names(state.opt_state)
+        # A frozen one is what it was, also where it is infinite.
+        param = lambda path, old, new: old if name_of(path) in frozen else towards(old, new)
+        params = jax.tree_util.tree_map_with_path(param, average.params, state.params)
         model_state = jax.tree.map(towards, average.model_state, state.model_state)
         return Average(params, model_state, average.updates + 1)
 
@@ -85,8 +91,9 @@ def _wide(tree: PyTree) -> PyTree:
     """Floating-point numbers of at least 32 bits."""
 
     def widen(x: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return x.astype(wide) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     return jax.tree.map(widen, tree)
 
@@ -165,7 +172,5 @@ def equal_average(start: int, every: int = 1) -> Averaging:
         >>> float(result.model)  # of 4 and 6
         5.0
     """
-    for name, value, least in (("start", start, 0), ("every", every, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+    start, every = check_count("start", start), check_count("every", every, 1)
     return Averaging(None, False, start, every)

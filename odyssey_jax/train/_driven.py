@@ -61,10 +61,10 @@ class Driven(Resident):
         if self.inputs.valid is None:
             return None
         states, state = None, carry.state.for_evaluation
-        for batch in _batches(self.inputs.valid):
+        for index, batch in enumerate(_batches(self.inputs.valid)):
             if states is None:
                 states = self.loop.empty_validation(state, batch)
-            states = _validate(self.loop, states, state, batch)
+            states = _validate(self.loop, states, state, batch, np.int32(index))
         return states
 
 
@@ -94,8 +94,8 @@ def _train(loop: Loop, count: int, carry: Carry, batches: Batch, rate: Any) -> C
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _validate(loop: Loop, states: PyTree, state: TrainState, batch: Batch) -> PyTree:
-    return loop.validate_block(states, state, batch)
+def _validate(loop: Loop, states: PyTree, state: TrainState, batch: Batch, index: Any) -> PyTree:
+    return loop.validate_block(states, state, batch, index)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

@@ -27,6 +27,7 @@ from odyssey_jax._types import (
     Signal,
     StopReason,
     TrainState,
+    takes_key,
 )
 from odyssey_jax.callbacks import Chain, Ranking, Retention
 from odyssey_jax.data import IndexedSource
@@ -42,6 +43,7 @@ from odyssey_jax.train._step import (
     train_step,
     weighted,
 )
+from odyssey_jax.train._user_functions import ByValue
 from odyssey_jax.transforms import scale_of_loss
 
 
@@ -62,8 +64,8 @@ class Steps(NamedTuple):
     failed: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Epoch:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Epoch(ByValue):
     """The static part of a run, hashable and compared by value, and the functions of its epoch."""
 
     loss: Callable[..., Any]
@@ -79,14 +81,6 @@ class Epoch:
     keep_best: Retention | None
     placement: Placement
     axis_name: str | None
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        # Once: the compiled program is looked up by it at every call.
-        return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))
 
     @functools.cached_property
     def sampling(self) -> Sampling | None:
@@ -221,17 +215,27 @@ class Epoch:
             return carry
         return self.notify(Point.VALIDATION_BEGIN, carry, self.trained(carry, learning_rate))
 
-    def validate_block(self, states: PyTree, state: TrainState, batch: Batch) -> PyTree:
-        """Take the validation metrics past a batch; `state` is `TrainState.for_evaluation`."""
-        outputs = self._traced_evaluate(state.params, state.model_state, batch)
-        return self.metrics.observe(states, weighted(outputs, batch))
+    def validate_block(self, states: PyTree, state: TrainState, batch: Batch, index: Any) -> PyTree:
+        """Take the validation metrics past a batch.
+
+        Args:
+            states: The metrics' states.
+            state: `TrainState.for_evaluation`.
+            batch: The batch.
+            index: Int32 scalar, its place in the pass.
+        """
+        return self.metrics.observe(states, self._evaluated(state, batch, index))
 
     def empty_validation(self, state: TrainState, batch: Batch) -> PyTree:
         """Return the validation metrics before any batch, for a batch like this one."""
-        evaluate = lambda state, batch: weighted(
-            self._traced_evaluate(state.params, state.model_state, batch), batch
-        )
-        return self.metrics.empty(jax.eval_shape(evaluate, state, batch))
+        return self.metrics.empty(jax.eval_shape(self._evaluated, state, batch, 0))
+
+    def _evaluated(self, state: TrainState, batch: Batch, index: Any) -> Any:
+        args = (state.params, state.model_state, batch)
+        if takes_key(self.evaluate):
+            # Each batch has noise of its own, and the same in every epoch.
+            args += (jax.random.fold_in(jax.random.key(0), index),)
+        return weighted(self._traced_evaluate(*args), batch)
 
     def validate_pass(self, state: TrainState, data: IndexedSource) -> PyTree:
         """Make one pass over validation data, in its own order; return the metrics' states.
@@ -240,14 +244,14 @@ class Epoch:
         """
 
         def step(index: Any, states: PyTree) -> PyTree:
-            return self.validate_block(states, state, data.batch(None, index))
+            return self.validate_block(states, state, data.batch(None, index), index)
 
         first = jax.eval_shape(lambda data: data.batch(None, 0), data)
         states = self.empty_validation(state, first)
         states = lax.fori_loop(0, data.full_batches, step, states)
-        return (
-            self.validate_block(states, state, data.last_batch(None)) if data.remainder else states
-        )
+        if not data.remainder:
+            return states
+        return self.validate_block(states, state, data.last_batch(None), data.full_batches)
 
     def end_epoch(
         self, carry: Carry, learning_rate: ScheduleFn | None, validated: PyTree | None
@@ -335,7 +339,7 @@ class Epoch:
         def outputs_of(state: TrainState, batch: Batch) -> Any:
             args = (state.params, state.model_state, batch, jax.random.key(0))
             loss, (_, outputs) = self._traced_loss(*args)
-            outputs = {**norms(state.params, state.params, state.params), **outputs}
+            outputs = {**norms(state, state.params, state.params), **outputs}
             if (scale := scale_of_loss(state.opt_state)) is not None:
                 outputs = {"loss_scale": scale, **outputs}
             return weighted(outputs, batch, loss=loss)

@@ -22,6 +22,7 @@ from odyssey_jax._types import (
     StopReason,
     Task,
     TrainState,
+    averages_itself,
 )
 from odyssey_jax.callbacks import Chain, History, Retention, chain
 from odyssey_jax.data import Calendar, IndexedSource
@@ -53,15 +54,13 @@ class _State(NamedTuple):
     entered: jax.Array  # whether this is the first trip of the call
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Loop(Epoch):
     """What `make_loop` makes: the static part of a run, hashable and compared by value.
 
     `init`, `run` and `finish` are pure functions of arrays, to be jitted, vmapped and donated
     as one likes; `run_compiled` is `run`, jitted with the carry donated.
     """
-
-    __hash__ = Epoch.__hash__
 
     def init(self, key: jax.Array, params: PyTree, model_state: PyTree, inputs: Inputs) -> Carry:
         """Make the carry of a run that has not begun.
@@ -79,8 +78,15 @@ class Loop(Epoch):
         Raises:
             ValueError: If a callback monitors a metric that does not exist.
         """
+        if not jax.tree.leaves(params):
+            raise ValueError("the task has no parameters: there is nothing to train.")
         opt_state = self.make_optimizer(inputs.learning_rate).init(params)
         averaging = self.options.average
+        if averaging is not None and averages_itself(opt_state):
+            raise ValueError(
+                "average= does not go with a schedule-free optimizer, which keeps an average of "
+                "its own, and is evaluated at it: leave one of them out."
+            )
         average = None if averaging is None else averaging.init(params, model_state)
         state = TrainState(params, model_state, opt_state, average)
         batch = jax.eval_shape(lambda data: _first_batch(data), inputs.train)
@@ -319,14 +325,20 @@ def make_loop(
 
 
 def _check_hashable(loop: Loop) -> None:
-    """Raise TypeError unless a compiled program can be looked up by the loop."""
+    """Raise TypeError unless a compiled program can be looked up by the loop.
+
+    A model, a loss and an optimizer that can't be hashed are themselves (`ByValue`), as the next
+    call is given them again; callbacks and options are made anew for each.
+    """
     for field in dataclasses.fields(loop):
+        if field.name in ("loss", "evaluate", "optimizer"):
+            continue
         try:
             hash(getattr(loop, field.name))
         except TypeError as error:
             raise TypeError(
                 f"{field.name} must be hashable, so that its compiled program can be found again: "
-                f"{error}. Arrays and dicts don't belong among a model's or callback's attributes."
+                f"{error}. Arrays and dicts don't belong among a callback's attributes."
             ) from error
 
 

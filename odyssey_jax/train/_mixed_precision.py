@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import PyTree, Task
+from odyssey_jax._types import PyTree, Task, takes_key
+from odyssey_jax.train._user_functions import ByValue, check_form_of_state
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cast:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Cast(ByValue):
     """A function of a task in another precision; compared by the function it wraps."""
 
     inner: Callable[..., Any]
@@ -29,13 +30,16 @@ class _Cast:
 class _CastLoss(_Cast):
     def __call__(self, params, model_state, batch, key):
         loss, (new, outputs) = self.inner(self.down(params), model_state, self.down(batch), key)
+        if jax.tree.structure(new) != jax.tree.structure(model_state):
+            check_form_of_state(new, model_state)  # says what is another
         new = jax.tree.map(_like, new, model_state)
         return loss.astype(jnp.float32), (new, _up(outputs))
 
 
 class _CastEvaluate(_Cast):
-    def __call__(self, params, model_state, batch):
-        return _up(self.inner(self.down(params), model_state, self.down(batch)))
+    def __call__(self, params, model_state, batch, key=None):
+        given = (self.down(params), model_state, self.down(batch))
+        return _up(self.inner(*given, key) if takes_key(self.inner) else self.inner(*given))
 
 
 def _is_real(x: Any) -> bool:

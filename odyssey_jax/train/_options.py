@@ -26,7 +26,9 @@ class StepOptions:
     Attributes:
         clip_norm: The largest global norm of a gradient, greater than 0: a larger gradient is
             scaled down to it, after accumulation. None does not clip.
-        accumulate_steps: Train steps whose mean gradient makes one update, at least 1.
+        accumulate_steps: Train steps whose mean gradient makes one update, at least 1. Each
+            counts by the examples that it stands for: the sum of the "mask", or the "weight",
+            among the loss's outputs, or else the batch's size.
         loss_scale: From `loss_scale`, for a task of `mixed_precision` in float16; None scales
             nothing.
         average: `exponential_average(...)` or `equal_average(...)` of the parameters, which is
@@ -62,7 +64,8 @@ class StepOptions:
     def __post_init__(self) -> None:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be greater than 0 or None, got {self.clip_norm!r}.")
-        check_count("accumulate_steps", self.accumulate_steps, 1)
+        accumulate = check_count("accumulate_steps", self.accumulate_steps, 1)
+        object.__setattr__(self, "accumulate_steps", accumulate)
         _check_kind("loss_scale", self.loss_scale, LossScale, "loss_scale()")
         made_by = "exponential_average or equal_average"
         _check_kind("average", self.average, Averaging, made_by)
@@ -74,7 +77,8 @@ class StepOptions:
                     "log_every_n_steps= as well."
                 )
             return
-        check_count("log_every_n_steps", every, 1, " or None")
+        every = check_count("log_every_n_steps", every, 1, " or None")
+        object.__setattr__(self, "log_every_n_steps", every)
         outputs = ("loss", "grad_norm") if outputs is None else outputs
         if isinstance(outputs, str) or not outputs or len(set(outputs)) < len(outputs):
             raise ValueError(f"log_outputs must be different names, at least one, got {outputs!r}.")

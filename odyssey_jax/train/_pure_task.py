@@ -7,50 +7,31 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from odyssey_jax._types import PyTree, Task
+from odyssey_jax.train._user_functions import ByValue, call_loss, check_function, remedy_for
 
 
-@dataclasses.dataclass(frozen=True)
-class _PureLoss:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PureLoss(ByValue):
     """The loss in a task's own form; compared by the function it wraps."""
 
     loss_fn: Callable[..., Any]
 
     def __call__(self, params, model_state, batch, key):
         del key
-        loss, outputs = with_outputs(self.loss_fn(params, batch))
+        loss, outputs = call_loss(self.loss_fn, batch, params, batch)
         return loss, (model_state, outputs)
 
 
-@dataclasses.dataclass(frozen=True)
-class _PureEvaluate:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PureEvaluate(ByValue):
     loss_fn: Callable[..., Any]
 
     def __call__(self, params, model_state, batch):
         del model_state
-        loss, outputs = with_outputs(self.loss_fn(params, batch))
+        loss, outputs = call_loss(self.loss_fn, batch, params, batch)
         return {**outputs, "loss": loss}
-
-
-def with_outputs(returned: Any) -> tuple[Any, dict[str, Any]]:
-    """Takes apart what a user's loss function returned: a loss, or a loss and outputs.
-
-    Raises:
-        ValueError: the loss is no scalar; TypeError: the outputs are no dict.
-    """
-    loss, outputs = returned if isinstance(returned, tuple) else (returned, {})
-    if jnp.ndim(loss) != 0:
-        raise ValueError(
-            f"the loss must be a scalar, the mean over the batch, got shape {jnp.shape(loss)}."
-        )
-    if not isinstance(outputs, dict):
-        raise TypeError(
-            "the loss function must return a loss, or (loss, outputs) with a dict such as "
-            f"{{'logits': ..., 'labels': ...}}; got outputs of type {type(outputs).__name__}."
-        )
-    return loss, outputs
 
 
 def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
@@ -68,7 +49,9 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         The task; its model is the parameters.
 
     Raises:
-        TypeError: a leaf of the parameters is no array, such as a function that would make them.
+        TypeError: a leaf of the parameters is no array, such as a function that would make them;
+            or `loss_fn` is no function.
+        ValueError: there is no parameter.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -77,13 +60,20 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         >>> float(task.evaluate(params, model_state, jnp.ones((2, 3)))["loss"])
         0.0
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    check_function("loss_fn", loss_fn)
+    remedy = remedy_for(params)
+    if "NNX" in remedy:
+        raise TypeError(f"params must be a pytree of arrays, got {type(params).__name__}.{remedy}")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in leaves:
         if not isinstance(leaf, jax.typing.ArrayLike):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} must be an array, got {leaf!r}. For "
+                f"params{jax.tree_util.keystr(path)} must be an array, got {leaf!r}.{remedy} For "
                 "parameters drawn from the run's key pass ones like them, and "
                 "task._replace(init=lambda key: (params_of(key), None))."
             )
+    if not leaves:
+        raise ValueError(f"params={params!r} have no array in them: there is nothing to train.")
     return Task(
         init=lambda key: (params, None),
         loss=_PureLoss(loss_fn),

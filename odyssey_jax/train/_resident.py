@@ -21,7 +21,7 @@ from odyssey_jax.train._loop import (
     run_compiled,
 )
 from odyssey_jax.train._program import Finished, Program, Progress
-from odyssey_jax.train._step import OptimizerLike
+from odyssey_jax.train._step import OptimizerLike, check_rate
 
 
 class Resident:
@@ -142,6 +142,7 @@ def make_program(
     Raises:
         TypeError: If there is no program for a source of this kind.
     """
+    check_rate(learning_rate)
     inputs = Inputs(
         train=_indexed("train", train),
         valid=None if valid is None else _indexed("valid", valid),

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.errors import (
+    ConcretizationTypeError,
+    TracerArrayConversionError,
+    TracerIntegerConversionError,
+)
 from optax import GradientTransformation
 
 from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState
+from odyssey_jax.train._user_functions import check_form_of_state, name_of
 from odyssey_jax.transforms import (
     LossScale,
+    accumulate,
+    accumulates,
+    frozen_names,
     hyperparams_in_force,
     scale_of_loss,
     skipped_by_scale,
@@ -30,7 +40,7 @@ def make_optimizer(
     accumulate_steps: int = 1,
     loss_scale: LossScale | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Puts the optimizer together: learning rate, clipping, accumulation, all Optax's.
+    """Puts the optimizer together: learning rate, clipping, accumulation.
 
     Args:
         optimizer: a transformation, or a function that makes one of a schedule
@@ -38,20 +48,128 @@ def make_optimizer(
         learning_rate: the schedule for such a function, or None.
         clip_norm: the largest global norm of a gradient; a larger one is scaled down to it,
             after accumulation. None does not clip.
-        accumulate_steps: train steps whose mean gradient makes one update.
+        accumulate_steps: train steps whose mean gradient, weighted by their examples, makes one
+            update.
         loss_scale: from `loss_scale`, for half precision; None scales nothing.
 
     Returns:
         The whole transformation.
     """
     made = optimizer if isinstance(optimizer, GradientTransformation) else optimizer(learning_rate)
+    if not isinstance(made, GradientTransformation):
+        raise TypeError(
+            f"optimizer={optimizer!r} must make an optax.GradientTransformation of a learning "
+            f"rate, it made {type(made).__name__}."
+        )
+    made = _guarded(made)
     if clip_norm is not None:
         made = optax.chain(optax.clip_by_global_norm(clip_norm), made)
     if accumulate_steps > 1:
-        made = optax.MultiSteps(made, accumulate_steps).gradient_transformation()
+        made = accumulate(made, accumulate_steps)
     if loss_scale is not None:
         made = loss_scale.wrap(made)
     return optax.with_extra_args_support(made)
+
+
+def _guarded(optimizer: GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Return the user's optimizer, whose errors say what a train step gives, and the remedy."""
+    extra_args = isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    named = inspect.signature(optimizer.update).parameters if extra_args else {}
+    takes_all = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in named.values())
+
+    def init(params: PyTree) -> PyTree:
+        state = _called(optimizer.init, params)
+        _check_kind(state)
+        return state
+
+    def update(updates, state, params=None, **extra):
+        # A line search refuses what its value_fn does not take, such as grad_fn.
+        all_of_them = {name: x for name, x in extra.items() if name != "grad_fn"}
+        named_ones = {name: x for name, x in extra.items() if name in named}
+        given = {**all_of_them, **named_ones} if takes_all else named_ones
+        updates, state = _called(optimizer.update, updates, state, params, **given)
+        _check_updates(updates, params)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+_GIVEN = (
+    "A train step calls update(gradients, state, params) with value, grad, value_fn and grad_fn "
+    "for those that take them; with accumulate_steps above 1 with value alone, as a microbatch's "
+    "functions are not the batch's."
+)
+_TRACED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
+
+
+def _called(function: Callable[..., Any], *args: Any, **extra: Any) -> Any:
+    try:
+        return function(*args, **extra)
+    except _TRACED as error:
+        raise _not_traceable(error) from error
+    except (TypeError, AttributeError, KeyError) as error:
+        raise TypeError(
+            f"the optimizer can't be used with these parameters and arguments: {error}. {_GIVEN}"
+        ) from error
+    except Exception as error:
+        if extra:
+            error.add_note(f"while tracing your optimizer. {_GIVEN}")
+        raise
+
+
+def check_rate(schedule: ScheduleFn | None) -> None:
+    """Raise ValueError unless a learning rate can be traced."""
+    if schedule is not None:
+        try:
+            jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        except _TRACED as error:
+            raise _not_traceable(error) from error
+
+
+def _not_traceable(error: Exception) -> ValueError:
+    return ValueError(
+        "the learning rate, or what else the optimizer is scheduled by, can't be traced: the step "
+        "is no Python number in a compiled program. Decide by jnp.where(step < n, a, b) and not "
+        "by `if`, compute by jax.numpy and not by numpy or math, or use the schedules of "
+        f"odyssey_jax, such as a.then(b, at=n): {str(error).splitlines()[0]}"
+    )
+
+
+def _check_kind(opt_state: PyTree) -> None:
+    """Raise ValueError for optimizers whose parameters are not always those to evaluate."""
+
+    def refuse(node: Any) -> bool:
+        if isinstance(node, optax.LookaheadState):
+            raise ValueError(
+                "optax.lookahead keeps two sets of parameters, and the model has one: use its "
+                "inner optimizer, with average=ody.exponential_average(...) for the slow one."
+            )
+        if isinstance(node, optax.contrib.SAMState) and node.cache is not None:
+            raise ValueError(
+                "optax.contrib.sam takes turns between the model's parameters and perturbed ones, "
+                "which would be validated and saved: pass it opaque_mode=True."
+            )
+        return False
+
+    jax.tree.leaves(opt_state, is_leaf=refuse)
+
+
+def _check_updates(updates: PyTree, params: PyTree) -> None:
+    """Raise ValueError unless updates have the parameters' structure and shapes."""
+    leaves = lambda tree: {
+        name_of(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    have, want = leaves(updates), leaves(params)
+    for name, shape in want.items():
+        if name not in have:
+            raise ValueError(f"the optimizer makes no update of the parameter {name!r}.")
+        if have[name] != shape:
+            raise ValueError(
+                f"the optimizer makes an update of shape {have[name]} for the parameter {name!r} "
+                f"of shape {shape}: they must be the same."
+            )
+    if more := have.keys() - want.keys():
+        raise ValueError(f"the optimizer makes updates of {sorted(more)}, which are no parameters.")
 
 
 def is_transformation(optimizer: Any) -> bool:
@@ -94,37 +212,80 @@ def train_step(
         "grad_norm", "update_norm", "param_norm" and "update_ratio" (the update's over the
         parameters') among them. What a compiled program doesn't use, it doesn't compute.
     """
-    scale = scale_of_loss(state.opt_state)
+    scale, trained = scale_of_loss(state.opt_state), _Trained(state)
 
-    def scaled(*args: Any) -> tuple[jax.Array, Any]:
-        value, aux = loss(*args)
-        return (value if scale is None else value * scale), (value, aux)
+    def gradient_of(params: PyTree, factor: Any = None) -> tuple[Any, PyTree]:
+        """Return `(value, aux)` of the loss, and its gradient: 0 for what is frozen."""
 
-    gradient = jax.value_and_grad(scaled, has_aux=True)
-    (_, (value, aux)), grads = gradient(state.params, state.model_state, batch, key)
-    model_state, outputs = aux
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
+        def scaled(leaves: Sequence[jax.Array]) -> tuple[jax.Array, Any]:
+            args = (trained.put(params, leaves), state.model_state, batch, key)
+            value, aux = loss(*args)
+            return (value if factor is None else value * factor), (value, aux)
+
+        grads, found = jax.grad(scaled, has_aux=True)(trained.of(params))
+        return found, trained.put(jax.tree.map(jnp.zeros_like, params), grads)
+
+    (value, (model_state, outputs)), grads = gradient_of(state.params, scale)
+    check_form_of_state(model_state, state.model_state)
+    outputs = weighted(outputs, batch, loss=value)
+    true_grads = grads if scale is None else unscaled(grads, scale)
+    if accumulates(state.opt_state):
+        extra = {"value": value, "weight": outputs["weight"]}
+    else:
+        value_fn = lambda params: loss(params, state.model_state, batch, key)[0]
+        grad_fn = lambda params, *_: gradient_of(params)[1]
+        extra = {"value": value, "grad": true_grads, "value_fn": value_fn, "grad_fn": grad_fn}
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
+    params = trained.put(state.params, trained.of(params))
     if scale is not None:
-        grads, outputs = unscaled(grads, scale), {"loss_scale": scale, **outputs}
-    outputs = {**norms(state.params, grads, updates), **outputs}
-    state = state._replace(params=params, model_state=model_state, opt_state=opt_state)
-    return state, weighted(outputs, batch, loss=value)
+        outputs = {"loss_scale": scale, **outputs}
+    outputs = {**norms(state, true_grads, updates), **outputs}
+    return state._replace(params=params, model_state=model_state, opt_state=opt_state), outputs
 
 
-def norms(params: PyTree, grads: PyTree, updates: PyTree) -> dict[str, jax.Array]:
+class _Trained:
+    """Which leaves of the parameters are trained: all but those that `freeze` names."""
+
+    def __init__(self, state: TrainState):
+        frozen = frozen_names(state.opt_state)
+        self._mask: list[bool] = []
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+            name = name_of(path)
+            self._mask.append(name not in frozen)
+            if name not in frozen and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                raise ValueError(
+                    f"the parameter {name!r} is {jnp.result_type(leaf)}, which has no gradient: "
+                    f"freeze it, as in ody.freeze(optimizer, ['^{name}$']), or keep it out of the "
+                    "parameters (NNX: in another kind of variable than nnx.Param)."
+                )
+
+    def of(self, tree: PyTree) -> list[Any]:
+        """Return the trained leaves of a tree in the form of the parameters."""
+        return [x for x, mine in zip(jax.tree.leaves(tree), self._mask, strict=True) if mine]
+
+    def put(self, tree: PyTree, trained: Sequence[Any]) -> PyTree:
+        """Return the tree with other leaves in the place of the trained ones."""
+        leaves, structure = jax.tree.flatten(tree)
+        new = iter(trained)
+        pairs = zip(leaves, self._mask, strict=True)
+        return jax.tree.unflatten(structure, [next(new) if mine else x for x, mine in pairs])
+
+
+def norms(state: TrainState, grads: PyTree, updates: PyTree) -> dict[str, jax.Array]:
     """Global norms of a train step, float32 scalars; an output of the user's own may replace one.
 
     Args:
-        params: the parameters before.
+        state: the train state before; what is frozen in it does not count.
         grads: the gradient, before clipping and accumulation.
         updates: what is added to the parameters.
 
     Returns:
         "grad_norm", "update_norm", "param_norm" and "update_ratio".
     """
-    trees = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
-    found = {name: _norm(tree) for name, tree in trees.items()}
+    trees = {"grad_norm": grads, "update_norm": updates, "param_norm": state.params}
+    trained = _Trained(state)
+    found = {name: _norm(trained.of(tree)) for name, tree in trees.items()}
     # Parameters that are all 0 have no ratio: the first update is infinitely more.
     return found | {"update_ratio": found["update_norm"] / found["param_norm"]}
 

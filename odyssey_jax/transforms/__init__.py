@@ -47,8 +47,13 @@ In `fit`, each of these is `optimizer=lambda rate: ...`, with `learning_rate=rat
 then the learning rate is recorded and compared on resume.
 """
 
+from odyssey_jax.transforms._accumulate import AccumulateState as AccumulateState
+from odyssey_jax.transforms._accumulate import accumulate as accumulate
+from odyssey_jax.transforms._accumulate import accumulates as accumulates
+from odyssey_jax.transforms._by_path import FreezeState as FreezeState
 from odyssey_jax.transforms._by_path import ScaleByLayerState as ScaleByLayerState
 from odyssey_jax.transforms._by_path import freeze as freeze
+from odyssey_jax.transforms._by_path import frozen_names as frozen_names
 from odyssey_jax.transforms._by_path import layer_labels as layer_labels
 from odyssey_jax.transforms._by_path import scale_by_layer as scale_by_layer
 from odyssey_jax.transforms._scales import LossScale as LossScale

@@ -170,21 +170,46 @@ def _layers_of(params: PyTree, patterns: Sequence[re.Pattern[str]]) -> PyTree:
     return jax.tree_util.tree_map_with_path(of, params)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FreezeState:
+    """The state of `freeze`.
+
+    Attributes:
+        inner: The state of `optax.partition`.
+        frozen: The frozen parameters' paths (static).
+    """
+
+    inner: PyTree
+    frozen: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+def frozen_names(opt_state: PyTree) -> frozenset[str]:
+    """Return the paths of the parameters that each `freeze` in an optimizer's state freezes."""
+    is_one = lambda x: isinstance(x, FreezeState)
+    found: frozenset[str] = frozenset()
+    for node in filter(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)):
+        found |= frozenset(node.frozen) | frozen_names(node.inner)
+    return found
+
+
 def freeze(
     optimizer: optax.GradientTransformation, frozen: Sequence[str]
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Train all parameters but those that a pattern is found in.
 
     A parameter's path is its keys with slashes between them, as for `layer_labels`. The frozen
     ones have no place in the optimizer's state (no moments), and no gradient is used, weight
-    decay included.
+    decay included. In `fit` they are not differentiated, so they count neither in clipping nor
+    in the logged norms, and stay as they are to the bit.
 
     Args:
         optimizer: Trains the others.
         frozen: Regular expressions, each found in at least one parameter's path.
 
     Returns:
-        An Optax transformation: `optax.partition`, with labels "frozen" and "trained".
+        An Optax transformation: `optax.partition`, with labels "frozen" and "trained"; its
+        state is a `FreezeState`.
 
     Raises:
         ValueError: If a pattern is no regular expression; or, at `init`, is found in no parameter,
@@ -203,7 +228,7 @@ def freeze(
     patterns = [_pattern("frozen", pattern) for pattern in frozen]
     is_frozen = lambda name: any(pattern.search(name) for pattern in patterns)
 
-    def labels(params: PyTree) -> PyTree:
+    def names_of(params: PyTree) -> tuple[str, ...]:
         names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for pattern in patterns:
             if not any(map(pattern.search, names)):
@@ -213,10 +238,23 @@ def freeze(
                 )
         if all(map(is_frozen, names)):
             raise ValueError(f"frozen: {list(frozen)} leave no parameter to train.")
+        return tuple(filter(is_frozen, names))
+
+    def labels(params: PyTree) -> PyTree:
         label = lambda path, _: "frozen" if is_frozen(_name(path)) else "trained"
         return jax.tree_util.tree_map_with_path(label, params)
 
-    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+    parts = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+    def init(params: PyTree) -> FreezeState:
+        names = names_of(params)
+        return FreezeState(parts.init(params), names)
+
+    def update(updates, state, params=None, **extra):
+        updates, inner = parts.update(updates, state.inner, params, **extra)
+        return updates, FreezeState(inner, state.frozen)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _pattern(argument: str, pattern: Any) -> re.Pattern[str]:

@@ -13,6 +13,7 @@ import optax
 from jax.tree_util import GetAttrKey
 
 from odyssey_jax._types import PyTree
+from odyssey_jax.transforms._accumulate import AccumulateState
 from odyssey_jax.transforms._by_path import ScaleByLayerState
 from odyssey_jax.transforms._scales import (
     LossScaleState,
@@ -132,11 +133,14 @@ def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
             # finite.
             inner = with_counts_of(mine.inner_opt_state, others.inner_opt_state)
             return others._replace(inner_opt_state=inner, acc_grads=mine.acc_grads)
+        if isinstance(mine, AccumulateState):
+            inner = with_counts_of(mine.inner, others.inner)
+            return mine._replace(mini_step=others.mini_step, inner=inner)
         if isinstance(mine, LossScaleState):
             return others._replace(inner=with_counts_of(mine.inner, others.inner))
         return mine
 
-    kinds = (*_schedules(), *_AROUND, optax.MultiStepsState, LossScaleState)
+    kinds = (*_schedules(), *_AROUND, optax.MultiStepsState, AccumulateState, LossScaleState)
     return jax.tree.map(moved, opt_state, other, is_leaf=lambda x: isinstance(x, kinds))
 
 

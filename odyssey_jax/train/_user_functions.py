@@ -1,0 +1,187 @@
+"""The functions that a user hands in: how they are compared, called, and what they return."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odyssey_jax._types import Batch, PyTree
+
+# Not `jax.typing.ArrayLike`, which a tracer is not.
+_NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+_REMEDIES = {
+    "flax.nnx": "a Flax NNX module: nnx_task(model, loss_fn) takes it",
+    "flax.linen": "a Flax Linen module: linen_task(module, loss_fn, sample) takes it",
+    "equinox": "an Equinox module: params, static = equinox.partition(model, "
+    "equinox.is_inexact_array), and pure_task(params, lambda params, batch: "
+    "loss_fn(equinox.combine(params, static), batch)) takes it",
+}
+
+
+class ByValue:
+    """Base of frozen dataclasses that a compiled program is looked up by.
+
+    Compared by type and fields: a field by value where it can be hashed, and by identity where
+    it can't, such as a model with a list among its attributes. Then equal models share no
+    program, and one model still does.
+    """
+
+    @functools.cached_property
+    def _key(self) -> tuple[Any, ...]:
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return type(self), *(_hashable(getattr(self, field.name)) for field in fields)
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # Once: the compiled program is looked up by it at every call.
+        return hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByValue) and self._key == other._key
+
+
+class _Identity:
+    """A value that equals itself alone; kept alive, so that no other gets its id."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return _Identity(value)
+    return value
+
+
+def call_loss(
+    loss_fn: Callable[..., Any], batch: Batch, *args: Any, **kwargs: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Call a user's loss function; an error of its own is told the batch that it was given.
+
+    Returns:
+        The loss and the outputs.
+    """
+    try:
+        returned = loss_fn(*args, **kwargs)
+    except Exception as error:
+        error.add_note(f"while tracing your loss_fn with a batch of {shapes_of(batch)}")
+        raise
+    return with_outputs(returned)
+
+
+def shapes_of(batch: Batch) -> str:
+    """Return the dtypes and shapes of a batch, for people.
+
+    Example:
+        >>> shapes_of({"x": jnp.zeros((8, 3))})
+        '{x: float32[8, 3]}'
+    """
+    form = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+    return str(jax.tree.map(form, batch)).replace("'", "")
+
+
+def with_outputs(returned: Any) -> tuple[Any, dict[str, Any]]:
+    """Take apart what a user's loss function returned: a loss, or a loss and outputs.
+
+    Raises:
+        ValueError: If the loss is no floating-point scalar.
+        TypeError: If the loss is no array, or the outputs are no dict.
+    """
+    loss, outputs = returned if _is_pair(returned) else (returned, {})
+    if not isinstance(loss, _NUMBERS):
+        missing = "; is a `return` missing?" if returned is None else "."
+        raise TypeError(
+            "the loss function must return a loss, a scalar, or (loss, outputs); got "
+            f"{_shown(returned)}{missing}"
+        )
+    if jnp.ndim(loss) != 0:
+        raise ValueError(
+            f"the loss must be a scalar, the mean over the batch, got shape {jnp.shape(loss)}."
+        )
+    if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        raise ValueError(
+            f"the loss must be a floating-point scalar, got {jnp.result_type(loss)}: make it of "
+            "real numbers, with .mean() or .astype(jnp.float32)."
+        )
+    if not isinstance(outputs, dict):
+        raise TypeError(
+            "the loss function must return a loss, or (loss, outputs) with a dict such as "
+            f"{{'logits': ..., 'labels': ...}}; got outputs of type {type(outputs).__name__}."
+        )
+    return loss, outputs
+
+
+def _is_pair(returned: Any) -> bool:
+    return isinstance(returned, tuple) and len(returned) == 2
+
+
+def _shown(returned: Any) -> str:
+    if isinstance(returned, tuple):
+        return f"a tuple of {', '.join(type(x).__name__ for x in returned) or 'nothing'}"
+    return "None" if returned is None else f"a {type(returned).__name__}"
+
+
+def check_function(name: str, value: Any) -> None:
+    """Raise TypeError unless a value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {_shown(value)}.")
+
+
+def remedy_for(model: Any) -> str:
+    """Return which task takes a model of another library, for an error; "" where unknown."""
+    kind = model if inspect.isclass(model) else type(model)
+    for base in kind.__mro__:
+        for library, remedy in _REMEDIES.items():
+            if base.__module__ == library or base.__module__.startswith(f"{library}."):
+                return f" It is {remedy}."
+    return ""
+
+
+def check_form_of_state(new: PyTree, old: PyTree) -> None:
+    """Raise ValueError unless a loss leaves the form of the model's state, which a loop carries."""
+    form = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
+    before, after = ({name_of(p): form(x) for p, x in _leaves(tree)} for tree in (old, new))
+    changes = [
+        *(f"adds {name} ({x})" for name, x in after.items() if name not in before),
+        *(f"removes {name}" for name in before if name not in after),
+        *(
+            f"makes {name} {after[name]} of {x}"
+            for name, x in before.items()
+            if after.get(name, x) != x
+        ),
+    ]
+    if changes or jax.tree.structure(new) != jax.tree.structure(old):
+        what = "; ".join(changes) or "has another structure"
+        raise ValueError(
+            f"the loss changes the form of the model's state: it {what}. Structure, shapes and "
+            "dtypes must stay as they were at the beginning: make what is carried when the model "
+            "is made, and return what is of one call among the outputs (NNX: sow it as "
+            "nnx.Intermediate)."
+        )
+
+
+def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def name_of(path: Any) -> str:
+    """Return a leaf's path as people write it, such as "hidden/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
