@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
@@ -190,8 +191,11 @@ def _is_nnx_class(model: Any) -> bool:
 
 def _with_rngs(make: Callable[..., Any]) -> Callable[[nnx.Rngs], Any]:
     """Return a function of the random streams, which Flax's own modules take by keyword."""
+    function = make.func if isinstance(make, functools.partial) else make
+    # Of an NNX class itself it is that of its metaclass.
+    function = function.__init__ if inspect.isclass(function) else function
     try:
-        rngs = inspect.signature(make).parameters.get("rngs")
+        rngs = inspect.signature(function).parameters.get("rngs")
     except (TypeError, ValueError):  # a built-in
         rngs = None
     by_name = rngs is not None and rngs.kind is not inspect.Parameter.POSITIONAL_ONLY
