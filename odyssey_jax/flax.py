@@ -79,7 +79,8 @@ class _NnxLoss(_NnxModel):
 
 
 class _NnxEvaluate(_NnxModel):
-    def __call__(self, params, model_state, batch, key):
+    def __call__(self, params, model_state, batch, key=None):
+        key = jax.random.key(0) if key is None else key
         model = self.merge(params, model_state, key)
         loss, outputs = call_loss(self.loss_fn, batch, model, batch)
         return {**outputs, "loss": loss}
@@ -159,7 +160,7 @@ def nnx_task(
         init = lambda key: arrays
     elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
         make = _with_rngs(model)
-        template = _made(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+        template = nnx.eval_shape(lambda: _made(make(nnx.Rngs(0))))
         init = lambda key: _arrays(make(nnx.Rngs(key)))
     else:
         raise TypeError(
@@ -259,7 +260,8 @@ class _LinenLoss(_LinenModel):
 
 
 class _LinenEvaluate(_LinenModel):
-    def __call__(self, params, model_state, batch, key):
+    def __call__(self, params, model_state, batch, key=None):
+        key = jax.random.key(0) if key is None else key
         loss, _, outputs = self.called(params, model_state, batch, key, train=False)
         return {**outputs, "loss": loss}
 

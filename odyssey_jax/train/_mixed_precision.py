@@ -39,7 +39,8 @@ class _CastLoss(_Cast):
 class _CastEvaluate(_Cast):
     def __call__(self, params, model_state, batch, key=None):
         given = (self.down(params), model_state, self.down(batch))
-        return _up(self.inner(*given, key) if takes_key(self.inner) else self.inner(*given))
+        keyed = key is not None and takes_key(self.inner)
+        return _up(self.inner(*given, key) if keyed else self.inner(*given))
 
 
 def _is_real(x: Any) -> bool:

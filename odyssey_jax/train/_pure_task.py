@@ -51,7 +51,6 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
     Raises:
         TypeError: a leaf of the parameters is no array, such as a function that would make them;
             or `loss_fn` is no function.
-        ValueError: there is no parameter.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -64,16 +63,13 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
     remedy = remedy_for(params)
     if "NNX" in remedy:
         raise TypeError(f"params must be a pytree of arrays, got {type(params).__name__}.{remedy}")
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for path, leaf in leaves:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not isinstance(leaf, jax.typing.ArrayLike):
             raise TypeError(
                 f"params{jax.tree_util.keystr(path)} must be an array, got {leaf!r}.{remedy} For "
                 "parameters drawn from the run's key pass ones like them, and "
                 "task._replace(init=lambda key: (params_of(key), None))."
             )
-    if not leaves:
-        raise ValueError(f"params={params!r} have no array in them: there is nothing to train.")
     return Task(
         init=lambda key: (params, None),
         loss=_PureLoss(loss_fn),

@@ -18,13 +18,13 @@ class AccumulateState(NamedTuple):
         mini_step: int32 scalar, the gradients taken in since the last update.
         weight: float32 scalar, the sum of their weights.
         acc_grads: Their weighted mean, of at least 32 bits.
-        inner: The optimizer's own state.
+        inner_opt_state: The optimizer's own state.
     """
 
     mini_step: jax.Array
     weight: jax.Array
     acc_grads: PyTree
-    inner: PyTree
+    inner_opt_state: PyTree
 
 
 def accumulate(
@@ -81,14 +81,14 @@ def accumulate(
 
         means = jax.tree.map(mean, state.acc_grads, updates)
         like = jax.tree.map(lambda x, u: x.astype(u.dtype), means, updates)
-        made, new = inner.update(like, state.inner, params, **extra)
+        made, new = inner.update(like, state.inner_opt_state, params, **extra)
         due = state.mini_step == steps - 1
         keep = lambda new, old: jnp.where(due, jnp.asarray(new, old.dtype), old)
         state = AccumulateState(
             mini_step=(state.mini_step + 1) % steps,
             weight=jnp.where(due, 0, total),
             acc_grads=jax.tree.map(lambda x: jnp.where(due, jnp.zeros_like(x), x), means),
-            inner=jax.tree.map(keep, new, state.inner),
+            inner_opt_state=jax.tree.map(keep, new, state.inner_opt_state),
         )
         return jax.tree.map(lambda x: jnp.where(due, x, jnp.zeros_like(x)), made), state
 

@@ -134,8 +134,8 @@ def with_counts_of(opt_state: PyTree, other: PyTree) -> PyTree:
             inner = with_counts_of(mine.inner_opt_state, others.inner_opt_state)
             return others._replace(inner_opt_state=inner, acc_grads=mine.acc_grads)
         if isinstance(mine, AccumulateState):
-            inner = with_counts_of(mine.inner, others.inner)
-            return mine._replace(mini_step=others.mini_step, inner=inner)
+            inner = with_counts_of(mine.inner_opt_state, others.inner_opt_state)
+            return mine._replace(mini_step=others.mini_step, inner_opt_state=inner)
         if isinstance(mine, LossScaleState):
             return others._replace(inner=with_counts_of(mine.inner, others.inner))
         return mine
