@@ -168,7 +168,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "store", "errors")
+_ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "errors", "store")
 _ROOMS += ("writers", "plots", "runs")
 
 
