@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import is_known, require_count, require_not_negative, require_share
-from ._metric import (
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._fields import (
+    is_known,
+    require_count,
+    require_not_negative,
+    require_share,
+)
+from odyssey_jax.schedules._metric_rules import (
     Mode,
     NanPolicy,
     RelativeTo,
     check_comparison,
     check_first,
     choice,
-    choose,
     first_scale,
     improves,
     lowered,
@@ -29,8 +33,7 @@ from ._metric import (
     whole,
     worst,
 )
-from ._node import node
-from ._numbers import Wide, canonical
+from odyssey_jax.schedules._numbers import Wide, canonical, choose
 
 
 class GreedyState(NamedTuple):
@@ -62,7 +65,6 @@ class GreedyState(NamedTuple):
 
 
 @node
-@dataclasses.dataclass(frozen=True)
 class Greedy:
     """The rule that `greedy` makes: numbers are leaves, choices are static."""
 

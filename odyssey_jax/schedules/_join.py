@@ -1,9 +1,4 @@
-"""One schedule after another.
-
-The pieces are grouped by their structure, and the numbers of a group are stacked into tables.
-The cost of a step is then one look-up and one formula for each kind of piece, not for each
-piece.
-"""
+"""Numbers by piece, as tables: a step finds its piece once, and looks its numbers up."""
 
 from __future__ import annotations
 
@@ -15,17 +10,91 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._base import Schedule, builds
-from ._callable import as_schedules
-from ._check import require_boundaries
-from ._moment import Moment, select
-from ._node import node
-from ._numbers import Wide, canonical
-from ._table import piece_at, row, stack, start_of, table_of_starts
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._builds import builds, recipe
+from odyssey_jax.schedules._callables import as_schedules
+from odyssey_jax.schedules._fields import require_boundaries
+from odyssey_jax.schedules._numbers import Wide, canonical, exact
+from odyssey_jax.schedules._steps import StepCount, length, select
+
+
+def stack(*rows: Any) -> Any:
+    """Rows as a table, along a new axis 0: on the host if all of them are there."""
+    if any(isinstance(row, jax.Array) for row in rows):
+        return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, rows)))
+    return np.asarray(rows)
+
+
+def row(table: Any, index: jax.Array) -> jax.Array:
+    """The row of each step; a table may itself have been looked up, and then has their shape."""
+    table = jnp.asarray(table)
+    if table.ndim == 1:
+        return table.at[index].get(mode="promise_in_bounds")
+    return jnp.take_along_axis(table, index[None], axis=0)[0]
+
+
+def table_of_starts(boundaries: Any) -> Any:
+    """The steps at which the pieces start: 0, and the boundaries; as it is if it is a table."""
+    if not isinstance(boundaries, tuple) or isinstance(boundaries, Wide):
+        return boundaries
+    starts = [_whole(canonical(b)) for b in (0, *boundaries)]
+    kinds = {jax.tree.structure(b) for b in starts[1:]} | {
+        leaf.dtype for b in starts[1:] for leaf in jax.tree.leaves(b)
+    }
+    if kinds - {jax.tree.structure(0), np.dtype(np.int32)}:
+        starts = [Wide(*_wide(b)) for b in starts]
+    return jax.tree.map(stack, *starts)
+
+
+def table_of_values(values: Any) -> Any:
+    """The values of the pieces in float32; as it is if it is a table."""
+    if not isinstance(values, tuple):
+        return values
+    rows = [canonical(value) for value in values]
+    return stack(*(x.high if isinstance(x, Wide) else x.astype(np.float32) for x in rows))
+
+
+def piece_at(now: StepCount, starts: Any) -> jax.Array:
+    """The piece of each step, int32: the last that has begun, found by halving.
+
+    The first piece has begun whatever happens, and of pieces that start together the last one
+    is meant. A table of k pieces is looked at log2(k) times.
+    """
+    last = len(jax.tree.leaves(starts)[0]) - 1
+    piece = jnp.zeros_like(now.whole)
+    width = 1 << last.bit_length()
+    while width := width >> 1:
+        ahead = piece + width
+        begun = (ahead <= last) & now.reached(start_of(jnp.minimum(ahead, last), starts))
+        piece = jnp.where(begun, ahead, piece)
+    return piece
+
+
+def start_of(piece: jax.Array, starts: Any) -> StepCount:
+    """The step at which a piece starts."""
+    return length(jax.tree.map(lambda leaf: row(leaf, piece), starts))
+
+
+def _whole(x: Any) -> Any:
+    """As int32 if it is known, and whole: to look for a step among whole numbers is cheaper."""
+    if not isinstance(x, Wide) or any(isinstance(leaf, jax.Array) for leaf in x):
+        return x
+    value = exact(x)
+    return value.astype(np.int32) if np.all(value == np.floor(value)) else x
+
+
+def _wide(x: Any) -> tuple[Any, Any]:
+    """A step number as `high + low`, whatever it was; a traced float32 has no low part."""
+    if isinstance(x, Wide):
+        return x
+    if x.dtype != np.int32:
+        return x, x * 0
+    big = (x & ~127).astype(np.float32)
+    return big, (x & 127).astype(np.float32)
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Group(Schedule):
     """Pieces of one kind: a schedule whose leaves are tables, one row a piece.
 
@@ -54,7 +123,6 @@ class Group(Schedule):
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Joined(Schedule):
     """A join as it is evaluated: groups, and a table of the steps at which the pieces start."""
 
@@ -65,7 +133,7 @@ class Joined(Schedule):
         """It is."""
         return self
 
-    def at(self, now: Moment) -> jax.Array:
+    def at(self, now: StepCount) -> jax.Array:
         """One formula for each group, the others' steps masked so that no NaN comes of them."""
         piece = piece_at(now, self.starts)
         local = now.minus(start_of(piece, self.starts))
@@ -74,13 +142,12 @@ class Joined(Schedule):
             if len(self.groups) == 1:
                 return group.pick(piece).at(local)
             mine = group.owns(piece)
-            step = select(mine, local, Moment(jnp.zeros_like(local.whole)))
+            step = select(mine, local, StepCount(jnp.zeros_like(local.whole)))
             result = jnp.where(mine, group.pick(piece).at(step), result)
         return result
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Join(Schedule):
     """Pieces and boundaries as they were given; see `join`."""
 
@@ -105,7 +172,7 @@ class Join(Schedule):
             groups.append(Group(table, single, tuple(slots)))
         return Joined(tuple(groups), table_of_starts(self.boundaries))
 
-    def at(self, now: Moment) -> jax.Array:
+    def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return self.prepared().at(now)
 
@@ -152,3 +219,38 @@ def join(schedules: Sequence[Schedule | Callable[[Any], Any]], boundaries: Seque
 
 def _is_wide(x: Any) -> bool:
     return isinstance(x, Wide)
+
+
+@recipe
+def then(
+    first: Schedule | Callable[[Any], Any], second: Schedule | Callable[[Any], Any], after: Any
+) -> Join:
+    r"""Follow one schedule for a number of steps, then another from its own step 0.
+
+    $$f(t) = \begin{cases} f_1(t) & t < b \\ f_2(t - b) & t \ge b \end{cases}$$
+
+    So any curve is the warm-up, or the decay, of any other. It is `join([first, second],
+    [after])`; `schedule.then(other, after)` is the same.
+
+    Args:
+        first: The schedule up to `after`: a schedule, or a plain function of the step.
+        second: The schedule from there on.
+        after: The steps $b$ that the first has, from the start of it; scalar, in
+            [0, 2**31 - 1]. If 0, the first is skipped.
+
+    Returns:
+        A `join` of the two: step to float32.
+
+    Raises:
+        ValueError: If one is not a schedule, or `after` is outside its range.
+
+    Source:
+        `optax.join_schedules`, `torch.optim.lr_scheduler.SequentialLR`.
+
+    Example:
+        >>> from odyssey_jax.schedules import cosine_decay, linear_warmup, then
+        >>> schedule = then(linear_warmup(0.1, 10), cosine_decay(0.1, 90), after=10)
+        >>> [round(float(schedule(t)), 4) for t in (5, 10, 55, 100)]
+        [0.05, 0.1, 0.05, 0.0]
+    """
+    return join([first, second], [after])

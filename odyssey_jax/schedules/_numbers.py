@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._node import node
+from odyssey_jax._pytree import node
 
 
 class Wide(NamedTuple):
@@ -25,7 +25,6 @@ class Wide(NamedTuple):
 
 
 @node
-@dataclasses.dataclass(frozen=True)
 class Halves:
     """An exponent that is known while tracing: so many times 1/2. The power is then a product."""
 
@@ -114,3 +113,8 @@ def between(start: Any, end: Any, rise: jax.Array, fall: jax.Array) -> jax.Array
     """
     start, end = real(start), real(end)
     return jnp.where(rise <= fall, start + (end - start) * rise, end - (end - start) * fall)
+
+
+def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """Return `yes` where the condition holds and `no` elsewhere, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

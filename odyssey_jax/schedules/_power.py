@@ -22,15 +22,28 @@ import numpy as np
 
 # Two of the least normal number: half of it is normal too.
 _TINY = 2 * float(np.finfo(np.float32).tiny)
+
+
 # 2 / ln 2, the first 12 bits and the rest.
 _SCALE = 2 / math.log(2)
+
+
 _SCALE_HIGH = 2.884765625
+
+
 _SCALE_LOW = _SCALE - _SCALE_HIGH
+
+
 # atanh(s) = s + s * (these, of s^2), for |s| <= 1/5; and 2^f = 1 + f * (these, of f).
 _ATANH = [0.0, *(1 / k for k in range(3, 12, 2))]
+
+
 _EXP2 = [math.log(2) ** k / math.factorial(k) for k in range(1, 8)]
 
+
 Pair = tuple[Any, Any]
+
+
 ONE: Pair = np.float32(1), np.float32(0)
 
 
@@ -175,3 +188,31 @@ def power(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = ONE) -> ja
 def _known(x: Pair, least: float, otherwise: float) -> Pair:
     known = x[0] >= least
     return jnp.where(known, x[0], otherwise), jnp.where(known, x[1], 0.0)
+
+
+def add(a: Pair, b: Pair) -> Pair:
+    """`a + b`."""
+    high, low = _sum(a[0], b[0])
+    return _settled(high, low + (a[1] + b[1]))
+
+
+def multiply(a: Pair, b: Pair) -> Pair:
+    """`a * b`."""
+    (a1, a2), (b1, b2) = real_terms(a[0]), real_terms(b[0])
+    high, first = _sum(a1 * b1, a1 * b2)
+    high, second = _sum(high, a2 * b1)
+    high, third = _sum(high, a2 * b2)
+    return _settled(high, (first + second) + third + (a[0] * b[1] + a[1] * b[0]))
+
+
+def _sum(x: jax.Array, y: jax.Array) -> Pair:
+    """`x + y` and what its rounding lost, exact."""
+    total = x + y
+    back = total - x
+    return total, (x - (total - back)) + (y - back)
+
+
+def _settled(high: jax.Array, low: jax.Array) -> Pair:
+    """The same sum with a high part that is the float32 nearest to it."""
+    total = high + low
+    return total, low - (total - high)

@@ -9,17 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._base import Schedule
-from ._callable import as_schedule
-from ._check import require_length
-from ._moment import LAST_STEP, moment
-from ._node import node
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._callables import as_schedule
+from odyssey_jax.schedules._fields import require_length
+from odyssey_jax.schedules._steps import LAST_STEP, moment
 
 STATE_VERSION = 1
 
 
 @node
-@dataclasses.dataclass(frozen=True)
 class Scheduler:
     """A schedule and where it stands: an immutable pytree, so every method gives a new one.
 

@@ -10,19 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._base import Schedule
-from ._cooldown import Cooldown
-from ._epochs import ByEpoch, ByEpochFraction
-from ._join import Join
-from ._moment import LAST_STEP
-from ._noise import WithNoise
-from ._piecewise import PiecewiseInterpolate
-from ._product import Product
-from ._repeat import Repeat
-from ._restarts import Restarts
-from ._shift import Shift
-from ._stretch import Stretch
-from ._sum import Sum
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._compose import Product, Sum, WithNoise
+from odyssey_jax.schedules._cooldown import Cooldown
+from odyssey_jax.schedules._cycles import Restarts
+from odyssey_jax.schedules._join import Join
+from odyssey_jax.schedules._piecewise import PiecewiseInterpolate
+from odyssey_jax.schedules._retime import ByEpoch, ByEpochFraction, Repeat, Shift, Stretch
+from odyssey_jax.schedules._steps import LAST_STEP
 
 
 class Span(NamedTuple):

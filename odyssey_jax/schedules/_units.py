@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import (
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._fields import (
     is_known,
     require_divisor,
     require_factor,
@@ -18,8 +19,7 @@ from ._check import (
     require_range,
     require_unit,
 )
-from ._node import node
-from ._numbers import is_number
+from odyssey_jax.schedules._numbers import is_number
 
 
 class Measures(NamedTuple):
@@ -48,6 +48,8 @@ WAITS_FOR = {
     "tokens": "tokens_per_step",
     "fraction": "total_steps",
 }
+
+
 """For each unit, the argument of `Schedule.resolve` that says how long it is."""
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from odyssey_jax._pytree import node
 from odyssey_jax.compat._arguments import is_sequence, require
 from odyssey_jax.schedules import Schedule, from_python, product
-from odyssey_jax.schedules._base import builds
-from odyssey_jax.schedules._moment import Moment
-from odyssey_jax.schedules._node import node
+from odyssey_jax.schedules._builds import builds
+from odyssey_jax.schedules._steps import StepCount
 
 _CHOICE = {"static": True}
 
@@ -31,7 +31,7 @@ class TimmNoise(Schedule):
     seed: int = dataclasses.field(metadata=_CHOICE)
     kind: str = dataclasses.field(metadata=_CHOICE)
 
-    def at(self, now: Moment) -> jax.Array:
+    def at(self, now: StepCount) -> jax.Array:
         """The factors, made on the host."""
         return from_python(self._factor).at(now)
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from odyssey_jax._pytree import node
 from odyssey_jax.schedules import Schedule
-from odyssey_jax.schedules._base import builds
-from odyssey_jax.schedules._moment import Moment, length, turns
-from odyssey_jax.schedules._node import node
+from odyssey_jax.schedules._builds import builds
+from odyssey_jax.schedules._steps import StepCount, length, turns
 
 
 @node
@@ -24,13 +24,13 @@ class Renewed(Schedule):
     period: Any
     late: int = dataclasses.field(metadata={"static": True})
 
-    def at(self, now: Moment) -> jax.Array:
+    def at(self, now: StepCount) -> jax.Array:
         """The formula; a factor that is 0 for good stays what it is."""
         start = length(self.first)
         laps = turns(now.minus(start), self.period).whole
         last = start.whole + laps * length(self.period).whole - self.late
         begun = now.reached(start)
-        then = self.schedule.at(Moment(jnp.where(begun, last, 0)))
+        then = self.schedule.at(StepCount(jnp.where(begun, last, 0)))
         some = begun & (then != 0)
         value = self.schedule.at(now) / jnp.where(some, then, 1.0)
         return jnp.where(begun & ~some, 1.0, value)

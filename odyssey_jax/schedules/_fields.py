@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._moment import LAST_STEP
-from ._numbers import Wide, exact
+from odyssey_jax.schedules._numbers import Wide, exact
+from odyssey_jax.schedules._steps import LAST_STEP
 
 
 def is_known(x: Any) -> bool:

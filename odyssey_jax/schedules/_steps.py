@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._divide import divide
-from ._numbers import Wide, is_integer, pair, real, whole_pair
+from odyssey_jax.schedules._numbers import Wide, is_integer, pair, real, whole_pair
+from odyssey_jax.schedules._power import real_terms
 
 LAST_STEP = 2**31 - 1
+
+
 """The greatest step: later ones are taken to be this one."""
 
 
-class Moment(NamedTuple):
+class StepCount(NamedTuple):
     """A moment or a length: `whole + part`, never negative.
 
     Attributes:
@@ -38,63 +40,63 @@ class Moment(NamedTuple):
         whole = self.whole.astype(jnp.float32)
         return whole if self.part is None else whole + self.part
 
-    def since(self, other: Moment) -> jax.Array:
+    def since(self, other: StepCount) -> jax.Array:
         """`self - other` as float32, negative if `self` is the earlier one."""
         whole = (self.whole - other.whole).astype(jnp.float32)
         if self.part is None and other.part is None:
             return whole
         return whole + (_part(self) - _part(other))
 
-    def minus(self, other: Moment) -> Moment:
+    def minus(self, other: StepCount) -> StepCount:
         """`self - other`, and 0 where `other` is the later one."""
         whole = self.whole - other.whole
         if self.part is None and other.part is None:
-            return Moment(jnp.maximum(whole, 0))
+            return StepCount(jnp.maximum(whole, 0))
         part = _part(self) - _part(other)
         borrow = jnp.less(part, 0)
         whole = whole - borrow.astype(jnp.int32)
         part = part + borrow.astype(jnp.float32)
-        return Moment(jnp.maximum(whole, 0), jnp.where(whole < 0, 0.0, part))
+        return StepCount(jnp.maximum(whole, 0), jnp.where(whole < 0, 0.0, part))
 
-    def plus(self, other: Moment) -> Moment:
+    def plus(self, other: StepCount) -> StepCount:
         """`self + other`, and the greatest step where that is beyond it."""
         room = LAST_STEP - self.whole
         whole = self.whole + jnp.minimum(other.whole, room)
         if self.part is None and other.part is None:
-            return Moment(whole)
+            return StepCount(whole)
         part = jnp.asarray(_part(self) + _part(other))
         carry = part >= 1
         full = (other.whole > room) | (carry & (other.whole == room))
         whole = jnp.where(full, whole, whole + carry.astype(jnp.int32))
-        return Moment(whole, jnp.where(full, 0.0, part - carry.astype(jnp.float32)))
+        return StepCount(whole, jnp.where(full, 0.0, part - carry.astype(jnp.float32)))
 
-    def half(self) -> Moment:
+    def half(self) -> StepCount:
         """`self / 2`, exact."""
         odd = (self.whole & 1).astype(jnp.float32)
-        return Moment(self.whole >> 1, (odd + _part(self)) / 2)
+        return StepCount(self.whole >> 1, (odd + _part(self)) / 2)
 
     def pair(self) -> tuple[jax.Array, jax.Array]:
         """The moment as `high + low`, both float32."""
         return whole_pair(self.whole, _part(self))
 
-    def reached(self, other: Moment) -> jax.Array:
+    def reached(self, other: StepCount) -> jax.Array:
         """Whether `self >= other`."""
         return self.since(other) >= 0
 
 
-def select(condition: jax.Array, yes: Moment, no: Moment) -> Moment:
+def select(condition: jax.Array, yes: StepCount, no: StepCount) -> StepCount:
     """`yes` where the condition holds, `no` elsewhere."""
     part = None
     if yes.part is not None or no.part is not None:
         part = jnp.where(condition, _part(yes), _part(no))
-    return Moment(jnp.where(condition, yes.whole, no.whole), part)
+    return StepCount(jnp.where(condition, yes.whole, no.whole), part)
 
 
-def _part(x: Moment) -> jax.Array | float:
+def _part(x: StepCount) -> jax.Array | float:
     return 0.0 if x.part is None else x.part
 
 
-def _from_float(x: Any, xp: ModuleType) -> Moment:
+def _from_float(x: Any, xp: ModuleType) -> StepCount:
     """Split floats into whole and part with NumPy (on the host, in float64) or jax.numpy."""
     x = xp.maximum(x, 0)
     beyond = x >= float(LAST_STEP)
@@ -102,11 +104,11 @@ def _from_float(x: Any, xp: ModuleType) -> Moment:
     floor = xp.floor(xp.where(beyond | xp.isnan(x), 0, x))
     whole = xp.where(beyond, LAST_STEP, floor.astype(np.int32)).astype(np.int32)
     part = xp.where(beyond, 0, xp.where(beyond, 0, x) - floor).astype(np.float32)
-    return Moment(jnp.asarray(whole), jnp.asarray(part))
+    return StepCount(jnp.asarray(whole), jnp.asarray(part))
 
 
-def moment(step: Any) -> Moment:
-    """A step, of any real dtype and shape, as a `Moment`: negative is 0, and nothing wraps."""
+def moment(step: Any) -> StepCount:
+    """A step, of any real dtype and shape, as a `StepCount`: negative is 0, and nothing wraps."""
     if not isinstance(step, jax.Array):
         step = np.asarray(step)
         if step.dtype == object and all(isinstance(x, int) for x in step.flat):  # beyond int64
@@ -114,13 +116,13 @@ def moment(step: Any) -> Moment:
     dtype = step.dtype
     xp = jnp if isinstance(step, jax.Array) else np
     if jnp.issubdtype(dtype, np.bool_):
-        return Moment(jnp.asarray(step, jnp.int32))
+        return StepCount(jnp.asarray(step, jnp.int32))
     if jnp.issubdtype(dtype, jnp.integer):
         if jnp.iinfo(dtype).max > LAST_STEP:
             step = xp.minimum(step, np.asarray(LAST_STEP, dtype))
         if jnp.iinfo(dtype).min < 0:
             step = xp.maximum(step, np.asarray(0, dtype))
-        return Moment(jnp.asarray(step.astype(np.int32)))
+        return StepCount(jnp.asarray(step.astype(np.int32)))
     if jnp.issubdtype(dtype, jnp.floating):
         if jnp.finfo(dtype).bits < 32:
             step = step.astype(np.float32)
@@ -128,10 +130,10 @@ def moment(step: Any) -> Moment:
     raise TypeError(f"A step must be an integer or a real number, got dtype {dtype}.")
 
 
-def length(x: Any) -> Moment:
-    """A hyper-parameter that counts steps, as a `Moment`."""
+def length(x: Any) -> StepCount:
+    """A hyper-parameter that counts steps, as a `StepCount`."""
     if is_integer(x):
-        return Moment(jnp.maximum(jnp.asarray(x, jnp.int32), 0))
+        return StepCount(jnp.maximum(jnp.asarray(x, jnp.int32), 0))
     if not isinstance(x, Wide):
         return _from_float(real(x), jnp)
     # 2^31 - 1 is 2^31 - 1 in this form, and 2^31 is no int32.
@@ -141,7 +143,7 @@ def length(x: Any) -> Moment:
     rest = low + top + _part(head)
     carry = jnp.floor(rest)
     whole = jnp.where(top > 0, LAST_STEP, head.whole) + carry.astype(jnp.int32)
-    return Moment(whole, rest - carry)
+    return StepCount(whole, rest - carry)
 
 
 class Phase(NamedTuple):
@@ -170,20 +172,15 @@ class Phase(NamedTuple):
         return Phase(self.left, self.done)
 
 
-def choose(condition: jax.Array, yes: Phase, no: Phase) -> Phase:
-    """`yes` where the condition holds, `no` elsewhere."""
-    return Phase(jnp.where(condition, yes.done, no.done), jnp.where(condition, yes.left, no.left))
-
-
 class Interval(NamedTuple):
     """A phase in steps: what is behind, what is ahead, and its length.
 
     Where a formula needs more digits than a `Phase` has: it divides by itself.
     """
 
-    done: Moment
-    left: Moment
-    total: Moment
+    done: StepCount
+    left: StepCount
+    total: StepCount
 
     def phase(self) -> Phase:
         """The fractions of it; an interval of length 0 is over at once."""
@@ -211,17 +208,17 @@ class Interval(NamedTuple):
     def backwards(self) -> Interval:
         """The interval from its end: one that is over has not begun, and any length will do."""
         over = self.left.real() <= 0
-        one = Moment(jnp.ones((), jnp.int32))
+        one = StepCount(jnp.ones((), jnp.int32))
         total = select(over, one, self.total)
         return Interval(self.left, select(over, one, self.done), total)
 
 
-def interval(now: Moment, total: Moment) -> Interval:
+def interval(now: StepCount, total: StepCount) -> Interval:
     """Where `now` is within a phase of length `total`."""
     return Interval(now, total.minus(now), total)
 
 
-def phase(now: Moment, total: Moment) -> Phase:
+def phase(now: StepCount, total: StepCount) -> Phase:
     """Where `now` is within a phase of length `total`, as fractions of it."""
     return interval(now, total).phase()
 
@@ -237,18 +234,18 @@ class Turns(NamedTuple):
     near: jax.Array
     rest: jax.Array
 
-    def moment(self) -> Moment:
-        """The quotient as a `Moment`: a step measured in units of the span."""
-        return Moment(self.whole, self.near + self.rest)
+    def moment(self) -> StepCount:
+        """The quotient as a `StepCount`: a step measured in units of the span."""
+        return StepCount(self.whole, self.near + self.rest)
 
 
-def turns(now: Moment, span: Any) -> Turns:
+def turns(now: StepCount, span: Any) -> Turns:
     """Divide a moment by a hyper-parameter that counts steps."""
-    whole, rest = _divide(now, span)
+    whole, rest = _quotient(now, span)
     return Turns(whole, *share(rest, length(span)))
 
 
-def share(some: Moment, total: Moment) -> tuple[jax.Array, jax.Array]:
+def share(some: StepCount, total: StepCount) -> tuple[jax.Array, jax.Array]:
     """`some / total` as the `near` and `rest` of `Turns`, for `some <= total`."""
     width = _width(total)
     near = jax.lax.stop_gradient(jnp.round(2048 * (some.real() / width)))
@@ -259,29 +256,123 @@ def share(some: Moment, total: Moment) -> tuple[jax.Array, jax.Array]:
     return near / 2048, missing / (2048 * width)
 
 
-def fold(now: Moment, span: Any, *, mirror: bool) -> Moment:
+def fold(now: StepCount, span: Any, *, mirror: bool) -> StepCount:
     """Bring a moment back into [0, span): every turn alike, or every other one backwards."""
-    whole, local = _divide(now, span)
+    whole, local = _quotient(now, span)
     return select(whole % 2 == 1, length(span).minus(local), local) if mirror else local
 
 
-def _divide(now: Moment, span: Any) -> tuple[jax.Array, Moment]:
+def _quotient(now: StepCount, span: Any) -> tuple[jax.Array, StepCount]:
     """`now` as whole spans, and the steps of the next one."""
     total = length(span)
     if is_integer(span):
         steps = jnp.maximum(total.whole, 1)
         # Both are positive, so the division that truncates is the one wanted, and the cheaper one.
         whole = jax.lax.div(*jnp.broadcast_arrays(now.whole, steps))
-        return whole, Moment(now.whole - whole * steps, now.part)
+        return whole, StepCount(now.whole - whole * steps, now.part)
     stop = jax.lax.stop_gradient
     high, low = pair(span)
     whole, steps, part = divide(*stop((now.whole, _part(now), high, low)))
     # 0, and the way to the derivatives.
     slope = (_part(now) - stop(_part(now))) - whole.astype(jnp.float32) * (high - stop(high))
-    return whole, Moment(steps, part + slope)
+    return whole, StepCount(steps, part + slope)
 
 
-def _width(total: Moment) -> jax.Array:
+def _width(total: StepCount) -> jax.Array:
     """A length to divide by: 1 in place of the 0 of a phase that is over anyway."""
     width = total.real()
     return jnp.where(width > 0, width, 1.0)
+
+
+_LEAST = 1e-6
+
+
+# A guess that is surely not too high, so that no product is beyond an int32.
+_BELOW = 1 - 2.0**-21
+
+
+# What is that near to a whole number of spans is one: the digits that a span has end there.
+_NEAR = 2.0**-22
+
+
+_Split = tuple[jax.Array, jax.Array]  # an int32, and a small float32 to add to it
+
+
+_Terms = list[jax.Array]  # a number as the sum of floats of 12 significant bits
+
+
+def divide(
+    whole: jax.Array, part: Any, high: jax.Array, low: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`(whole + part) / (high + low)`: the whole quotient, and the remainder.
+
+    Args:
+        whole: int32, not negative.
+        part: float32 in [0, 1), or 0.
+        high: The span, above 0 (what is below 1e-6 is taken as 1), as `high + low`.
+        low: float32.
+
+    Returns:
+        The quotient, int32 and at most 2^31 - 1, and the remainder as an int32 and a fraction
+        in [0, 1), to about 1e-7 of a step. They have no derivatives.
+    """
+    known = high >= _LEAST
+    high, low = jnp.where(known, high, 1.0), jnp.where(known, low, 0.0)
+    guess = (whole.astype(jnp.float32) + part) / high
+    beyond = guess > LAST_STEP * (1 + 2.0**-22)
+    guess = jnp.where(beyond, 0.0, guess)
+    # Both sides times one power of 2, by which the span is at least 1/2, loses no digits.
+    shift = jnp.maximum(126 - (jax.lax.bitcast_convert_type(high, jnp.int32) >> 23), 0)
+    factor = _two_to(shift)
+    large = jnp.floor(part * factor)
+    rest = (jnp.where(beyond, 0, whole) << shift) + large.astype(jnp.int32), part * factor - large
+    span = [*real_terms(high * factor), *real_terms(low * factor)]
+
+    count = jnp.floor(guess * _BELOW).astype(jnp.int32)
+    rest = _minus(rest, _times(_whole_terms(count), span))
+    # At most 2^10 spans are missing: 11 bits, so what they take is exact as well.
+    more = jnp.floor(_real(rest) / (high * factor))
+    rest = _minus(rest, _times([more], span))
+    one = _times([jnp.float32(1)], span)
+    over = _real(_minus(rest, one)) >= -_NEAR
+    under = _real(rest) <= -_NEAR
+    last = over.astype(jnp.float32) - under.astype(jnp.float32)
+    rest = _minus(rest, _times([last], span))
+
+    more = (more + last).astype(jnp.int32)
+    beyond = beyond | (more > LAST_STEP - count)
+    count = jnp.where(beyond, LAST_STEP, count + more)
+    carry = jnp.floor(rest[1] + 2.0**-25)  # a fraction is below 1 in float32 too
+    left = rest[0] + carry.astype(jnp.int32)
+    fraction = jnp.maximum(rest[1] - carry, 0.0)
+    # Back to steps. With a span below 1, all of the remainder is a fraction.
+    gone = beyond | (left < 0)
+    left, fraction = jnp.where(gone, 0, left), jnp.where(gone, 0.0, fraction)
+    small = (left.astype(jnp.float32) + fraction) / factor
+    return count, jnp.where(shift > 0, 0, left), jnp.where(shift > 0, small, fraction)
+
+
+def _whole_terms(n: jax.Array) -> _Terms:
+    return [(n & mask).astype(jnp.float32) for mask in (0x7FF, 0x7FF << 11, 0x1FF << 22)]
+
+
+def _times(ps: _Terms, qs: _Terms) -> _Split:
+    """`sum(ps) * sum(qs)`."""
+    whole, rest = jnp.int32(0), jnp.float32(0)
+    for product in (p * q for p in ps for q in qs):
+        nearest = jnp.round(product)
+        whole = whole + nearest.astype(jnp.int32)
+        rest = rest + (product - nearest)
+    return whole, rest
+
+
+def _minus(a: _Split, b: _Split) -> _Split:
+    return a[0] - b[0], a[1] - b[1]
+
+
+def _real(x: _Split) -> jax.Array:
+    return x[0].astype(jnp.float32) + x[1]
+
+
+def _two_to(n: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type((n + 127) << 23, jnp.float32)

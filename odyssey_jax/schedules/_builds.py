@@ -1,25 +1,53 @@
-"""A schedule some of whose lengths are not yet steps: the call, kept until they are."""
+"""Public functions that build schedules, and the calls that wait until their lengths are steps."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from ._base import Schedule, factory, plain, shown
-from ._callable import from_callable
-from ._moment import Moment
-from ._node import node
-from ._units import WAITS_FOR, Length, measures
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import _FACTORIES, Schedule, factory, plain, shown
+from odyssey_jax.schedules._steps import StepCount
+from odyssey_jax.schedules._units import WAITS_FOR, Length, measures
+
+_Factory = TypeVar("_Factory", bound=Callable[..., Schedule])
+
+
+def builds(kind: type[Schedule]) -> Callable[[_Factory], _Factory]:
+    """Mark the public function that builds a kind of schedule; they share their argument names."""
+
+    def register(function: _Factory) -> _Factory:
+        kind.name = function.__name__
+        return recipe(function)
+
+    return register
+
+
+def recipe(function: _Factory) -> _Factory:
+    """Mark a public function that gives a schedule: its lengths may be in any unit.
+
+    Where one is not in steps, the call is kept as it is until `Schedule.resolve`.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def build(*args: Any, **kwargs: Any) -> Schedule:
+        if not is_unresolved((args, kwargs)):
+            return function(*args, **kwargs)
+        return unresolved(function, signature.bind(*args, **kwargs).arguments)
+
+    _FACTORIES[function.__name__] = build
+    return build  # pyright: ignore[reportReturnType]
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Unresolved(Schedule):
     """The public function to call, and its arguments; see `Schedule.resolve`.
 
@@ -34,7 +62,7 @@ class Unresolved(Schedule):
     values: tuple[Any, ...]
     choices: tuple[tuple[str, Any], ...] = dataclasses.field(metadata={"static": True})
 
-    def at(self, now: Moment) -> NoReturn:
+    def at(self, now: StepCount) -> NoReturn:
         """There is no value before the lengths are known."""
         del now
         lengths = [x for x in _parts(self) if isinstance(x, Length)]
@@ -47,7 +75,7 @@ class Unresolved(Schedule):
 
     def prepared(self) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Nor does it get further."""
-        self.at(Moment(jnp.int32(0)))
+        self.at(StepCount(jnp.int32(0)))
 
     def _arguments(self) -> dict[str, Any]:
         """All of them, in the order of the function's signature."""
@@ -119,7 +147,7 @@ def _frozen(x: Any) -> Any:
     """An argument as a value: sequences as tuples, plain functions as schedules."""
     if isinstance(x, (list, tuple)):
         return tuple(map(_frozen, x))
-    return from_callable(x) if callable(x) and not isinstance(x, Schedule) else x
+    return factory("from_callable")(x) if callable(x) and not isinstance(x, Schedule) else x
 
 
 def _check(function: Callable[..., Schedule], arguments: Mapping[str, Any]) -> None:

@@ -1,0 +1,397 @@
+"""Schedules combined by value: products, sums, multiples, bounds, noise, a momentum."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._builds import builds
+from odyssey_jax.schedules._callables import as_schedule, as_schedules
+from odyssey_jax.schedules._fields import (
+    is_known,
+    require_bounds,
+    require_choice,
+    require_count,
+    require_finite,
+    require_length,
+    require_order,
+    require_positive,
+)
+from odyssey_jax.schedules._numbers import real
+from odyssey_jax.schedules._steps import StepCount, length
+
+
+@node
+class Product(Schedule):
+    """Factors; see `product`."""
+
+    schedules: tuple[Schedule, ...]
+
+    def at(self, now: StepCount) -> jax.Array:
+        """The formula."""
+        return functools.reduce(operator.mul, (each.at(now) for each in self.schedules))
+
+
+@builds(Product)
+def product(schedules: Sequence[Schedule | Callable[[Any], Any]]) -> Product:
+    r"""Multiply schedules, each at the same step.
+
+    $$f(t) = \prod_i f_i(t)$$
+
+    `a * b` is the same for two. A decay from 1 to 0 times any schedule is that schedule, decayed.
+
+    Args:
+        schedules: The factors, at least one: schedules, or plain functions of the step (see
+            `from_callable`).
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If there is no factor, or one is not a schedule.
+
+    Source:
+        `torch.optim.lr_scheduler.ChainedScheduler`, whose schedulers each multiply the rate.
+
+    Example:
+        >>> from odyssey_jax.schedules import cosine_decay, product, step_decay
+        >>> schedule = product([cosine_decay(1.0, 100), step_decay(0.1, 50, 0.5)])
+        >>> [round(float(schedule(t)), 4) for t in (0, 50, 100)]
+        [0.1, 0.025, 0.0]
+    """
+    return Product(as_schedules("schedules", schedules))
+
+
+@node
+class Sum(Schedule):
+    """Terms; see `sum`."""
+
+    schedules: tuple[Schedule, ...]
+
+    def at(self, now: StepCount) -> jax.Array:
+        """The formula."""
+        return functools.reduce(operator.add, (each.at(now) for each in self.schedules))
+
+
+@builds(Sum)
+def sum(schedules: Sequence[Schedule | Callable[[Any], Any]]) -> Sum:
+    r"""Add schedules, each at the same step.
+
+    $$f(t) = \sum_i f_i(t)$$
+
+    `a + b` is the same for two, and `a - b` for their difference. Where terms cancel, the error
+    is that of the terms: 1e-6 of the greatest of them.
+
+    Args:
+        schedules: The terms, at least one: schedules, or plain functions of the step (see
+            `from_callable`).
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If there is no term, or one is not a schedule.
+
+    Source:
+        Pointwise addition.
+
+    Example:
+        >>> from odyssey_jax.schedules import constant, cosine_decay, sum
+        >>> schedule = sum([cosine_decay(0.1, 100), constant(0.02)])
+        >>> [round(float(schedule(t)), 4) for t in (0, 50, 100)]
+        [0.12, 0.07, 0.02]
+    """
+    return Sum(as_schedules("schedules", schedules))
+
+
+@node
+class Scale(Schedule):
+    """A multiple; see `scale`."""
+
+    schedule: Schedule
+    factor: Any
+
+    def at(self, now: StepCount) -> jax.Array:
+        """The formula."""
+        return real(self.factor) * self.schedule.at(now)
+
+
+@builds(Scale)
+def scale(schedule: Schedule | Callable[[Any], Any], factor: Any) -> Scale:
+    r"""Multiply a schedule by a number.
+
+    $$g(t) = c \, f(t)$$
+
+    `factor * schedule` is the same.
+
+    Args:
+        schedule: The schedule $f$, or a plain function of the step.
+        factor: The number $c$; scalar, finite.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source:
+        Goyal et al., "Accurate, Large Minibatch SGD" (2017), section 2.1: a rate in proportion
+        to the batch.
+
+    Example:
+        >>> from odyssey_jax.schedules import cosine_decay, scale
+        >>> schedule = scale(cosine_decay(0.1, 100), 8)
+        >>> [round(float(schedule(t)), 4) for t in (0, 50, 100)]
+        [0.8, 0.4, 0.0]
+    """
+    inner = as_schedule("schedule", schedule)
+    require_finite("factor", factor)
+    return Scale(inner, factor)
+
+
+@node
+class Clip(Schedule):
+    """Bounds; see `clip`."""
+
+    schedule: Schedule
+    min_value: Any
+    max_value: Any
+
+    def at(self, now: StepCount) -> jax.Array:
+        """The formula."""
+        value = self.schedule.at(now)
+        if self.max_value is not None:
+            bound = real(self.max_value)
+            value = jnp.where(value > bound, bound, value)
+        if self.min_value is not None:
+            bound = real(self.min_value)
+            value = jnp.where(value < bound, bound, value)
+        return value
+
+
+@builds(Clip)
+def clip(
+    schedule: Schedule | Callable[[Any], Any], min_value: Any = None, max_value: Any = None
+) -> Clip:
+    r"""Keep a schedule within bounds.
+
+    $$g(t) = \max(v_{min}, \min(v_{max}, f(t)))$$
+
+    The derivative with respect to a bound is 1 where the bound is in force.
+
+    Args:
+        schedule: The schedule $f$, or a plain function of the step.
+        min_value: The lower bound; scalar, finite, or None for none.
+        max_value: The upper bound; scalar, finite, at least `min_value`, or None for none.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If there is no bound at all, or an argument is outside its range.
+
+    Source:
+        `jax.numpy.clip`.
+
+    Example:
+        >>> from odyssey_jax.schedules import clip, step_decay
+        >>> schedule = clip(step_decay(0.1, 30, 0.5), min_value=0.02)
+        >>> [round(float(schedule(t)), 4) for t in (0, 30, 60, 90)]
+        [0.1, 0.05, 0.025, 0.02]
+    """
+    inner = as_schedule("schedule", schedule)
+    if min_value is None and max_value is None:
+        raise ValueError("clip needs min_value, max_value or both; got neither.")
+    if min_value is not None:
+        require_finite("min_value", min_value)
+    if max_value is not None:
+        require_finite("max_value", max_value)
+    if min_value is not None and max_value is not None:
+        require_bounds("min_value", min_value, "max_value", max_value)
+    return Clip(inner, min_value, max_value)
+
+
+NoiseMode = Literal["multiplicative", "additive"]
+
+
+# Named, as the generator that JAX takes by default is a setting.
+_GENERATOR = "threefry2x32"
+
+
+def _uniform(seed: jax.Array, step: jax.Array, limit: jax.Array) -> jax.Array:
+    return limit * jax.random.uniform(_key(seed, step), (), jnp.float32, -1.0, 1.0)
+
+
+def _normal(seed: jax.Array, step: jax.Array, limit: jax.Array, std: jax.Array) -> jax.Array:
+    bound = limit / std
+    return std * jax.random.truncated_normal(_key(seed, step), -bound, bound, (), jnp.float32)
+
+
+def _key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed, impl=_GENERATOR), step)
+
+
+def _for_each(draw: Callable[..., jax.Array], *numbers: Any) -> jax.Array:
+    """One draw for each element of the numbers, whatever their shapes."""
+    alike = jnp.broadcast_arrays(*numbers)
+    return jax.vmap(draw)(*(x.reshape(-1) for x in alike)).reshape(alike[0].shape)
+
+
+@node
+class WithNoise(Schedule):
+    """A schedule and its noise; see `with_noise`."""
+
+    schedule: Schedule
+    limit: Any
+    seed: Any
+    noise_begin: Any
+    noise_end: Any
+    mode: str = dataclasses.field(metadata={"static": True})
+    std: Any
+
+    def at(self, now: StepCount) -> jax.Array:
+        """The formula."""
+        value, noise = self.schedule.at(now), self._noise(now)
+        noisy = value + (noise if self.mode == "additive" else value * noise)
+        inside = now.reached(length(self.noise_begin))
+        if self.noise_end is not None:
+            inside = inside & ~now.reached(length(self.noise_end))
+        return jnp.where(inside, noisy, value)
+
+    def _noise(self, now: StepCount) -> jax.Array:
+        seed, limit = jnp.asarray(self.seed, jnp.int32), real(self.limit)
+        if self.std is None:
+            return _for_each(_uniform, seed, now.whole, limit)
+        return _for_each(_normal, seed, now.whole, limit, real(self.std))
+
+
+@builds(WithNoise)
+def with_noise(
+    schedule: Schedule | Callable[[Any], Any],
+    limit: Any,
+    seed: Any = 0,
+    noise_begin: Any = 0,
+    noise_end: Any = None,
+    mode: NoiseMode = "multiplicative",
+    *,
+    std: Any = None,
+) -> WithNoise:
+    r"""Add noise to a schedule, in a range of steps.
+
+    $$g(t) = f(t) \, (1 + \varepsilon_t) \quad\text{or}\quad f(t) + \varepsilon_t, \qquad
+      |\varepsilon_t| \le c, \quad b \le t < e$$
+
+    $\varepsilon_t$ is drawn from `jax.random.fold_in(jax.random.key(seed), t)`, uniformly, or
+    from a normal distribution that is cut off at $\pm c$. It depends on the seed and the whole
+    step alone: the same eager, compiled and batched, and after a resume. Outside the range it is
+    the schedule itself. Steps count from the start of this schedule; a warm-up that is part of
+    it is included.
+
+    Args:
+        schedule: The schedule $f$, or a plain function of the step.
+        limit: The bound $c$ of the noise: a part of the value, in (0, 1], so that its sign
+            stays; or with `mode="additive"` a value; scalar, above 0.
+        seed: What another noise is got by; integer scalar, in [0, 2**31 - 1].
+        noise_begin: The first step $b$ with noise; scalar, in [0, 2**31 - 1].
+        noise_end: The first step $e$ without it again; scalar, in [noise_begin, 2**31 - 1], or
+            None for never.
+        mode: `"multiplicative"` or `"additive"`.
+        std: The standard deviation of the normal distribution before it is cut off; scalar,
+            above 0, or None for uniform noise.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source:
+        The noise of the schedulers of timm, with the same distributions; its numbers come
+        from PyTorch's generator and are others.
+
+    Example:
+        >>> from odyssey_jax.schedules import constant, with_noise
+        >>> schedule = with_noise(constant(0.1), limit=0.5, seed=3, noise_begin=10)
+        >>> print(schedule(9), 0.05 <= float(schedule(10)) <= 0.15, schedule(10) == schedule(11))
+        0.1 True False
+    """
+    inner = as_schedule("schedule", schedule)
+    require_positive("limit", limit)
+    seed = require_count("seed", seed)
+    noise_begin = require_length("noise_begin", noise_begin)
+    if noise_end is not None:
+        noise_end = require_length("noise_end", noise_end)
+        require_order("noise_begin", noise_begin, "noise_end", noise_end)
+    require_choice("mode", mode, get_args(NoiseMode))
+    if mode == "multiplicative":
+        _require_sign_kept(limit)
+    if std is not None:
+        require_positive("std", std)
+    return WithNoise(inner, limit, seed, noise_begin, noise_end, mode, std)
+
+
+def _require_sign_kept(limit: Any) -> None:
+    if is_known(limit) and jnp.any(jnp.asarray(limit) > 1):
+        raise ValueError(
+            "limit must be at most 1 in mode 'multiplicative', where more would make a rate "
+            f"negative; got limit = {limit!r}."
+        )
+
+
+@node
+class WithMomentum(Schedule):
+    """A rate that knows its momentum; see `with_momentum`.
+
+    Attributes:
+        schedule: The rate.
+        momentum: The momentum, a schedule of its own.
+    """
+
+    schedule: Schedule
+    momentum: Schedule
+
+    def at(self, now: StepCount) -> jax.Array:
+        """The rate."""
+        return self.schedule.at(now)
+
+
+@builds(WithMomentum)
+def with_momentum(
+    schedule: Schedule | Callable[[Any], Any], momentum: Schedule | Callable[[Any], Any]
+) -> WithMomentum:
+    """Keep a rate and the momentum that goes with it together.
+
+    It is the rate, and has the momentum as `.momentum`: two schedules that are written, saved and
+    compared as one.
+
+    Args:
+        schedule: The rate, or a plain function of the step.
+        momentum: The momentum, or a plain function of the step.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If one of the two is not a schedule.
+
+    Source:
+        Smith, "A disciplined approach to neural network hyper-parameters" (2018), section 4.2;
+        `torch.optim.lr_scheduler.OneCycleLR` with `cycle_momentum`.
+
+    Example:
+        >>> import optax
+        >>> from odyssey_jax.schedules import cyclic, with_momentum
+        >>> rate = with_momentum(cyclic(0.01, 0.1, 50), cyclic(0.95, 0.85, 50))
+        >>> print(rate(50), rate.momentum(50))
+        0.1 0.85
+        >>> optimizer = optax.inject_hyperparams(optax.sgd)(rate, momentum=rate.momentum)
+    """
+    return WithMomentum(as_schedule("schedule", schedule), as_schedule("momentum", momentum))
