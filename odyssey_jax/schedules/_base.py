@@ -16,7 +16,7 @@ from jax.core import Tracer
 from odyssey_jax._pytree import is_static
 from odyssey_jax.schedules._fields import require_divisor
 from odyssey_jax.schedules._numbers import Wide, canonical, exact, is_number
-from odyssey_jax.schedules._steps import StepCount, moment
+from odyssey_jax.schedules._steps import StepCount, clamp_step
 from odyssey_jax.schedules._units import Length, measures
 
 FORMAT = "odyssey_jax.schedule"
@@ -62,6 +62,9 @@ class Schedule:
         """Return the value at a step: the formula, elementwise over it and the hyper-parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no formula: define `at`.")
 
+    def check(self) -> None:
+        """Raise ValueError if hyper-parameters, each accepted by itself, don't fit each other."""
+
     def prepared(self) -> Schedule:
         """Return the schedule as the formulas see it, with numbers as `canonical` has them."""
         fields = {
@@ -83,7 +86,7 @@ class Schedule:
             ValueError: If a hyper-parameter is an array: such a schedule is a batch of them.
             TypeError: If the step is not a real number.
         """
-        return _evaluate(self._prepared_once(), moment(step))
+        return _evaluate(self._prepared_once(), clamp_step(step))
 
     def precise(self) -> Schedule:
         """Return the schedule as an argument of a jitted function: it keeps all of its digits.

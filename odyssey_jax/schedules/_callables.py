@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,15 +12,24 @@ import numpy as np
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._fields import require_one
+from odyssey_jax.schedules._fields import checked, field
 from odyssey_jax.schedules._steps import StepCount
+
+
+def _require_callable(name: str, value: Any) -> Callable[[Any], Any]:
+    if not callable(value):
+        raise ValueError(
+            f"{name} must be a callable from a step to a value (to build a schedule that was "
+            f"one, give the function itself); got {name} = {value!r}."
+        )
+    return value
 
 
 @node
 class FromCallable(Schedule):
     """A function that is static; see `from_callable`."""
 
-    function: Callable[[Any], Any] = dataclasses.field(metadata={"static": True})
+    function: Callable[[Any], Any] = field(_require_callable, static=True)
 
     def at(self, now: StepCount) -> jax.Array:
         """What the function gives for the step."""
@@ -64,12 +72,7 @@ def from_callable(function: Callable[[Any], Any]) -> FromCallable:
         >>> print(from_callable(optax.linear_schedule(1.0, 0.0, 10))(5))
         0.5
     """
-    if not callable(function):
-        raise ValueError(
-            f"function must be a callable from a step to a value (to build a schedule that was "
-            f"one, give the function itself); got function = {function!r}."
-        )
-    return FromCallable(function)
+    return checked(FromCallable, locals())
 
 
 def as_schedule(name: str, x: Any) -> Schedule:
@@ -86,15 +89,16 @@ def as_schedule(name: str, x: Any) -> Schedule:
 
 def as_schedules(name: str, xs: Any) -> tuple[Schedule, ...]:
     """A sequence of at least one, each taken in as `as_schedule` does."""
-    require_one(name, xs)
+    if not isinstance(xs, Sequence) or isinstance(xs, str) or len(xs) == 0:
+        raise ValueError(
+            f"{name} must be a sequence of at least one schedule; got {name} = {xs!r}."
+        )
     return tuple(as_schedule(f"{name}[{i}]", x) for i, x in enumerate(xs))
 
 
 @node
-class FromPython(Schedule):
+class FromPython(FromCallable):
     """A function that is static, and stays outside the compiled program; see `from_python`."""
-
-    function: Callable[[Any], Any] = dataclasses.field(metadata={"static": True})
 
     def at(self, now: StepCount) -> jax.Array:
         """What the function gives for each step."""
@@ -107,10 +111,6 @@ class FromPython(Schedule):
         steps = zip(whole.ravel().tolist(), part.ravel().tolist(), strict=True)
         values = [float(self.function(n + x if x else n)) for n, x in steps]
         return np.asarray(values, np.float32).reshape(whole.shape)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name the function: enough to see that another one differs, not to build it again."""
-        return {"name": self.name, "function": named(self.function)}
 
 
 @builds(FromPython)
@@ -142,8 +142,4 @@ def from_python(function: Callable[[Any], Any]) -> FromPython:
         >>> print(schedule(9), schedule(10))
         0.5 0.0009765625
     """
-    if not callable(function):
-        raise ValueError(
-            f"function must be a callable from a step to a value; got function = {function!r}."
-        )
-    return FromPython(function)
+    return checked(FromPython, locals())

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds
 from odyssey_jax.schedules._callables import as_schedule, as_schedules
 from odyssey_jax.schedules._fields import (
+    FINITE,
+    POSITIVE,
+    STEPS,
+    checked,
+    choice,
+    count,
+    field,
     is_known,
-    require_bounds,
-    require_choice,
-    require_count,
-    require_finite,
-    require_length,
     require_order,
-    require_positive,
+    require_part,
 )
 from odyssey_jax.schedules._numbers import real
-from odyssey_jax.schedules._steps import StepCount, length
+from odyssey_jax.schedules._steps import StepCount, step_count
 
 
 @node
 class Product(Schedule):
     """Factors; see `product`."""
 
-    schedules: tuple[Schedule, ...]
+    schedules: tuple[Schedule, ...] = field(as_schedules)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -67,14 +69,14 @@ def product(schedules: Sequence[Schedule | Callable[[Any], Any]]) -> Product:
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100)]
         [0.1, 0.025, 0.0]
     """
-    return Product(as_schedules("schedules", schedules))
+    return checked(Product, locals())
 
 
 @node
 class Sum(Schedule):
     """Terms; see `sum`."""
 
-    schedules: tuple[Schedule, ...]
+    schedules: tuple[Schedule, ...] = field(as_schedules)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -109,15 +111,15 @@ def sum(schedules: Sequence[Schedule | Callable[[Any], Any]]) -> Sum:
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100)]
         [0.12, 0.07, 0.02]
     """
-    return Sum(as_schedules("schedules", schedules))
+    return checked(Sum, locals())
 
 
 @node
 class Scale(Schedule):
     """A multiple; see `scale`."""
 
-    schedule: Schedule
-    factor: Any
+    schedule: Schedule = field(as_schedule)
+    factor: Any = field(FINITE)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -152,18 +154,16 @@ def scale(schedule: Schedule | Callable[[Any], Any], factor: Any) -> Scale:
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100)]
         [0.8, 0.4, 0.0]
     """
-    inner = as_schedule("schedule", schedule)
-    require_finite("factor", factor)
-    return Scale(inner, factor)
+    return checked(Scale, locals())
 
 
 @node
 class Clip(Schedule):
     """Bounds; see `clip`."""
 
-    schedule: Schedule
-    min_value: Any
-    max_value: Any
+    schedule: Schedule = field(as_schedule)
+    min_value: Any = field(FINITE, optional=True)
+    max_value: Any = field(FINITE, optional=True)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -175,6 +175,13 @@ class Clip(Schedule):
             bound = real(self.min_value)
             value = jnp.where(value < bound, bound, value)
         return value
+
+    def check(self) -> None:
+        """Raise ValueError unless there is a bound, or two in order."""
+        if self.min_value is None and self.max_value is None:
+            raise ValueError("clip needs min_value, max_value or both; got neither.")
+        if self.min_value is not None and self.max_value is not None:
+            require_order("min_value", self.min_value, "max_value", self.max_value)
 
 
 @builds(Clip)
@@ -207,16 +214,7 @@ def clip(
         >>> [round(float(schedule(t)), 4) for t in (0, 30, 60, 90)]
         [0.1, 0.05, 0.025, 0.02]
     """
-    inner = as_schedule("schedule", schedule)
-    if min_value is None and max_value is None:
-        raise ValueError("clip needs min_value, max_value or both; got neither.")
-    if min_value is not None:
-        require_finite("min_value", min_value)
-    if max_value is not None:
-        require_finite("max_value", max_value)
-    if min_value is not None and max_value is not None:
-        require_bounds("min_value", min_value, "max_value", max_value)
-    return Clip(inner, min_value, max_value)
+    return checked(Clip, locals())
 
 
 NoiseMode = Literal["multiplicative", "additive"]
@@ -249,22 +247,33 @@ def _for_each(draw: Callable[..., jax.Array], *numbers: Any) -> jax.Array:
 class WithNoise(Schedule):
     """A schedule and its noise; see `with_noise`."""
 
-    schedule: Schedule
-    limit: Any
-    seed: Any
-    noise_begin: Any
-    noise_end: Any
-    mode: str = dataclasses.field(metadata={"static": True})
-    std: Any
+    schedule: Schedule = field(as_schedule)
+    limit: Any = field(POSITIVE)
+    seed: Any = field(count())
+    noise_begin: Any = field(STEPS)
+    noise_end: Any = field(STEPS, optional=True)
+    mode: str = choice(NoiseMode)
+    std: Any = field(POSITIVE, optional=True)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         value, noise = self.schedule.at(now), self._noise(now)
         noisy = value + (noise if self.mode == "additive" else value * noise)
-        inside = now.reached(length(self.noise_begin))
+        inside = now.reached(step_count(self.noise_begin))
         if self.noise_end is not None:
-            inside = inside & ~now.reached(length(self.noise_end))
+            inside = inside & ~now.reached(step_count(self.noise_end))
         return jnp.where(inside, noisy, value)
+
+    def check(self) -> None:
+        """Raise ValueError if the range is empty, or the noise could turn the sign."""
+        if self.noise_end is not None:
+            require_part("noise_begin", self.noise_begin, "noise_end", self.noise_end)
+        known = self.mode == "multiplicative" and is_known(self.limit)
+        if known and np.any(np.asarray(self.limit) > 1):
+            raise ValueError(
+                "limit must be at most 1 in mode 'multiplicative', where more would make a rate "
+                f"negative; got limit = {self.limit!r}."
+            )
 
     def _noise(self, now: StepCount) -> jax.Array:
         seed, limit = jnp.asarray(self.seed, jnp.int32), real(self.limit)
@@ -323,27 +332,7 @@ def with_noise(
         >>> print(schedule(9), 0.05 <= float(schedule(10)) <= 0.15, schedule(10) == schedule(11))
         0.1 True False
     """
-    inner = as_schedule("schedule", schedule)
-    require_positive("limit", limit)
-    seed = require_count("seed", seed)
-    noise_begin = require_length("noise_begin", noise_begin)
-    if noise_end is not None:
-        noise_end = require_length("noise_end", noise_end)
-        require_order("noise_begin", noise_begin, "noise_end", noise_end)
-    require_choice("mode", mode, get_args(NoiseMode))
-    if mode == "multiplicative":
-        _require_sign_kept(limit)
-    if std is not None:
-        require_positive("std", std)
-    return WithNoise(inner, limit, seed, noise_begin, noise_end, mode, std)
-
-
-def _require_sign_kept(limit: Any) -> None:
-    if is_known(limit) and jnp.any(jnp.asarray(limit) > 1):
-        raise ValueError(
-            "limit must be at most 1 in mode 'multiplicative', where more would make a rate "
-            f"negative; got limit = {limit!r}."
-        )
+    return checked(WithNoise, locals())
 
 
 @node
@@ -355,8 +344,8 @@ class WithMomentum(Schedule):
         momentum: The momentum, a schedule of its own.
     """
 
-    schedule: Schedule
-    momentum: Schedule
+    schedule: Schedule = field(as_schedule)
+    momentum: Schedule = field(as_schedule)
 
     def at(self, now: StepCount) -> jax.Array:
         """The rate."""
@@ -394,4 +383,4 @@ def with_momentum(
         0.1 0.85
         >>> optimizer = optax.inject_hyperparams(optax.sgd)(rate, momentum=rate.momentum)
     """
-    return WithMomentum(as_schedule("schedule", schedule), as_schedule("momentum", momentum))
+    return checked(WithMomentum, locals())

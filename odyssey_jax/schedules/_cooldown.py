@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -16,17 +15,20 @@ from odyssey_jax.schedules._callables import as_schedule
 from odyssey_jax.schedules._curves import geometric, line, phase_power, root, wave
 from odyssey_jax.schedules._endless import constant, inverse_sqrt
 from odyssey_jax.schedules._fields import (
+    FINITE,
+    OPEN_SHARE,
+    POSITIVE,
+    STEPS,
+    checked,
+    choice,
+    field,
+    flag,
     require_choice,
-    require_finite,
-    require_flag,
-    require_length,
-    require_order,
-    require_positive,
-    require_share,
+    require_part,
 )
 from odyssey_jax.schedules._join import Join, join
 from odyssey_jax.schedules._numbers import canonical_exponent, real
-from odyssey_jax.schedules._steps import Interval, Phase, StepCount, interval, length, select
+from odyssey_jax.schedules._steps import ONE_STEP, Interval, Phase, StepCount, select, step_count
 from odyssey_jax.schedules._warmups import (
     cosine_warmup,
     exponential_warmup,
@@ -52,27 +54,37 @@ def _exponential(where: Interval, ratio: Any) -> Phase:
 class Cooldown(Schedule):
     """A schedule and how it is brought down; see `cooldown`."""
 
-    schedule: Schedule
-    cooldown_begin: Any
-    cooldown_steps: Any
-    end_value: Any
-    shape: str = dataclasses.field(metadata={"static": True})
-    decay_power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    decay_ratio: Any
-    freeze: bool = dataclasses.field(metadata={"static": True})
-    end_on_last_step: bool = dataclasses.field(metadata={"static": True})
+    schedule: Schedule = field(as_schedule)
+    cooldown_begin: Any = field(STEPS)
+    cooldown_steps: Any = field(STEPS)
+    end_value: Any = field(FINITE)
+    shape: str = choice(DecayShape)
+    decay_power: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
+    decay_ratio: Any = field(OPEN_SHARE, optional=True)
+    freeze: bool = flag()
+    end_on_last_step: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
-        begin, total = length(self.cooldown_begin), length(self.cooldown_steps)
+        begin, total = step_count(self.cooldown_begin), step_count(self.cooldown_steps)
         if self.end_on_last_step:
-            total = total.minus(StepCount(jnp.ones((), jnp.int32)))
+            total = total.minus(ONE_STEP)
         begun = now.reached(begin)
         start = self.schedule.at(select(begun, begin, now) if self.freeze else now)
-        fall = self._fall(interval(now.minus(begin), total))
+        fall = self._fall(now.minus(begin).interval(total))
         # A cooldown of length 0 is over at once, and yet not before it begins.
         done, left = jnp.where(begun, fall.done, 0.0), jnp.where(begun, fall.left, 1.0)
         return line(Phase(done, left), start, self.end_value)
+
+    def check(self) -> None:
+        """Raise ValueError unless each shape has its own argument, and no other's."""
+        for name, owner in (("decay_power", "power"), ("decay_ratio", "exponential")):
+            value = getattr(self, name)
+            if (value is not None) != (self.shape == owner):
+                raise ValueError(
+                    f"{name} belongs to the shape {owner!r}, which needs it; got {name} = "
+                    f"{value!r} with the shape {self.shape!r}."
+                )
 
     def _fall(self, where: Interval) -> Phase:
         if self.shape == "power":
@@ -143,39 +155,7 @@ def cooldown(
         >>> print(schedule(89), schedule(95), schedule(100))
         0.4 0.2 0.0
     """
-    inner = as_schedule("schedule", schedule)
-    begin = require_length("cooldown_begin", cooldown_begin)
-    steps = require_length("cooldown_steps", cooldown_steps)
-    require_finite("end_value", end_value)
-    require_choice("shape", shape, get_args(DecayShape))
-    _require_own("decay_power", decay_power, "power", shape)
-    _require_own("decay_ratio", decay_ratio, "exponential", shape)
-    if decay_power is not None:
-        require_positive("decay_power", decay_power)
-    if decay_ratio is not None:
-        require_share("decay_ratio", decay_ratio, open_low=True)
-    require_flag("freeze", freeze)
-    require_flag("end_on_last_step", end_on_last_step)
-    return Cooldown(
-        inner,
-        begin,
-        steps,
-        end_value,
-        shape,
-        decay_power,
-        decay_ratio,
-        freeze,
-        end_on_last_step,
-    )
-
-
-def _require_own(name: str, value: Any, owner: str, shape: str) -> None:
-    """An argument that one shape needs, and that the others would ignore."""
-    if (value is not None) != (shape == owner):
-        raise ValueError(
-            f"{name} belongs to the shape {owner!r}, which needs it; got {name} = {value!r} "
-            f"with the shape {shape!r}."
-        )
+    return checked(Cooldown, locals())
 
 
 @recipe
@@ -215,9 +195,9 @@ def swa(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 55, 60, 100)]
         [0.4, 0.2, 0.15, 0.1, 0.1]
     """
-    require_finite("swa_value", swa_value)
-    require_length("swa_start", swa_start)
-    require_length("anneal_steps", anneal_steps)
+    FINITE("swa_value", swa_value)
+    STEPS("swa_start", swa_start)
+    STEPS("anneal_steps", anneal_steps)
     require_choice("anneal", anneal, ("linear", "cosine"))
     return cooldown(schedule, swa_start, anneal_steps, swa_value, anneal, freeze=True)
 
@@ -302,12 +282,12 @@ def warmup_stable_decay(
         >>> [round(float(schedule(t)), 4) for t in (5, 10, 80, 90, 100)]
         [0.2, 0.4, 0.4, 0.2, 0.0]
     """
-    require_finite("peak_value", peak_value)
-    warmup_steps = require_length("warmup_steps", warmup_steps)
-    decay_steps = require_length("decay_steps", decay_steps)
-    total_steps = require_length("total_steps", total_steps)
+    FINITE("peak_value", peak_value)
+    warmup_steps = STEPS("warmup_steps", warmup_steps)
+    decay_steps = STEPS("decay_steps", decay_steps)
+    total_steps = STEPS("total_steps", total_steps)
     both = warmup_steps + decay_steps
-    require_order("warmup_steps + decay_steps", both, "total_steps", total_steps)
+    require_part("warmup_steps + decay_steps", both, "total_steps", total_steps)
     require_choice("warmup", warmup, get_args(WarmupShape))
     rest = cooldown(
         _stable(peak_value, stable, stable_timescale, warmup_steps),

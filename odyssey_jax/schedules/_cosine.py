@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -10,40 +9,37 @@ import jax
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._builds import builds, recipe
 from odyssey_jax.schedules._curves import cosine, laps, line, phase_power, wave
-from odyssey_jax.schedules._decays import Ending, PastEnd, require_ending
+from odyssey_jax.schedules._decays import Ending, PastEnd
 from odyssey_jax.schedules._fields import (
-    require_cycles,
-    require_finite,
-    require_flag,
-    require_length,
-    require_order,
-    require_positive,
+    CYCLES,
+    FINITE,
+    POSITIVE,
+    STEPS,
+    checked,
+    field,
+    flag,
+    require_part,
 )
 from odyssey_jax.schedules._join import Join, join
 from odyssey_jax.schedules._numbers import canonical_exponent, choose, pair
-from odyssey_jax.schedules._steps import Interval, Phase, StepCount
-from odyssey_jax.schedules._warmups import (
-    linear_warmup,
-)
+from odyssey_jax.schedules._steps import Interval, Phase
+from odyssey_jax.schedules._warmups import linear_warmup
 
 
 @node
 class CosineDecay(Ending):
     """Half a cosine, or several; see `cosine_decay`."""
 
-    init_value: Any
-    decay_steps: Any
-    end_value: Any
-    exponent: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    num_cycles: Any
-    k_decay: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    hard_restarts: bool = dataclasses.field(metadata={"static": True})
+    init_value: Any = field(FINITE)
+    decay_steps: Any = field(STEPS)
+    end_value: Any = field(FINITE)
+    exponent: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
+    num_cycles: Any = field(CYCLES, optional=True)
+    k_decay: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
+    hard_restarts: bool = flag()
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        return self.until(now, self.decay_steps, self._curve)
-
-    def _curve(self, where: Interval) -> jax.Array:
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the cosine, as cheaply as the options allow."""
         if self.num_cycles is None and self.k_decay is None and self.exponent is None:
             return cosine(where, self.init_value, self.end_value)
         fall = wave(self._time(where))
@@ -51,8 +47,16 @@ class CosineDecay(Ending):
             fall = phase_power(fall.backwards, self.exponent).backwards
         return line(fall, self.init_value, self.end_value)
 
+    def check(self) -> None:
+        """Raise ValueError if there is no number of falls to restart."""
+        super().check()
+        if self.hard_restarts and self.num_cycles is None:
+            raise ValueError(
+                "hard_restarts needs num_cycles, the number of falls; got num_cycles = None."
+            )
+
     def _time(self, where: Interval) -> Phase:
-        """How much of the current half of a cosine is done."""
+        """Return how much of the current half of a cosine is done."""
         time = where.phase()
         if self.num_cycles is None:
             return time if self.k_decay is None else phase_power(where, self.k_decay)
@@ -60,9 +64,9 @@ class CosineDecay(Ending):
         if self.hard_restarts:
             _, lap = laps(where, (high, low))
             lap = choose(time.left > 0, lap, time)
-            return lap if self.k_decay is None else phase_power(lap, self.k_decay)
-        whole, lap = laps(where, (2 * high, 2 * low))
-        lap = choose(whole % 2 == 1, lap.backwards, lap)
+        else:
+            whole, lap = laps(where, (2 * high, 2 * low))
+            lap = choose(whole % 2 == 1, lap.backwards, lap)
         return lap if self.k_decay is None else phase_power(lap, self.k_decay)
 
 
@@ -130,32 +134,7 @@ def cosine_decay(
         >>> [round(float(sawtooth(t)), 4) for t in (0, 24, 25, 99, 100)]
         [0.1, 0.0004, 0.1, 0.0004, 0.0]
     """
-    require_finite("init_value", init_value)
-    decay_steps = require_length("decay_steps", decay_steps)
-    require_finite("end_value", end_value)
-    if exponent is not None:
-        require_positive("exponent", exponent)
-    if num_cycles is not None:
-        require_cycles("num_cycles", num_cycles)
-    if k_decay is not None:
-        require_positive("k_decay", k_decay)
-    require_flag("hard_restarts", hard_restarts)
-    if hard_restarts and num_cycles is None:
-        raise ValueError(
-            "hard_restarts needs num_cycles, the number of falls; got num_cycles = None."
-        )
-    require_ending(past_end, end_on_last_step)
-    return CosineDecay(
-        init_value=init_value,
-        decay_steps=decay_steps,
-        end_value=end_value,
-        exponent=exponent,
-        num_cycles=num_cycles,
-        k_decay=k_decay,
-        hard_restarts=hard_restarts,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(CosineDecay, locals())
 
 
 @recipe
@@ -203,14 +182,9 @@ def warmup_cosine(
         >>> [round(float(schedule(t)), 4) for t in (0, 10, 60, 110)]
         [0.0, 0.1, 0.05, 0.0]
     """
-    require_finite("peak_value", peak_value)
-    warmup_steps = require_length("warmup_steps", warmup_steps)
-    total_steps = require_length("total_steps", total_steps)
-    require_order("warmup_steps", warmup_steps, "total_steps", total_steps)
-    require_finite("init_value", init_value)
-    require_finite("end_value", end_value)
-    require_flag("end_on_last_step", end_on_last_step)
-    decay = cosine_decay(
-        peak_value, total_steps - warmup_steps, end_value, end_on_last_step=end_on_last_step
-    )
-    return join([linear_warmup(peak_value, warmup_steps, init_value), decay], [warmup_steps])
+    rise = linear_warmup(peak_value, warmup_steps, init_value)
+    total_steps = STEPS("total_steps", total_steps)
+    require_part("warmup_steps", rise.warmup_steps, "total_steps", total_steps)
+    rest = total_steps - rise.warmup_steps
+    decay = cosine_decay(peak_value, rest, end_value, end_on_last_step=end_on_last_step)
+    return join([rise, decay], [rise.warmup_steps])

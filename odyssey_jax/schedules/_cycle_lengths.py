@@ -26,9 +26,8 @@ from odyssey_jax.schedules._steps import (
     Interval,
     StepCount,
     fold,
-    interval,
-    length,
     select,
+    step_count,
     turns,
 )
 
@@ -36,8 +35,6 @@ SPANS = 12
 
 
 MOST_CYCLES = 2**SPANS
-
-
 """How many cycles may begin before step 2^31, if they grow."""
 
 
@@ -90,7 +87,7 @@ class Equal:
     def at(self, now: StepCount) -> Cycle:
         """The cycle of a step."""
         local = fold(now, self.first, mirror=False)
-        return Cycle(turns(now, self.first).whole, interval(local, length(self.first)))
+        return Cycle(turns(now, self.first).whole, local.interval(self.first))
 
 
 @node
@@ -247,7 +244,7 @@ def _bounded(x: Pair) -> Pair:
 
 def _moment(x: Pair, unit: jax.Array, nominal: jax.Array) -> StepCount:
     """A pair as a moment, in units of `1 / unit` steps and with the derivatives of `nominal`."""
-    exact = length(Wide(x[0] * unit, x[1] * unit))
+    exact = step_count(Wide(x[0] * unit, x[1] * unit))
     assert exact.part is not None
     return StepCount(
         exact.whole, with_gradient_of(*jnp.broadcast_arrays(exact.part, nominal * unit))

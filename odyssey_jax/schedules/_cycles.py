@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,42 +20,57 @@ from odyssey_jax.schedules._cycle_lengths import cycles
 from odyssey_jax.schedules._decays import Ending
 from odyssey_jax.schedules._endless import exponential
 from odyssey_jax.schedules._fields import (
+    AT_LEAST_ONE,
+    FINITE,
+    POSITIVE,
+    SOME_STEPS,
+    STEPS,
+    checked,
+    choice,
+    count,
+    field,
     is_known,
-    require_at_least_one,
-    require_choice,
-    require_count,
-    require_finite,
-    require_length,
-    require_positive,
-    require_sum,
-    require_unit,
 )
 from odyssey_jax.schedules._numbers import between, is_integer, pair, real, whole_pair
 from odyssey_jax.schedules._power import power
 from odyssey_jax.schedules._steps import (
+    LAST_STEP,
     Interval,
     Phase,
     StepCount,
     fold,
-    length,
-    phase,
     select,
+    step_count,
     turns,
 )
 
-# What the decays call their length.
-_LENGTHS = ("decay_steps", "transition_steps")
 
-
-def _length_of(schedule: Schedule) -> str:
-    return next(name for name in _LENGTHS if hasattr(schedule, name))
+def _require_decay(name: str, schedule: Any) -> Schedule:
+    """Return a decay that can be restarted."""
+    if not isinstance(schedule, Ending) or not hasattr(schedule, "init_value"):
+        raise ValueError(
+            f"{name} must be a decay from an init_value over a number of steps, such as "
+            f"cosine_decay; got {name} = {schedule!r}."
+        )
+    if schedule.past_end != "hold" or schedule.end_on_last_step:
+        raise ValueError(
+            f"{name} must hold its end value (past_end = 'hold', end_on_last_step = False): "
+            f"what is past the end is the next cycle; got {name} = {schedule!r}."
+        )
+    begin = 0 if schedule.begin is None else schedule.begin
+    if is_known(begin) and np.any(np.asarray(begin) != 0):
+        raise ValueError(
+            f"{name} must decay from its first step; got {schedule.begin_field} = {begin!r}."
+        )
+    SOME_STEPS(schedule.length_field, schedule.length)
+    return schedule
 
 
 @node
 class Restarting(Schedule):
     """Restarts as they are evaluated: the cycles known as well as they can be."""
 
-    schedule: Schedule
+    schedule: Any
     cycles: Any
     m_mul: Any
     cycle_limit: Any
@@ -72,12 +87,11 @@ class Restarting(Schedule):
             last = jnp.asarray(self.cycle_limit, jnp.int32) - 1
             where = _over(number > last, where)
             number = jnp.minimum(number, last)
-        peak = self.schedule.init_value  # pyright: ignore[reportAttributeAccessIssue]
+        peak = self.schedule.init_value
         if self.m_mul is not None:
             peak = real(peak) * power(pair(self.m_mul), whole_pair(number))
-        numbers = {"init_value": peak, _length_of(self.schedule): where}
-        piece: Schedule = dataclasses.replace(self.schedule, **numbers)  # pyright: ignore
-        return piece.at(where.done)
+        numbers = {"init_value": peak, self.schedule.length_field: where}
+        return dataclasses.replace(self.schedule, **numbers).at(where.done)
 
 
 def _over(condition: jax.Array, where: Interval) -> Interval:
@@ -92,16 +106,16 @@ def _over(condition: jax.Array, where: Interval) -> Interval:
 class Restarts(Schedule):
     """A decay and how it begins again; see `restarts`."""
 
-    schedule: Schedule
-    t_mul: Any
-    m_mul: Any
-    cycle_limit: Any
+    schedule: Any = field(_require_decay)
+    t_mul: Any = field(AT_LEAST_ONE)
+    m_mul: Any = field(POSITIVE)
+    cycle_limit: Any = field(count(1), optional=True)
 
     def prepared(self) -> Restarting:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The cycles as a table, where their lengths are known."""
         plain = super().prepared()
         assert isinstance(plain, Restarts)
-        first = getattr(self.schedule, _length_of(self.schedule))
+        first = self.schedule.length
         falls = not (isinstance(self.m_mul, (int, float)) and self.m_mul == 1)
         return Restarting(
             plain.schedule,
@@ -111,8 +125,12 @@ class Restarts(Schedule):
         )
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value of the restarted decay."""
         return self.prepared().at(now)
+
+    def check(self) -> None:
+        """Raise ValueError if too many cycles begin before step 2**31."""
+        cycles(self.schedule.length, self.t_mul)
 
 
 @builds(Restarts)
@@ -159,13 +177,7 @@ def restarts(
         >>> print(schedule(0), schedule(5), schedule(10), schedule(20), schedule(30))
         0.8 0.4 0.4 0.2 0.0
     """
-    first = _require_decay(schedule)
-    require_at_least_one("t_mul", t_mul)
-    require_positive("m_mul", m_mul)
-    if cycle_limit is not None:
-        cycle_limit = require_count("cycle_limit", cycle_limit, 1)
-    cycles(first, t_mul)  # refuses too many
-    return Restarts(schedule, t_mul, m_mul, cycle_limit)
+    return checked(Restarts, locals())
 
 
 @recipe
@@ -215,30 +227,9 @@ def cosine_restarts(
         >>> [round(float(schedule(t)), 4) for t in (0, 5, 10, 20, 30)]
         [0.8, 0.4, 0.4, 0.2, 0.2]
     """
-    first_decay_steps = require_unit("first_decay_steps", first_decay_steps)
+    first_decay_steps = SOME_STEPS("first_decay_steps", first_decay_steps)
     decay = cosine_decay(init_value, first_decay_steps, end_value)
     return restarts(decay, t_mul, m_mul, cycle_limit)
-
-
-def _require_decay(schedule: Any) -> Any:
-    """A decay that can be restarted; gives the length of its first cycle."""
-    if not isinstance(schedule, Ending) or not hasattr(schedule, "init_value"):
-        raise ValueError(
-            "schedule must be a decay from an init_value over a number of steps, such as "
-            f"cosine_decay; got schedule = {schedule!r}."
-        )
-    if schedule.past_end != "hold" or schedule.end_on_last_step:
-        raise ValueError(
-            "schedule must hold its end value (past_end = 'hold', end_on_last_step = False): "
-            f"what is past the end is the next cycle; got schedule = {schedule!r}."
-        )
-    begin = getattr(schedule, "transition_begin", 0)
-    if is_known(begin) and np.any(np.asarray(begin) != 0):
-        raise ValueError(
-            f"schedule must decay from its first step; got transition_begin = {begin!r}."
-        )
-    name = _length_of(schedule)
-    return require_unit(name, getattr(schedule, name))
 
 
 CyclicMode = Literal["triangular", "triangular2", "exp_range"]
@@ -259,7 +250,7 @@ def _span(up: Any, down: Any) -> Any:
 
 def _triangle(local: StepCount, up: Any, down: Any) -> Phase:
     """How high on the triangle: `done` on the way up, and what is left on the way down."""
-    rise, fall = phase(local, length(up)), phase(local.minus(length(up)), length(down))
+    rise, fall = local.phase(up), local.minus(step_count(up)).phase(down)
     rising = rise.left > 0
     return Phase(jnp.where(rising, rise.done, fall.left), jnp.where(rising, rise.left, fall.done))
 
@@ -268,14 +259,14 @@ def _triangle(local: StepCount, up: Any, down: Any) -> Phase:
 class Cyclic(Schedule):
     """Triangles whose height may change; see `cyclic`."""
 
-    base_value: Any
-    peak_value: Any
-    step_size_up: Any
-    step_size_down: Any
-    mode: str = dataclasses.field(metadata={"static": True})
-    gamma: Any
-    amplitude: Schedule | None
-    amplitude_of: str = dataclasses.field(metadata={"static": True})
+    base_value: Any = field(FINITE)
+    peak_value: Any = field(FINITE)
+    step_size_up: Any = field(STEPS)
+    step_size_down: Any = field(STEPS, optional=True)
+    mode: str = choice(CyclicMode)
+    gamma: Any = field(POSITIVE)
+    amplitude: Schedule | None = field(as_schedule, optional=True)
+    amplitude_of: str = choice(AmplitudeOf)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -287,6 +278,33 @@ class Cyclic(Schedule):
         if height is not None:
             top = between(self.base_value, self.peak_value, height, 1 - height)
         return line(_triangle(fold(now, span, mirror=False), up, down), self.base_value, top)
+
+    def check(self) -> None:
+        """Raise ValueError for a cycle without steps, and for what would be ignored."""
+        up, down = self.step_size_up, self.step_size_down
+        down = up if down is None else down
+        if is_known(up) and is_known(down):
+            total = np.asarray(up, np.float64) + np.asarray(down, np.float64)
+            if np.any((total < 1) | (total > LAST_STEP)):
+                raise ValueError(
+                    "step_size_up + step_size_down must be in the range [1, 2**31 - 1] steps; "
+                    f"got step_size_up = {up!r}, step_size_down = {down!r}."
+                )
+        if self.amplitude is not None and self.mode != "triangular":
+            raise ValueError(
+                "amplitude takes the place of a mode: leave mode at 'triangular'; got mode = "
+                f"{self.mode!r}."
+            )
+        if self.amplitude is None and self.amplitude_of != "cycle":
+            raise ValueError(
+                "amplitude_of says what an amplitude's step counts: give amplitude too; got "
+                f"amplitude_of = {self.amplitude_of!r}."
+            )
+        if self.mode != "exp_range" and isinstance(self.gamma, (int, float)) and self.gamma != 1:
+            raise ValueError(
+                f"gamma belongs to mode = 'exp_range'; got gamma = {self.gamma!r}, mode = "
+                f"{self.mode!r}."
+            )
 
     def _height(self, now: StepCount, cycle: jax.Array) -> jax.Array | None:
         """The peak of this cycle as a part of the first one's; None if it does not change."""
@@ -354,43 +372,4 @@ def cyclic(
         >>> print(schedule(0), schedule(2), schedule(4), schedule(12), schedule(16))
         0.0 0.4 0.8 0.0 0.4
     """
-    require_finite("base_value", base_value)
-    require_finite("peak_value", peak_value)
-    step_size_up = require_length("step_size_up", step_size_up)
-    if step_size_down is not None:
-        step_size_down = require_length("step_size_down", step_size_down)
-    down = step_size_up if step_size_down is None else step_size_down
-    require_sum("step_size_up", step_size_up, "step_size_down", down)
-    require_choice("mode", mode, get_args(CyclicMode))
-    require_positive("gamma", gamma)
-    require_choice("amplitude_of", amplitude_of, get_args(AmplitudeOf))
-    if amplitude is not None:
-        amplitude = as_schedule("amplitude", amplitude)
-    _require_one_amplitude(mode, gamma, amplitude, amplitude_of)
-    return Cyclic(
-        base_value,
-        peak_value,
-        step_size_up,
-        step_size_down,
-        mode,
-        gamma,
-        amplitude,
-        amplitude_of,
-    )
-
-
-def _require_one_amplitude(mode: str, gamma: Any, amplitude: Any, amplitude_of: str) -> None:
-    """Refuse what would be ignored."""
-    if amplitude is not None and mode != "triangular":
-        raise ValueError(
-            f"amplitude takes the place of a mode: leave mode at 'triangular'; got mode = {mode!r}."
-        )
-    if amplitude is None and amplitude_of != "cycle":
-        raise ValueError(
-            f"amplitude_of says what an amplitude's step counts: give amplitude too; got "
-            f"amplitude_of = {amplitude_of!r}."
-        )
-    if mode != "exp_range" and isinstance(gamma, (int, float)) and gamma != 1:
-        raise ValueError(
-            f"gamma belongs to mode = 'exp_range'; got gamma = {gamma!r}, mode = {mode!r}."
-        )
+    return checked(Cyclic, locals())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,89 +12,86 @@ from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds
 from odyssey_jax.schedules._curves import geometric, line, phase_power, root, sigmoid
 from odyssey_jax.schedules._fields import (
-    require_choice,
-    require_finite,
-    require_flag,
-    require_length,
-    require_positive,
+    FINITE,
+    POSITIVE,
+    STEPS,
+    checked,
+    choice,
+    field,
+    flag,
     require_progression,
-    require_range,
+    within,
 )
 from odyssey_jax.schedules._numbers import canonical_exponent, choose
-from odyssey_jax.schedules._steps import (
-    Interval,
-    StepCount,
-    fold,
-    interval,
-    length,
-    select,
-)
+from odyssey_jax.schedules._steps import ONE_STEP, Interval, StepCount, fold, select, step_count
 
 PastEnd = Literal["hold", "zero", "repeat", "mirror", "stretch"]
 
 
-PAST_END: tuple[str, ...] = get_args(PastEnd)
-
-
 @node
 class Ending(Schedule):
-    """A schedule with an end, and the choices that come with one."""
+    """A curve over a number of steps, and what comes after its end.
 
-    past_end: str = dataclasses.field(metadata={"static": True})
-    end_on_last_step: bool = dataclasses.field(metadata={"static": True})
-
-    def until(
-        self, now: StepCount, steps: Any, curve: Callable[[Interval], jax.Array]
-    ) -> jax.Array:
-        """The curve over `steps`, and what was asked for after them."""
-        value = curve(
-            interval_until(now, steps, self.past_end, end_on_last_step=self.end_on_last_step)
-        )
-        return zero_past_end(value, now, steps, self.past_end)
-
-
-def require_ending(past_end: Any, end_on_last_step: Any) -> None:
-    """The choices of `Ending`."""
-    require_choice("past_end", past_end, PAST_END)
-    require_flag("end_on_last_step", end_on_last_step)
-    if past_end == "stretch" and end_on_last_step:
-        raise ValueError(
-            "end_on_last_step must be False where past_end is 'stretch', whose end moves; got "
-            "end_on_last_step = True."
-        )
-
-
-def interval_until(
-    now: StepCount, steps: Any, past_end: str, *, end_on_last_step: bool
-) -> Interval:
-    """Where `now` is within `steps`, brought back into them if the curve goes on past them.
-
-    In place of the steps there may be the interval itself: see `restarts`.
+    A kind of decay has its numbers as fields, and its formula as `curve`.
     """
-    if isinstance(steps, Interval):
-        return steps
-    total = length(steps)
-    if past_end == "stretch":
-        return _stretched(now, steps)
-    if past_end in ("repeat", "mirror"):
-        now = fold(now, steps, mirror=past_end == "mirror")
-    if end_on_last_step:
-        total = total.minus(StepCount(jnp.ones((), jnp.int32)))
-    return interval(now, total)
 
+    past_end: str = choice(PastEnd)
+    end_on_last_step: bool = flag()
 
-def zero_past_end(value: jax.Array, now: StepCount, steps: Any, past_end: str) -> jax.Array:
-    """0 after the end, if that is what was asked for; at the end itself the value stays."""
-    if past_end != "zero":
-        return value
-    return jnp.where(now.since(length(steps)) > 0, 0.0, value)
+    length_field: ClassVar[str] = "decay_steps"
+    """The field that holds the number of steps."""
+    begin_field: ClassVar[str | None] = None
+    """The field that holds the steps before the curve begins, if there is one."""
+
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the value at a place within the curve."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula: define `curve`.")
+
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the value on the curve, or what was asked for past its end."""
+        if self.begin is not None:
+            now = now.minus(step_count(self.begin))
+        value = self.curve(self._where(now))
+        if self.past_end != "zero":
+            return value
+        # At the end itself the value stays.
+        return jnp.where(now.since(step_count(self.length)) > 0, 0.0, value)
+
+    def check(self) -> None:
+        """Raise ValueError if an end that moves is asked for one step earlier."""
+        if self.past_end == "stretch" and self.end_on_last_step:
+            raise ValueError(
+                "end_on_last_step must be False where past_end is 'stretch', whose end moves; got "
+                "end_on_last_step = True."
+            )
+
+    @property
+    def length(self) -> Any:
+        """The number of steps; while `restarts` are evaluated, the interval itself."""
+        return getattr(self, self.length_field)
+
+    @property
+    def begin(self) -> Any:
+        """The steps before the curve begins, or None for a curve that begins at once."""
+        return None if self.begin_field is None else getattr(self, self.begin_field)
+
+    def _where(self, now: StepCount) -> Interval:
+        """Return where `now` is, brought back into the curve if that goes on past its end."""
+        if isinstance(self.length, Interval):
+            return self.length
+        total = step_count(self.length)
+        if self.past_end == "stretch":
+            return _stretched(now, self.length)
+        if self.past_end in ("repeat", "mirror"):
+            now = fold(now, self.length, mirror=self.past_end == "mirror")
+        return now.interval(total.minus(ONE_STEP) if self.end_on_last_step else total)
 
 
 def _stretched(now: StepCount, steps: Any) -> Interval:
-    """Where `now` is within the least multiple of `steps` that it does not exceed."""
+    """Return where `now` is within the least multiple of `steps` that it does not exceed."""
     local = fold(now, steps, mirror=False)
     at_end = (local.real() == 0) & (now.real() > 0)
-    left = select(at_end, StepCount(jnp.zeros_like(local.whole)), length(steps).minus(local))
+    left = select(at_end, StepCount(jnp.zeros_like(local.whole)), step_count(steps).minus(local))
     # In units of two steps, as the multiple itself can be more than 2^31 - 1.
     done, left = now.half(), left.half()
     return Interval(done, left, done.plus(left))
@@ -106,18 +101,17 @@ def _stretched(now: StepCount, steps: Any) -> Interval:
 class Linear(Ending):
     """A straight line; see `linear`."""
 
-    init_value: Any
-    end_value: Any
-    transition_steps: Any
-    transition_begin: Any
+    init_value: Any = field(FINITE)
+    end_value: Any = field(FINITE)
+    transition_steps: Any = field(STEPS)
+    transition_begin: Any = field(STEPS)
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        return self.until(
-            now.minus(length(self.transition_begin)),
-            self.transition_steps,
-            lambda where: line(where.phase(), self.init_value, self.end_value),
-        )
+    length_field = "transition_steps"
+    begin_field = "transition_begin"
+
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the point on the line."""
+        return line(where.phase(), self.init_value, self.end_value)
 
 
 @builds(Linear)
@@ -164,45 +158,29 @@ def linear(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 1_000)]
         [0.1, 0.06, 0.02, 0.02]
     """
-    require_finite("init_value", init_value)
-    require_finite("end_value", end_value)
-    transition_steps = require_length("transition_steps", transition_steps)
-    transition_begin = require_length("transition_begin", transition_begin)
-    require_ending(past_end, end_on_last_step)
-    return Linear(
-        init_value=init_value,
-        end_value=end_value,
-        transition_steps=transition_steps,
-        transition_begin=transition_begin,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(Linear, locals())
 
 
 @node
 class Polynomial(Ending):
     """A power of what is left; see `polynomial`."""
 
-    init_value: Any
-    end_value: Any
-    power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    transition_steps: Any
-    transition_begin: Any
-    k_decay: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
+    init_value: Any = field(FINITE)
+    end_value: Any = field(FINITE)
+    power: Any = field(POSITIVE, canonical=canonical_exponent)
+    transition_steps: Any = field(STEPS)
+    transition_begin: Any = field(STEPS)
+    k_decay: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+    length_field = "transition_steps"
+    begin_field = "transition_begin"
 
-        def curve(where: Interval) -> jax.Array:
-            if self.k_decay is None:
-                height = phase_power(where.backwards, self.power)
-            else:
-                time = phase_power(where, self.k_decay)
-                height = phase_power(time.backwards, self.power)
-            return line(height, self.end_value, self.init_value)
-
-        begin = length(self.transition_begin)
-        return self.until(now.minus(begin), self.transition_steps, curve)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the power of what is left."""
+        left = where.backwards
+        if self.k_decay is not None:
+            left = phase_power(where, self.k_decay).backwards
+        return line(phase_power(left, self.power), self.end_value, self.init_value)
 
 
 @builds(Polynomial)
@@ -256,38 +234,20 @@ def polynomial(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 90, 100)]
         [0.1, 0.025, 0.001, 0.0]
     """
-    require_finite("init_value", init_value)
-    require_finite("end_value", end_value)
-    require_positive("power", power)
-    transition_steps = require_length("transition_steps", transition_steps)
-    transition_begin = require_length("transition_begin", transition_begin)
-    if k_decay is not None:
-        require_positive("k_decay", k_decay)
-    require_ending(past_end, end_on_last_step)
-    return Polynomial(
-        init_value=init_value,
-        end_value=end_value,
-        power=power,
-        transition_steps=transition_steps,
-        transition_begin=transition_begin,
-        k_decay=k_decay,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(Polynomial, locals())
 
 
 @node
 class SqrtDecay(Ending):
     """One less a square root; see `sqrt_decay`."""
 
-    init_value: Any
-    decay_steps: Any
-    end_value: Any
+    init_value: Any = field(FINITE)
+    decay_steps: Any = field(STEPS)
+    end_value: Any = field(FINITE)
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        curve = lambda where: line(root(where.phase()), self.init_value, self.end_value)
-        return self.until(now, self.decay_steps, curve)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return 1 less the square root."""
+        return line(root(where.phase()), self.init_value, self.end_value)
 
 
 @builds(SqrtDecay)
@@ -333,31 +293,25 @@ def sqrt_decay(
         >>> [round(float(schedule(t)), 4) for t in (0, 25, 81, 100)]
         [0.1, 0.05, 0.01, 0.0]
     """
-    require_finite("init_value", init_value)
-    decay_steps = require_length("decay_steps", decay_steps)
-    require_finite("end_value", end_value)
-    require_ending(past_end, end_on_last_step)
-    return SqrtDecay(
-        init_value=init_value,
-        decay_steps=decay_steps,
-        end_value=end_value,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(SqrtDecay, locals())
 
 
 @node
 class GeometricDecay(Ending):
     """A geometric progression; see `geometric_decay`."""
 
-    init_value: Any
-    decay_steps: Any
-    end_value: Any
+    init_value: Any = field(POSITIVE)
+    decay_steps: Any = field(STEPS)
+    end_value: Any = field(POSITIVE)
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        curve = lambda where: geometric(where, self.init_value, self.end_value)
-        return self.until(now, self.decay_steps, curve)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the term of the progression."""
+        return geometric(where, self.init_value, self.end_value)
+
+    def check(self) -> None:
+        """Raise ValueError unless float32 holds the progression."""
+        super().check()
+        require_progression("init_value", self.init_value, "end_value", self.end_value)
 
 
 @builds(GeometricDecay)
@@ -404,33 +358,21 @@ def geometric_decay(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 1_000)]
         [0.4, 0.2, 0.1, 0.1]
     """
-    require_progression("init_value", init_value, "end_value", end_value)
-    decay_steps = require_length("decay_steps", decay_steps)
-    require_ending(past_end, end_on_last_step)
-    return GeometricDecay(
-        init_value=init_value,
-        decay_steps=decay_steps,
-        end_value=end_value,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(GeometricDecay, locals())
 
 
 @node
 class TanhDecay(Ending):
     """A hyperbolic tangent; see `tanh_decay`."""
 
-    init_value: Any
-    decay_steps: Any
-    end_value: Any
-    lower: Any
-    upper: Any
+    init_value: Any = field(FINITE)
+    decay_steps: Any = field(STEPS)
+    end_value: Any = field(FINITE)
+    lower: Any = field(within(-1e4, 1e4))
+    upper: Any = field(within(-1e4, 1e4))
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        return self.until(now, self.decay_steps, self._curve)
-
-    def _curve(self, where: Interval) -> jax.Array:
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the tangent, and the end value at the end."""
         time = where.phase()
         on = time.left > 0
         # Masked past the end, where nothing bounds z.
@@ -490,18 +432,4 @@ def tanh_decay(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 70, 99, 100)]
         [0.1, 0.0982, 0.05, 0.0003, 0.0]
     """
-    require_finite("init_value", init_value)
-    decay_steps = require_length("decay_steps", decay_steps)
-    require_finite("end_value", end_value)
-    require_range("lower", lower, -1e4, 1e4)
-    require_range("upper", upper, -1e4, 1e4)
-    require_ending(past_end, end_on_last_step)
-    return TanhDecay(
-        init_value=init_value,
-        decay_steps=decay_steps,
-        end_value=end_value,
-        lower=lower,
-        upper=upper,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(TanhDecay, locals())

@@ -10,7 +10,7 @@ import numpy as np
 
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._callables import as_schedule
-from odyssey_jax.schedules._fields import require_unit
+from odyssey_jax.schedules._fields import SOME_STEPS
 from odyssey_jax.schedules._spans import Span, last_end, spans
 
 # As many steps are looked at one by one; of longer runs, that many and all that are special.
@@ -87,7 +87,7 @@ def survey(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = 
         if end is None:
             raise ValueError(f"total_steps must be given for a schedule without an end: {schedule}")
         total_steps = max(int(np.ceil(end)), 1)
-    total = int(require_unit("total_steps", total_steps))
+    total = int(SOME_STEPS("total_steps", total_steps))
     steps = _steps(found, total)
     values = np.asarray(schedule(steps), np.float64)
     return Survey(schedule, found, total, steps, values)

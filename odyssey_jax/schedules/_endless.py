@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,16 +10,10 @@ import jax.numpy as jnp
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._fields import (
-    require_finite,
-    require_flag,
-    require_length,
-    require_positive,
-    require_unit,
-)
+from odyssey_jax.schedules._fields import FINITE, POSITIVE, SOME_STEPS, STEPS, checked, field, flag
 from odyssey_jax.schedules._numbers import pair, real, whole_pair
 from odyssey_jax.schedules._power import power
-from odyssey_jax.schedules._steps import StepCount, length, turns
+from odyssey_jax.schedules._steps import StepCount, step_count, turns
 
 
 @node
@@ -29,7 +22,7 @@ class Constant(Schedule):
 
     steady = True
 
-    value: Any
+    value: Any = field(FINITE)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -62,8 +55,7 @@ def constant(value: Any) -> Constant:
         >>> print(constant(0.1)(1_000))
         0.1
     """
-    require_finite("value", value)
-    return Constant(value)
+    return checked(Constant, locals())
 
 
 def staircase(now: StepCount, init_value: Any, step_size: Any, gamma: Any) -> jax.Array:
@@ -76,9 +68,9 @@ def staircase(now: StepCount, init_value: Any, step_size: Any, gamma: Any) -> ja
 class StepDecay(Schedule):
     """A staircase of powers; see `step_decay`."""
 
-    init_value: Any
-    step_size: Any
-    gamma: Any
+    init_value: Any = field(FINITE)
+    step_size: Any = field(SOME_STEPS)
+    gamma: Any = field(POSITIVE)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -115,32 +107,29 @@ def step_decay(init_value: Any, step_size: Any, gamma: Any = 0.1) -> StepDecay:
         >>> print(schedule(29), schedule(30), schedule(60))
         0.1 0.05 0.025
     """
-    require_finite("init_value", init_value)
-    step_size = require_unit("step_size", step_size)
-    require_positive("gamma", gamma)
-    return StepDecay(init_value, step_size, gamma)
+    return checked(StepDecay, locals())
 
 
 def exponential(now: StepCount, init_value: Any, interval: Any, rate: Any) -> jax.Array:
     """`init_value * rate ** (t / interval)`."""
-    return real(init_value) * power(pair(rate), now.pair(), unit=length(interval).pair())
+    return real(init_value) * power(pair(rate), now.pair(), unit=step_count(interval).pair())
 
 
 @node
 class ExponentialDecay(Schedule):
     """Powers of a rate; see `exponential_decay`."""
 
-    init_value: Any
-    transition_steps: Any
-    decay_rate: Any
-    transition_begin: Any
-    end_value: Any
-    staircase: bool = dataclasses.field(metadata={"static": True})
+    init_value: Any = field(FINITE)
+    transition_steps: Any = field(SOME_STEPS)
+    decay_rate: Any = field(POSITIVE)
+    transition_begin: Any = field(STEPS)
+    end_value: Any = field(FINITE, optional=True)
+    staircase: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         curve = staircase if self.staircase else exponential
-        now = now.minus(length(self.transition_begin))
+        now = now.minus(step_count(self.transition_begin))
         value = curve(now, self.init_value, self.transition_steps, self.decay_rate)
         if self.end_value is None:
             return value
@@ -193,24 +182,15 @@ def exponential_decay(
         >>> print(schedule(0), schedule(5), schedule(10), schedule(1_000))
         0.8 0.4 0.2 0.01
     """
-    require_finite("init_value", init_value)
-    transition_steps = require_unit("transition_steps", transition_steps)
-    require_positive("decay_rate", decay_rate)
-    transition_begin = require_length("transition_begin", transition_begin)
-    require_flag("staircase", staircase)
-    if end_value is not None:
-        require_finite("end_value", end_value)
-    return ExponentialDecay(
-        init_value, transition_steps, decay_rate, transition_begin, end_value, staircase
-    )
+    return checked(ExponentialDecay, locals())
 
 
 @node
 class InverseSqrt(Schedule):
     """The inverse of a square root; see `inverse_sqrt`."""
 
-    init_value: Any
-    timescale: Any
+    init_value: Any = field(FINITE)
+    timescale: Any = field(SOME_STEPS)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -248,18 +228,17 @@ def inverse_sqrt(init_value: Any, timescale: Any) -> InverseSqrt:
         >>> [round(float(schedule(t)), 4) for t in (0, 300, 9_900)]
         [0.1, 0.05, 0.01]
     """
-    require_finite("init_value", init_value)
-    return InverseSqrt(init_value, require_unit("timescale", timescale))
+    return checked(InverseSqrt, locals())
 
 
 @node
 class InverseTimeDecay(Schedule):
     """The inverse of a line; see `inverse_time_decay`."""
 
-    init_value: Any
-    transition_steps: Any
-    decay_rate: Any
-    staircase: bool = dataclasses.field(metadata={"static": True})
+    init_value: Any = field(FINITE)
+    transition_steps: Any = field(SOME_STEPS)
+    decay_rate: Any = field(POSITIVE)
+    staircase: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -302,25 +281,21 @@ def inverse_time_decay(
         >>> print(schedule(0), schedule(20), schedule(180))
         0.1 0.05 0.01
     """
-    require_finite("init_value", init_value)
-    transition_steps = require_unit("transition_steps", transition_steps)
-    require_positive("decay_rate", decay_rate)
-    require_flag("staircase", staircase)
-    return InverseTimeDecay(init_value, transition_steps, decay_rate, staircase)
+    return checked(InverseTimeDecay, locals())
 
 
 @node
 class PowerDecay(Schedule):
     """A negative power; see `power_decay`."""
 
-    init_value: Any
-    timescale: Any
-    power: Any
+    init_value: Any = field(FINITE)
+    timescale: Any = field(SOME_STEPS)
+    power: Any = field(POSITIVE)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         # In units of two steps, as the sum can be more than 2^31 - 1.
-        scale = length(self.timescale).half()
+        scale = step_count(self.timescale).half()
         share = power(scale.pair(), pair(self.power), now.half().plus(scale).pair())
         return real(self.init_value) * share
 
@@ -358,7 +333,4 @@ def power_decay(init_value: Any, timescale: Any, power: Any) -> PowerDecay:
         >>> print(schedule(0), schedule(100), schedule(900))
         0.1 0.025 0.001
     """
-    require_finite("init_value", init_value)
-    timescale = require_unit("timescale", timescale)
-    require_positive("power", power)
-    return PowerDecay(init_value, timescale, power)
+    return checked(PowerDecay, locals())

@@ -6,30 +6,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._fields import (
-    is_known,
-    require_count,
-    require_not_negative,
-    require_share,
+    NOT_NEGATIVE,
+    OPEN_SHARE,
+    checked,
+    choice,
+    count,
+    field,
+    require_order,
 )
 from odyssey_jax.schedules._metric_rules import (
     Mode,
     NanPolicy,
     RelativeTo,
-    check_comparison,
-    check_first,
-    choice,
     first_scale,
     improves,
     lowered,
     observed,
     one_more,
     raised,
+    require_first_between,
+    require_scales,
     scales,
-    sequence,
     whole,
     worst,
 )
@@ -64,25 +64,31 @@ class GreedyState(NamedTuple):
     slot: jax.Array
 
 
+def _require_window(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {name} = {value!r}.")
+    return value
+
+
 @node
 class Greedy:
     """The rule that `greedy` makes: numbers are leaves, choices are static."""
 
-    min_scale: Any
-    max_scale: Any
-    factor: Any
-    patience: Any
-    rtol: Any
-    atol: Any
-    cooldown: Any
-    warmup: Any
-    init_scale: Any
-    eps: Any
-    reset_start: Any
-    window: int = choice(1)
-    mode: Mode = choice("min")
-    relative_to: RelativeTo = choice("magnitude")
-    nan: NanPolicy = choice("bad")
+    min_scale: Any = field(require_scales)
+    max_scale: Any = field(require_scales)
+    factor: Any = field(OPEN_SHARE)
+    patience: Any = field(count())
+    rtol: Any = field(NOT_NEGATIVE)
+    atol: Any = field(NOT_NEGATIVE)
+    cooldown: Any = field(count())
+    warmup: Any = field(count())
+    init_scale: Any = field(require_scales)
+    eps: Any = field(require_scales)
+    reset_start: Any = field(count(1), optional=True)
+    window: int = field(_require_window, static=True)
+    mode: Mode = choice(Mode)
+    relative_to: RelativeTo = choice(RelativeTo)
+    nan: NanPolicy = choice(NanPolicy)
 
     def init(self) -> GreedyState:
         """Makes the state of a rule that has seen no value.
@@ -119,6 +125,13 @@ class Greedy:
             ValueError: If the value is no scalar.
         """
         return _update(jax.tree.map(canonical, self), state, observed(value))
+
+    def check(self) -> None:
+        """Raise ValueError unless the scales are in order."""
+        require_order("min_scale", self.min_scale, "max_scale", self.max_scale)
+        require_first_between(
+            min_scale=self.min_scale, init_scale=self.init_scale, max_scale=self.max_scale
+        )
 
     def _advance(self, state: GreedyState, value: Wide) -> GreedyState:
         mean, state = _slide(state, value)
@@ -267,40 +280,4 @@ def greedy(
         ...     print(state.scale, end=" ")
         1.0 2.0 2.0 2.0 1.0
     """
-    check_comparison(mode, rtol, atol, relative_to, nan)
-    require_not_negative("min_scale", min_scale)
-    require_not_negative("max_scale", max_scale)
-    _require_ordered(min_scale, max_scale)
-    require_share("factor", factor, open_low=True)
-    require_not_negative("init_scale", init_scale)
-    require_not_negative("eps", eps)
-    check_first(init_scale, min_scale, max_scale)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ValueError(f"window must be an integer of at least 1; got window = {window!r}.")
-    if reset_start is not None:
-        reset_start = require_count("reset_start", reset_start, least=1)
-    return Greedy(
-        min_scale=sequence(min_scale),
-        max_scale=sequence(max_scale),
-        factor=factor,
-        patience=require_count("patience", patience),
-        rtol=rtol,
-        atol=atol,
-        cooldown=require_count("cooldown", cooldown),
-        warmup=require_count("warmup", warmup),
-        init_scale=sequence(init_scale),
-        eps=sequence(eps),
-        reset_start=reset_start,
-        window=window,
-        mode=mode,
-        relative_to=relative_to,
-        nan=nan,
-    )
-
-
-def _require_ordered(least: Any, most: Any) -> None:
-    known = is_known(least) and is_known(most)
-    if known and np.any(np.asarray(least) > np.asarray(most)):
-        raise ValueError(
-            f"min_scale must be at most max_scale; got min_scale = {least!r}, max_scale = {most!r}."
-        )
+    return checked(Greedy, locals())

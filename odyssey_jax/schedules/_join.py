@@ -14,9 +14,9 @@ from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds, recipe
 from odyssey_jax.schedules._callables import as_schedules
-from odyssey_jax.schedules._fields import require_boundaries
+from odyssey_jax.schedules._fields import checked, field, require_boundaries, require_one_between
 from odyssey_jax.schedules._numbers import Wide, canonical, exact
-from odyssey_jax.schedules._steps import StepCount, length, select
+from odyssey_jax.schedules._steps import StepCount, select, step_count
 
 
 def stack(*rows: Any) -> Any:
@@ -73,7 +73,7 @@ def piece_at(now: StepCount, starts: Any) -> jax.Array:
 
 def start_of(piece: jax.Array, starts: Any) -> StepCount:
     """The step at which a piece starts."""
-    return length(jax.tree.map(lambda leaf: row(leaf, piece), starts))
+    return step_count(jax.tree.map(lambda leaf: row(leaf, piece), starts))
 
 
 def _whole(x: Any) -> Any:
@@ -151,11 +151,15 @@ class Joined(Schedule):
 class Join(Schedule):
     """Pieces and boundaries as they were given; see `join`."""
 
-    schedules: tuple[Schedule, ...]
-    boundaries: tuple[Any, ...]
+    schedules: tuple[Schedule, ...] = field(as_schedules)
+    boundaries: Any = field(require_boundaries)
+
+    def check(self) -> None:
+        """Raise ValueError unless there is a boundary between each two pieces."""
+        require_one_between(self.boundaries, len(self.schedules), "schedules")
 
     def prepared(self) -> Joined:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The pieces by group."""
+        """Return the pieces by group."""
         members: dict[Any, list[int]] = {}
         pieces = [jax.tree.map(canonical, piece, is_leaf=_is_wide) for piece in self.schedules]
         for index, piece in enumerate(pieces):
@@ -213,8 +217,7 @@ def join(schedules: Sequence[Schedule | Callable[[Any], Any]], boundaries: Seque
         >>> [round(float(schedule(t)), 4) for t in (5, 10, 55, 100)]
         [0.05, 0.1, 0.05, 0.0]
     """
-    pieces = as_schedules("schedules", schedules)
-    return Join(pieces, require_boundaries(boundaries, len(pieces)))
+    return checked(Join, locals())
 
 
 def _is_wide(x: Any) -> bool:

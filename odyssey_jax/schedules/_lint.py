@@ -10,7 +10,7 @@ import numpy as np
 
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._describe import Survey, survey
-from odyssey_jax.schedules._fields import require_factor
+from odyssey_jax.schedules._fields import FACTOR
 from odyssey_jax.schedules._spans import Span, last_end
 
 # A rate this much smaller than the peak moves nothing in float32, but every cosine is that small
@@ -101,7 +101,7 @@ def lint(
         epochs(n).
     """
     if steps_per_epoch is not None:
-        require_factor("steps_per_epoch", steps_per_epoch)
+        FACTOR("steps_per_epoch", steps_per_epoch)
     seen = survey(schedule, total_steps)
     if not np.all(np.isfinite(seen.values)):
         return [_not_finite(seen)]

@@ -7,7 +7,6 @@ applies to an old state.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -17,13 +16,15 @@ import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._fields import (
+    NOT_NEGATIVE,
+    SHARE,
+    checked,
+    choice,
+    count,
+    field,
     is_known,
-    require_bounds,
-    require_choice,
-    require_count,
-    require_not_negative,
+    require_order,
     require_real,
-    require_share,
 )
 from odyssey_jax.schedules._numbers import Wide, canonical, choose, is_integer, pair, real
 from odyssey_jax.schedules._steps import LAST_STEP
@@ -54,28 +55,18 @@ class MetricRule(Protocol):
         ...
 
 
-def choice(default: Any) -> Any:
-    """A field of a rule that is a choice, and so static."""
-    return dataclasses.field(default=default, metadata={"static": True})
+def require_scales(name: str, value: Any) -> Any:
+    """Return a scale, or a sequence of them (one for each group of parameters) as a tuple."""
+    NOT_NEGATIVE(name, value)
+    return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def check_comparison(mode: Any, rtol: Any, atol: Any, relative_to: Any, nan: Any) -> None:
-    """Refuse what no comparison can work with."""
-    require_choice("mode", mode, ("min", "max"))
-    require_not_negative("rtol", rtol)
-    require_not_negative("atol", atol)
-    require_choice("relative_to", relative_to, ("magnitude", "value"))
-    require_choice("nan", nan, ("bad", "ignore"))
-
-
-def check_first(first: Any, least: Any, most: Any = None) -> None:
-    """Refuse a first scale outside its bounds, from which a rule would never move."""
-    bounds = {"min_scale": least, "init_scale": first, "max_scale": most}
-    given = [(name, x) for name, x in bounds.items() if x is not None]
-    if any(isinstance(x, (list, tuple)) or np.ndim(x) > 0 for _, x in given):
+def require_first_between(**scales: Any) -> None:
+    """Raise ValueError for a first scale outside its bounds, from which a rule would not move."""
+    if any(isinstance(x, tuple) or np.ndim(x) > 0 for x in scales.values()):
         return
-    for (low_name, low), (high_name, high) in itertools.pairwise(given):
-        require_bounds(low_name, low, high_name, high)
+    for (low_name, low), (high_name, high) in itertools.pairwise(scales.items()):
+        require_order(low_name, low, high_name, high)
 
 
 def observed(value: Any) -> Wide:
@@ -166,11 +157,6 @@ def one_more(count: jax.Array) -> jax.Array:
     return jnp.minimum(count, LAST_STEP - 1) + 1
 
 
-def sequence(x: Any) -> Any:
-    """A sequence of numbers as a tuple, so that a rule can be hashed; a number as it is."""
-    return tuple(x) if isinstance(x, (list, tuple)) else x
-
-
 PatienceRule = Literal["torch", "optax", "keras", "odyssey"]
 
 
@@ -216,20 +202,20 @@ class PlateauState(NamedTuple):
 class ReduceOnPlateau:
     """The rule that `reduce_on_plateau` makes: numbers are leaves, choices are static."""
 
-    factor: Any
-    patience: Any
-    rtol: Any
-    atol: Any
-    cooldown: Any
-    init_scale: Any
-    min_scale: Any
-    eps: Any
-    smoothing: Any
-    accumulation_size: Any
-    mode: Mode = choice("min")
-    relative_to: RelativeTo = choice("magnitude")
-    patience_rule: PatienceRule = choice("torch")
-    nan: NanPolicy = choice("bad")
+    factor: Any = field(SHARE)
+    patience: Any = field(count())
+    rtol: Any = field(NOT_NEGATIVE)
+    atol: Any = field(NOT_NEGATIVE)
+    cooldown: Any = field(count())
+    init_scale: Any = field(require_scales)
+    min_scale: Any = field(require_scales)
+    eps: Any = field(require_scales)
+    smoothing: Any = field(SHARE)
+    accumulation_size: Any = field(count(1))
+    mode: Mode = choice(Mode)
+    relative_to: RelativeTo = choice(RelativeTo)
+    patience_rule: PatienceRule = choice(PatienceRule)
+    nan: NanPolicy = choice(NanPolicy)
 
     def init(self) -> PlateauState:
         """Makes the state of a rule that has seen no value.
@@ -262,6 +248,15 @@ class ReduceOnPlateau:
             ValueError: If the value is no scalar.
         """
         return _update(jax.tree.map(canonical, self), state, observed(value))
+
+    def check(self) -> None:
+        """Raise ValueError if the patience or the first scale can't work."""
+        if self.patience_rule == "optax" and is_known(self.patience) and self.patience == 0:
+            raise ValueError(
+                "patience must be at least 1 under patience_rule = 'optax', where 0 cuts on every "
+                f"improvement and never on a plateau; got patience = {self.patience!r}."
+            )
+        require_first_between(min_scale=self.min_scale, init_scale=self.init_scale)
 
     def _advance(self, state: PlateauState, value: Wide) -> PlateauState:
         average, value = smoothed(state.average, value, self.smoothing)
@@ -378,35 +373,4 @@ def reduce_on_plateau(
         ...     print(state.scale, end=" ")
         1.0 1.0 1.0 0.5 0.5
     """
-    check_comparison(mode, rtol, atol, relative_to, nan)
-    require_choice("patience_rule", patience_rule, tuple(_COUNTING))
-    patience = require_count("patience", patience)
-    if patience_rule == "optax" and is_known(patience) and patience == 0:
-        raise ValueError(
-            "patience must be at least 1 under patience_rule = 'optax', where 0 cuts on every "
-            f"improvement and never on a plateau; got patience = {patience!r}."
-        )
-    cooldown = require_count("cooldown", cooldown)
-    accumulation_size = require_count("accumulation_size", accumulation_size, least=1)
-    require_share("factor", factor)
-    require_share("smoothing", smoothing)
-    require_not_negative("init_scale", init_scale)
-    require_not_negative("min_scale", min_scale)
-    require_not_negative("eps", eps)
-    check_first(init_scale, min_scale)
-    return ReduceOnPlateau(
-        factor=factor,
-        patience=patience,
-        rtol=rtol,
-        atol=atol,
-        cooldown=cooldown,
-        init_scale=sequence(init_scale),
-        min_scale=sequence(min_scale),
-        eps=sequence(eps),
-        smoothing=smoothing,
-        accumulation_size=accumulation_size,
-        mode=mode,
-        relative_to=relative_to,
-        patience_rule=patience_rule,
-        nan=nan,
-    )
+    return checked(ReduceOnPlateau, locals())

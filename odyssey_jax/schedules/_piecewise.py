@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -14,19 +13,24 @@ from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds, recipe
 from odyssey_jax.schedules._curves import cosine, line
 from odyssey_jax.schedules._fields import (
+    FINITE,
+    POSITIVE,
+    STEPS,
+    checked,
+    choice,
+    field,
     require_boundaries,
     require_choice,
-    require_finite,
     require_flag,
-    require_length,
-    require_positive,
-    require_range,
+    require_one_between,
     require_sequence,
+    require_values,
+    within,
 )
 from odyssey_jax.schedules._join import piece_at, row, start_of, table_of_starts, table_of_values
-from odyssey_jax.schedules._numbers import canonical, pair, real, whole_pair
+from odyssey_jax.schedules._numbers import pair, real, whole_pair
 from odyssey_jax.schedules._power import power
-from odyssey_jax.schedules._steps import StepCount, phase
+from odyssey_jax.schedules._steps import StepCount
 
 Interpolation = Literal["linear", "cosine"]
 
@@ -34,56 +38,51 @@ Interpolation = Literal["linear", "cosine"]
 _CURVES = {"linear": line, "cosine": cosine}
 
 
+def _unconverted(name: str, boundaries: Any) -> tuple[Any, ...]:
+    """Return boundaries of the types that they have: computed ones are whole or not, by chance."""
+    boundaries = require_sequence(name, boundaries)
+    require_boundaries(name, boundaries)
+    return boundaries
+
+
 @node
 class PiecewiseConstant(Schedule):
     """A table of values; see `piecewise_constant`."""
 
-    values: Any
-    boundaries: Any
+    values: Any = field(require_values, canonical=table_of_values)
+    boundaries: Any = field(require_boundaries, canonical=table_of_starts)
 
-    def prepared(self) -> PiecewiseConstant:
-        """The numbers as tables."""
-        return PiecewiseConstant(table_of_values(self.values), table_of_starts(self.boundaries))
+    def check(self) -> None:
+        """Raise ValueError unless there is a boundary between each two values."""
+        require_one_between(self.boundaries, len(self.values), "values")
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        tables = self.prepared()
-        return row(tables.values, piece_at(now, tables.boundaries))
+        """Return the value that is in force."""
+        values, starts = table_of_values(self.values), table_of_starts(self.boundaries)
+        return row(values, piece_at(now, starts))
 
 
 @node
 class PiecewiseInterpolate(Schedule):
     """A table of values and a curve between them; see `piecewise_interpolate`."""
 
-    values: Any
-    boundaries: Any
-    interpolation: str = dataclasses.field(metadata={"static": True})
+    values: Any = field(require_values, canonical=table_of_values)
+    boundaries: Any = field(_unconverted, canonical=table_of_starts)
+    interpolation: str = choice(Interpolation)
 
-    def prepared(self) -> PiecewiseInterpolate:
-        """The numbers as tables."""
-        values, starts = table_of_values(self.values), table_of_starts(self.boundaries)
-        return PiecewiseInterpolate(values, starts, self.interpolation)
+    def check(self) -> None:
+        """Raise ValueError unless there is a boundary between each two values."""
+        require_one_between(self.boundaries, len(self.values), "values")
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        tables = self.prepared()
-        piece = piece_at(now, tables.boundaries)
+        """Return the point on the curve between two values."""
+        values, starts = table_of_values(self.values), table_of_starts(self.boundaries)
+        piece = piece_at(now, starts)
         # The last piece has a length of 0, and so is over at once: its value stays.
-        following = jnp.minimum(piece + 1, jnp.shape(tables.values)[0] - 1)
-        start = start_of(piece, tables.boundaries)
-        total = start_of(following, tables.boundaries).minus(start)
-        curve = _CURVES[self.interpolation]
-        where = phase(now.minus(start), total)
-        return curve(where, row(tables.values, piece), row(tables.values, following))
-
-
-def _require_pieces(values: Any, boundaries: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    values = require_sequence("values", values)
-    if not values:
-        raise ValueError("values must be at least one number; got values = [].")
-    for value in values:
-        require_finite("values", value)
-    return values, require_boundaries(boundaries, len(values), "values")
+        following = jnp.minimum(piece + 1, jnp.shape(values)[0] - 1)
+        start = start_of(piece, starts)
+        where = now.minus(start).phase(start_of(following, starts).minus(start))
+        return _CURVES[self.interpolation](where, row(values, piece), row(values, following))
 
 
 @builds(PiecewiseConstant)
@@ -117,7 +116,7 @@ def piecewise_constant(values: Sequence[Any], boundaries: Sequence[Any]) -> Piec
         >>> print(schedule(9), schedule(10), schedule(20))
         0.1 0.5 0.2
     """
-    return PiecewiseConstant(*_require_pieces(values, boundaries))
+    return checked(PiecewiseConstant, locals())
 
 
 @builds(PiecewiseInterpolate)
@@ -156,25 +155,16 @@ def piecewise_interpolate(
         >>> print(schedule(5), schedule(10), schedule(20), schedule(40))
         0.2 0.4 0.25 0.1
     """
-    require_choice("interpolation", interpolation, get_args(Interpolation))
-    boundaries = require_sequence("boundaries", boundaries)
-    values, _ = _require_pieces(values, boundaries)
-    # Of the types that they have: what is computed may be whole or not, and is one program.
-    return PiecewiseInterpolate(values, boundaries, interpolation)
+    return checked(PiecewiseInterpolate, locals())
 
 
 @node
 class MultistepDecay(Schedule):
     """A staircase with steps of its own; see `multistep_decay`."""
 
-    init_value: Any
-    boundaries: Any
-    gamma: Any
-
-    def prepared(self) -> MultistepDecay:
-        """The boundaries as a table."""
-        starts = table_of_starts(self.boundaries)
-        return MultistepDecay(canonical(self.init_value), starts, canonical(self.gamma))
+    init_value: Any = field(FINITE)
+    boundaries: Any = field(require_boundaries, canonical=table_of_starts)
+    gamma: Any = field(POSITIVE)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -214,9 +204,7 @@ def multistep_decay(init_value: Any, boundaries: Sequence[Any], gamma: Any = 0.1
         >>> print(schedule(29), schedule(30), schedule(80))
         0.1 0.05 0.025
     """
-    require_finite("init_value", init_value)
-    require_positive("gamma", gamma)
-    return MultistepDecay(init_value, require_boundaries(boundaries), gamma)
+    return checked(MultistepDecay, locals())
 
 
 @recipe
@@ -265,9 +253,9 @@ def one_cycle(
         >>> [round(float(schedule(t)), 5) for t in (0, 29, 64, 99)]
         [0.1, 0.5, 0.25001, 1e-05]
     """
-    require_finite("peak_value", peak_value)
-    require_positive("div_factor", div_factor)
-    require_positive("final_div_factor", final_div_factor)
+    FINITE("peak_value", peak_value)
+    POSITIVE("div_factor", div_factor)
+    POSITIVE("final_div_factor", final_div_factor)
     start = peak_value / div_factor
     values = (start, peak_value, start, start / final_div_factor)
     return _phases(values, total_steps, pct_start, anneal, three_phase)
@@ -312,8 +300,8 @@ def one_cycle_momentum(
         >>> [round(float(momentum(t)), 4) for t in (0, 29, 64, 99)]
         [0.95, 0.85, 0.9, 0.95]
     """
-    require_finite("base_momentum", base_momentum)
-    require_finite("max_momentum", max_momentum)
+    FINITE("base_momentum", base_momentum)
+    FINITE("max_momentum", max_momentum)
     values = (max_momentum, base_momentum, max_momentum, max_momentum)
     return _phases(values, total_steps, pct_start, anneal, three_phase)
 
@@ -322,10 +310,10 @@ def _phases(
     values: tuple[Any, ...], total_steps: Any, pct_start: Any, anneal: str, three_phase: bool
 ) -> Schedule:
     """The curve through the first value, the peak, the first value again, and the last one."""
-    total_steps = require_length("total_steps", total_steps)
+    total_steps = STEPS("total_steps", total_steps)
     require_choice("anneal", anneal, get_args(Interpolation))
     require_flag("three_phase", three_phase)
-    require_range("pct_start", pct_start, 0, 0.5 if three_phase else 1.0)
+    within(0, 0.5 if three_phase else 1.0)("pct_start", pct_start)
     rise, last = _times(pct_start, total_steps), _less(total_steps, 1)
     boundaries = (_less(rise, 1), _less(2 * rise, 2), last)
     if not three_phase:

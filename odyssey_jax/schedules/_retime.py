@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,27 +13,29 @@ from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds
 from odyssey_jax.schedules._callables import as_schedule
 from odyssey_jax.schedules._fields import (
-    require_factor,
-    require_flag,
-    require_length,
-    require_offset,
-    require_unit,
+    FACTOR,
+    SOME_STEPS,
+    STEPS,
+    STEPS_OF_EITHER_SIGN,
+    checked,
+    field,
+    flag,
 )
 from odyssey_jax.schedules._numbers import Wide
-from odyssey_jax.schedules._steps import StepCount, fold, length, turns
+from odyssey_jax.schedules._steps import StepCount, fold, step_count, turns
 
 
 @node
 class Shift(Schedule):
     """Another start; see `shift`."""
 
-    schedule: Schedule
-    steps: Any
+    schedule: Schedule = field(as_schedule)
+    steps: Any = field(STEPS_OF_EITHER_SIGN)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula: one of the two lengths is 0, whichever sign a traced number has."""
         later, earlier = _positive(self.steps), _positive(_negative(self.steps))
-        return self.schedule.at(now.minus(length(later)).plus(length(earlier)))
+        return self.schedule.at(now.minus(step_count(later)).plus(step_count(earlier)))
 
 
 @builds(Shift)
@@ -66,8 +67,7 @@ def shift(schedule: Schedule | Callable[[Any], Any], steps: Any) -> Shift:
         >>> [round(float(schedule(t)), 4) for t in (0, 20, 70, 120)]
         [0.1, 0.1, 0.05, 0.0]
     """
-    inner = as_schedule("schedule", schedule)
-    return Shift(inner, require_offset("steps", steps))
+    return checked(Shift, locals())
 
 
 def _negative(x: Any) -> Any:
@@ -85,12 +85,12 @@ def _positive(x: Any) -> Any:
 class Stretch(Schedule):
     """Another pace; see `stretch`."""
 
-    schedule: Schedule
-    factor: Any
+    schedule: Schedule = field(as_schedule)
+    factor: Any = field(FACTOR)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
-        return self.schedule.at(turns(now, self.factor).moment())
+        return self.schedule.at(turns(now, self.factor).step_count())
 
 
 @builds(Stretch)
@@ -122,18 +122,16 @@ def stretch(schedule: Schedule | Callable[[Any], Any], factor: Any) -> Stretch:
         >>> [round(float(schedule(t)), 4) for t in (0, 125, 250)]
         [0.1, 0.05, 0.0]
     """
-    inner = as_schedule("schedule", schedule)
-    require_factor("factor", factor)
-    return Stretch(inner, factor)
+    return checked(Stretch, locals())
 
 
 @node
 class Repeat(Schedule):
     """A period; see `repeat`."""
 
-    schedule: Schedule
-    period: Any
-    mirror: bool = dataclasses.field(metadata={"static": True})
+    schedule: Schedule = field(as_schedule)
+    period: Any = field(SOME_STEPS)
+    mirror: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -169,18 +167,15 @@ def repeat(schedule: Schedule | Callable[[Any], Any], period: Any, mirror: bool 
         >>> [round(float(schedule(t)), 4) for t in (10, 60, 110, 120, 170)]
         [0.1, 0.05, 0.0, 0.1, 0.05]
     """
-    inner = as_schedule("schedule", schedule)
-    period = require_unit("period", period)
-    require_flag("mirror", mirror)
-    return Repeat(inner, period, mirror)
+    return checked(Repeat, locals())
 
 
 @node
 class ByEpoch(Schedule):
     """A staircase in time; see `by_epoch`."""
 
-    schedule: Schedule
-    steps_per_epoch: Any
+    schedule: Schedule = field(as_schedule)
+    steps_per_epoch: Any = field(SOME_STEPS)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
@@ -191,12 +186,12 @@ class ByEpoch(Schedule):
 class ByEpochFraction(Schedule):
     """Another unit of time; see `by_epoch_fraction`."""
 
-    schedule: Schedule
-    steps_per_epoch: Any
+    schedule: Schedule = field(as_schedule)
+    steps_per_epoch: Any = field(SOME_STEPS)
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
-        return self.schedule.at(turns(now, self.steps_per_epoch).moment())
+        return self.schedule.at(turns(now, self.steps_per_epoch).step_count())
 
 
 @builds(ByEpoch)
@@ -227,8 +222,7 @@ def by_epoch(schedule: Schedule | Callable[[Any], Any], steps_per_epoch: Any) ->
         >>> print(schedule(2_999), schedule(3_000))
         0.1 0.05
     """
-    inner = as_schedule("schedule", schedule)
-    return ByEpoch(inner, require_unit("steps_per_epoch", steps_per_epoch))
+    return checked(ByEpoch, locals())
 
 
 @builds(ByEpochFraction)
@@ -261,8 +255,7 @@ def by_epoch_fraction(
         >>> [round(float(schedule(t)), 4) for t in (50, 125, 250)]
         [0.02, 0.05, 0.1]
     """
-    inner = as_schedule("schedule", schedule)
-    return ByEpochFraction(inner, require_unit("steps_per_epoch", steps_per_epoch))
+    return checked(ByEpochFraction, locals())
 
 
 def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
@@ -285,8 +278,7 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
         >>> epochs_to_steps(2.5, steps_per_epoch=100)
         250
     """
-    require_length("epochs", epochs)
-    require_unit("steps_per_epoch", steps_per_epoch)
+    STEPS("epochs", epochs)
+    SOME_STEPS("steps_per_epoch", steps_per_epoch)
     steps = round(epochs * steps_per_epoch)
-    require_length("epochs * steps_per_epoch", steps)
-    return steps
+    return STEPS("epochs * steps_per_epoch", steps)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._callables import as_schedule
-from odyssey_jax.schedules._fields import require_length
-from odyssey_jax.schedules._steps import LAST_STEP, moment
+from odyssey_jax.schedules._fields import STEPS
+from odyssey_jax.schedules._steps import LAST_STEP, clamp_step
 
 STATE_VERSION = 1
 
@@ -61,8 +61,8 @@ class Scheduler:
         Raises:
             ValueError: If the schedule is none, or the step is out of range.
         """
-        require_length("step", step)
-        return cls(as_schedule("schedule", schedule), moment(step).whole)
+        STEPS("step", step)
+        return cls(as_schedule("schedule", schedule), clamp_step(step).whole)
 
     def step(self) -> Scheduler:
         """One update done: the same schedule, one step further.

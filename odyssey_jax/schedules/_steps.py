@@ -1,7 +1,7 @@
-"""When: a step count that keeps all of its digits, and the phases measured on it.
+"""Steps that keep all of their digits, and the phases measured on them.
 
 A float32 holds 24 bits, a step 31: `float32(step)` is wrong from 16,777,217 on, and `1 - step /
-T` has lost everything ten steps before the end of a long run. So a moment is kept as a whole
+T` has lost everything ten steps before the end of a long run. So a count is kept as a whole
 number and a fraction, differences are taken between whole numbers, and only then is anything
 divided.
 """
@@ -19,13 +19,13 @@ from odyssey_jax.schedules._numbers import Wide, is_integer, pair, real, whole_p
 from odyssey_jax.schedules._power import real_terms
 
 LAST_STEP = 2**31 - 1
-
-
-"""The greatest step: later ones are taken to be this one."""
+"""The greatest step; later ones are clamped to it."""
 
 
 class StepCount(NamedTuple):
-    """A moment or a length: `whole + part`, never negative.
+    """A number of steps, `whole + part`, never negative: when it is, or how long something is.
+
+    A schedule of your own gets the current step as one, in `Schedule.at`; see `node`.
 
     Attributes:
         whole: int32, of any shape.
@@ -36,19 +36,19 @@ class StepCount(NamedTuple):
     part: jax.Array | None = None
 
     def real(self) -> jax.Array:
-        """The nearest float32."""
+        """Return the nearest float32."""
         whole = self.whole.astype(jnp.float32)
         return whole if self.part is None else whole + self.part
 
     def since(self, other: StepCount) -> jax.Array:
-        """`self - other` as float32, negative if `self` is the earlier one."""
+        """Return `self - other` as float32, negative if `self` is the earlier one."""
         whole = (self.whole - other.whole).astype(jnp.float32)
         if self.part is None and other.part is None:
             return whole
         return whole + (_part(self) - _part(other))
 
     def minus(self, other: StepCount) -> StepCount:
-        """`self - other`, and 0 where `other` is the later one."""
+        """Return `self - other`, and 0 where `other` is the later one."""
         whole = self.whole - other.whole
         if self.part is None and other.part is None:
             return StepCount(jnp.maximum(whole, 0))
@@ -59,7 +59,7 @@ class StepCount(NamedTuple):
         return StepCount(jnp.maximum(whole, 0), jnp.where(whole < 0, 0.0, part))
 
     def plus(self, other: StepCount) -> StepCount:
-        """`self + other`, and the greatest step where that is beyond it."""
+        """Return `self + other`, at most the greatest step."""
         room = LAST_STEP - self.whole
         whole = self.whole + jnp.minimum(other.whole, room)
         if self.part is None and other.part is None:
@@ -71,21 +71,40 @@ class StepCount(NamedTuple):
         return StepCount(whole, jnp.where(full, 0.0, part - carry.astype(jnp.float32)))
 
     def half(self) -> StepCount:
-        """`self / 2`, exact."""
+        """Return `self / 2`, exact."""
         odd = (self.whole & 1).astype(jnp.float32)
         return StepCount(self.whole >> 1, (odd + _part(self)) / 2)
 
     def pair(self) -> tuple[jax.Array, jax.Array]:
-        """The moment as `high + low`, both float32."""
+        """Return the count as `high + low`, both float32."""
         return whole_pair(self.whole, _part(self))
 
     def reached(self, other: StepCount) -> jax.Array:
-        """Whether `self >= other`."""
+        """Return whether `self >= other`."""
         return self.since(other) >= 0
+
+    def interval(self, total: Any) -> Interval:
+        """Return where this step is within a phase of so many steps, in steps."""
+        total = total if isinstance(total, StepCount) else step_count(total)
+        return Interval(self, total.minus(self), total)
+
+    def phase(self, total: Any) -> Phase:
+        """Return where this step is within a phase of so many steps, as fractions of it.
+
+        Args:
+            total: The steps of the phase: a hyper-parameter, or a step count.
+
+        Returns:
+            The fractions behind and ahead; all is behind from the end on, and in a phase of 0.
+        """
+        return self.interval(total).phase()
+
+
+ONE_STEP = StepCount(np.int32(1))  # pyright: ignore[reportArgumentType]
 
 
 def select(condition: jax.Array, yes: StepCount, no: StepCount) -> StepCount:
-    """`yes` where the condition holds, `no` elsewhere."""
+    """Return `yes` where the condition holds and `no` elsewhere."""
     part = None
     if yes.part is not None or no.part is not None:
         part = jnp.where(condition, _part(yes), _part(no))
@@ -107,8 +126,8 @@ def _from_float(x: Any, xp: ModuleType) -> StepCount:
     return StepCount(jnp.asarray(whole), jnp.asarray(part))
 
 
-def moment(step: Any) -> StepCount:
-    """A step, of any real dtype and shape, as a `StepCount`: negative is 0, and nothing wraps."""
+def clamp_step(step: Any) -> StepCount:
+    """Return a step of any real dtype and shape: negative is 0, and nothing wraps."""
     if not isinstance(step, jax.Array):
         step = np.asarray(step)
         if step.dtype == object and all(isinstance(x, int) for x in step.flat):  # beyond int64
@@ -130,8 +149,8 @@ def moment(step: Any) -> StepCount:
     raise TypeError(f"A step must be an integer or a real number, got dtype {dtype}.")
 
 
-def length(x: Any) -> StepCount:
-    """A hyper-parameter that counts steps, as a `StepCount`."""
+def step_count(x: Any) -> StepCount:
+    """Return a hyper-parameter that counts steps."""
     if is_integer(x):
         return StepCount(jnp.maximum(jnp.asarray(x, jnp.int32), 0))
     if not isinstance(x, Wide):
@@ -147,9 +166,9 @@ def length(x: Any) -> StepCount:
 
 
 class Phase(NamedTuple):
-    """How much of a phase is behind and how much is ahead, each in [0, 1] and each exact.
+    """How much of a phase is behind (`done`) and ahead (`left`), each in [0, 1] and exact.
 
-    `done + left` is 1, but neither can be had from the other without losing the digits of the
+    Their sum is 1, but neither can be had from the other without losing the digits of the
     smaller one: each is a difference of whole numbers, divided once.
     """
 
@@ -183,7 +202,7 @@ class Interval(NamedTuple):
     total: StepCount
 
     def phase(self) -> Phase:
-        """The fractions of it; an interval of length 0 is over at once."""
+        """Return the fractions of it; an interval of length 0 is over at once."""
         ahead = self.left.real()
         over = ahead <= 0
         # Masked before the division, so that no gradient is NaN where the length is 0.
@@ -208,19 +227,8 @@ class Interval(NamedTuple):
     def backwards(self) -> Interval:
         """The interval from its end: one that is over has not begun, and any length will do."""
         over = self.left.real() <= 0
-        one = StepCount(jnp.ones((), jnp.int32))
-        total = select(over, one, self.total)
-        return Interval(self.left, select(over, one, self.done), total)
-
-
-def interval(now: StepCount, total: StepCount) -> Interval:
-    """Where `now` is within a phase of length `total`."""
-    return Interval(now, total.minus(now), total)
-
-
-def phase(now: StepCount, total: StepCount) -> Phase:
-    """Where `now` is within a phase of length `total`, as fractions of it."""
-    return interval(now, total).phase()
+        total = select(over, ONE_STEP, self.total)
+        return Interval(self.left, select(over, ONE_STEP, self.done), total)
 
 
 class Turns(NamedTuple):
@@ -234,19 +242,19 @@ class Turns(NamedTuple):
     near: jax.Array
     rest: jax.Array
 
-    def moment(self) -> StepCount:
-        """The quotient as a `StepCount`: a step measured in units of the span."""
+    def step_count(self) -> StepCount:
+        """Return the quotient as a step measured in units of the span."""
         return StepCount(self.whole, self.near + self.rest)
 
 
 def turns(now: StepCount, span: Any) -> Turns:
-    """Divide a moment by a hyper-parameter that counts steps."""
+    """Divide a step by a hyper-parameter that counts steps."""
     whole, rest = _quotient(now, span)
-    return Turns(whole, *share(rest, length(span)))
+    return Turns(whole, *share(rest, step_count(span)))
 
 
 def share(some: StepCount, total: StepCount) -> tuple[jax.Array, jax.Array]:
-    """`some / total` as the `near` and `rest` of `Turns`, for `some <= total`."""
+    """Return `some / total` as the `near` and `rest` of `Turns`, for `some <= total`."""
     width = _width(total)
     near = jax.lax.stop_gradient(jnp.round(2048 * (some.real() / width)))
     # int32 wraps, and the true difference is about total / 2 at most: so this is exact.
@@ -257,14 +265,14 @@ def share(some: StepCount, total: StepCount) -> tuple[jax.Array, jax.Array]:
 
 
 def fold(now: StepCount, span: Any, *, mirror: bool) -> StepCount:
-    """Bring a moment back into [0, span): every turn alike, or every other one backwards."""
+    """Bring a step back into [0, span): every turn alike, or every other one backwards."""
     whole, local = _quotient(now, span)
-    return select(whole % 2 == 1, length(span).minus(local), local) if mirror else local
+    return select(whole % 2 == 1, step_count(span).minus(local), local) if mirror else local
 
 
 def _quotient(now: StepCount, span: Any) -> tuple[jax.Array, StepCount]:
-    """`now` as whole spans, and the steps of the next one."""
-    total = length(span)
+    """Return `now` as whole spans, and the steps of the next one."""
+    total = step_count(span)
     if is_integer(span):
         steps = jnp.maximum(total.whole, 1)
         # Both are positive, so the division that truncates is the one wanted, and the cheaper one.
@@ -279,7 +287,7 @@ def _quotient(now: StepCount, span: Any) -> tuple[jax.Array, StepCount]:
 
 
 def _width(total: StepCount) -> jax.Array:
-    """A length to divide by: 1 in place of the 0 of a phase that is over anyway."""
+    """Return a length to divide by: 1 in place of the 0 of a phase that is over anyway."""
     width = total.real()
     return jnp.where(width > 0, width, 1.0)
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._fields import (
+    FACTOR,
+    FINITE,
+    SOME_STEPS,
     is_known,
     require_divisor,
-    require_factor,
-    require_finite,
-    require_range,
-    require_unit,
+    within,
 )
 from odyssey_jax.schedules._numbers import is_number
 
@@ -48,8 +48,6 @@ WAITS_FOR = {
     "tokens": "tokens_per_step",
     "fraction": "total_steps",
 }
-
-
 """For each unit, the argument of `Schedule.resolve` that says how long it is."""
 
 
@@ -57,9 +55,9 @@ def measures(steps_per_epoch: Any, tokens_per_step: Any, total_steps: Any) -> Me
     """What is said of the units, checked."""
     for name, value in (("steps_per_epoch", steps_per_epoch), ("tokens_per_step", tokens_per_step)):
         if value is not None:
-            require_factor(name, value)
+            FACTOR(name, value)
     if total_steps is not None:
-        total_steps = require_unit("total_steps", total_steps)
+        total_steps = SOME_STEPS("total_steps", total_steps)
     return Measures(steps_per_epoch, tokens_per_step, total_steps)
 
 
@@ -102,7 +100,7 @@ class Length:
     def __mul__(self, factor: Any) -> Length:
         if not is_number(factor):
             return NotImplemented
-        require_finite("factor", factor)
+        FINITE("factor", factor)
         return self._each(lambda amount: amount * factor)
 
     def __rmul__(self, factor: Any) -> Length:
@@ -118,7 +116,7 @@ class Length:
         amounts = tuple(map(change, self.amounts))
         for amount, unit in zip(amounts, self.units, strict=True):
             if unit == "fraction":
-                require_range("fraction", amount, -1, 1)
+                within(-1, 1)("fraction", amount)
         return Length(amounts, self.units)
 
     def __repr__(self) -> str:
@@ -197,7 +195,7 @@ def epochs(number: Any) -> Length:
         join(schedules=[linear_warmup(peak_value=0.1, warmup_steps=1560),
         cosine_decay(init_value=0.1, decay_steps=26520)], boundaries=[1560])
     """
-    require_range("epochs", number, 0, 2**31 - 1)
+    within(0, 2**31 - 1)("epochs", number)
     return Length((number,), ("epochs",))
 
 
@@ -220,7 +218,7 @@ def tokens(number: Any) -> Length:
         >>> linear_warmup(3e-4, tokens(2e9)).resolve(tokens_per_step=2**22)
         linear_warmup(peak_value=0.0003, warmup_steps=477)
     """
-    require_range("tokens", number, 0, 1e18)
+    within(0, 1e18)("tokens", number)
     return Length((number,), ("tokens",))
 
 
@@ -243,5 +241,5 @@ def fraction(number: Any) -> Length:
         >>> cosine_decay(0.1, fraction(1) - fraction(0.25)).resolve(total_steps=1_001)
         cosine_decay(init_value=0.1, decay_steps=751)
     """
-    require_range("fraction", number, 0, 1)
+    within(0, 1)("fraction", number)
     return Length((number,), ("fraction",))

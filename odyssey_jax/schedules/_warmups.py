@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -10,50 +9,43 @@ import jax
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._curves import (
-    cosine,
-    geometric,
-    line,
-    phase_power,
-    root,
-)
+from odyssey_jax.schedules._curves import cosine, geometric, line, phase_power, root
 from odyssey_jax.schedules._fields import (
-    require_finite,
-    require_length,
-    require_positive,
+    FINITE,
+    POSITIVE,
+    STEPS,
+    checked,
+    field,
     require_progression,
 )
 from odyssey_jax.schedules._numbers import canonical_exponent
-from odyssey_jax.schedules._steps import Interval, StepCount, interval, length
+from odyssey_jax.schedules._steps import Interval, StepCount
 
 
 @node
 class Warmup(Schedule):
-    """The numbers of a warm-up; the curve is that of a decay, in its own file."""
+    """A curve over a number of steps, up to a peak; a kind of warm-up is a `curve`."""
 
-    peak_value: Any
-    warmup_steps: Any
-    init_value: Any
+    peak_value: Any = field(FINITE)
+    warmup_steps: Any = field(STEPS)
+    init_value: Any = field(FINITE)
 
-    def where(self, now: StepCount) -> Interval:
-        """Where `now` is within the warm-up."""
-        return interval(now, length(self.warmup_steps))
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the value at a place within the warm-up."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula: define `curve`.")
 
-
-def require_warmup(peak_value: Any, warmup_steps: Any, init_value: Any) -> Any:
-    """The numbers of `Warmup`; gives the number of steps."""
-    require_finite("peak_value", peak_value)
-    require_finite("init_value", init_value)
-    return require_length("warmup_steps", warmup_steps)
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the value on the curve, which holds its end."""
+        return self.curve(now.interval(self.warmup_steps))
 
 
 @node
 class LinearWarmup(Warmup):
     """A straight line; see `linear_warmup`."""
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        return line(self.where(now).phase(), self.init_value, self.peak_value)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the point on the line."""
+        return line(where.phase(), self.init_value, self.peak_value)
 
 
 @builds(LinearWarmup)
@@ -86,17 +78,16 @@ def linear_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> 
         >>> print(schedule(0), schedule(5), schedule(10), schedule(11))
         0.0 0.1 0.2 0.2
     """
-    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    return LinearWarmup(peak_value, warmup_steps, init_value)
+    return checked(LinearWarmup, locals())
 
 
 @node
 class CosineWarmup(Warmup):
     """Half a cosine; see `cosine_warmup`."""
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        return cosine(self.where(now), self.init_value, self.peak_value)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the half cosine."""
+        return cosine(where, self.init_value, self.peak_value)
 
 
 @builds(CosineWarmup)
@@ -130,18 +121,16 @@ def cosine_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> 
         >>> [round(float(schedule(t)), 4) for t in (0, 5, 10, 11)]
         [0.0, 0.1, 0.2, 0.2]
     """
-    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    return CosineWarmup(peak_value, warmup_steps, init_value)
+    return checked(CosineWarmup, locals())
 
 
 @node
 class SqrtWarmup(Warmup):
     """One less a square root; see `sqrt_warmup`."""
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        left = self.where(now).phase().backwards
-        return line(root(left), self.peak_value, self.init_value)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the square root of what is left."""
+        return line(root(where.phase().backwards), self.peak_value, self.init_value)
 
 
 @builds(SqrtWarmup)
@@ -175,17 +164,20 @@ def sqrt_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> Sq
         >>> [round(float(schedule(t)), 4) for t in (0, 75, 100, 101)]
         [0.0, 0.1, 0.2, 0.2]
     """
-    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    return SqrtWarmup(peak_value, warmup_steps, init_value)
+    return checked(SqrtWarmup, locals())
 
 
 @node
 class ExponentialWarmup(Warmup):
     """A geometric progression; see `exponential_warmup`."""
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        return geometric(self.where(now), self.init_value, self.peak_value)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the term of the progression."""
+        return geometric(where, self.init_value, self.peak_value)
+
+    def check(self) -> None:
+        """Raise ValueError unless float32 holds the progression."""
+        require_progression("init_value", self.init_value, "peak_value", self.peak_value)
 
 
 @builds(ExponentialWarmup)
@@ -219,21 +211,18 @@ def exponential_warmup(peak_value: Any, warmup_steps: Any, init_value: Any) -> E
         >>> print(schedule(0), schedule(5), schedule(10), schedule(11))
         0.1 0.2 0.4 0.4
     """
-    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    require_progression("init_value", init_value, "peak_value", peak_value)
-    return ExponentialWarmup(peak_value, warmup_steps, init_value)
+    return checked(ExponentialWarmup, locals())
 
 
 @node
 class PolynomialWarmup(Warmup):
     """A power of the step; see `polynomial_warmup`."""
 
-    power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
+    power: Any = field(POSITIVE, canonical=canonical_exponent)
 
-    def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
-        height = phase_power(self.where(now), self.power)
-        return line(height, self.init_value, self.peak_value)
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the power of the step."""
+        return line(phase_power(where, self.power), self.init_value, self.peak_value)
 
 
 @builds(PolynomialWarmup)
@@ -270,6 +259,4 @@ def polynomial_warmup(
         >>> print(schedule(0), schedule(5), schedule(10), schedule(11))
         0.0 0.05 0.2 0.2
     """
-    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    require_positive("power", power)
-    return PolynomialWarmup(peak_value, warmup_steps, init_value, power)
+    return checked(PolynomialWarmup, locals())

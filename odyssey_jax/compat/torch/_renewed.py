@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules import Schedule
 from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._steps import StepCount, length, turns
+from odyssey_jax.schedules._steps import StepCount, step_count, turns
 
 
 @node
@@ -26,9 +26,9 @@ class Renewed(Schedule):
 
     def at(self, now: StepCount) -> jax.Array:
         """The formula; a factor that is 0 for good stays what it is."""
-        start = length(self.first)
+        start = step_count(self.first)
         laps = turns(now.minus(start), self.period).whole
-        last = start.whole + laps * length(self.period).whole - self.late
+        last = start.whole + laps * step_count(self.period).whole - self.late
         begun = now.reached(start)
         then = self.schedule.at(StepCount(jnp.where(begun, last, 0)))
         some = begun & (then != 0)
