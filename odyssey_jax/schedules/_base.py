@@ -16,6 +16,7 @@ from jax.core import Tracer
 from odyssey_jax._pytree import is_static
 from odyssey_jax.schedules._fields import require_divisor
 from odyssey_jax.schedules._numbers import Wide, canonical, exact, is_number
+from odyssey_jax.schedules._parts import Part
 from odyssey_jax.schedules._steps import StepCount, clamp_step
 from odyssey_jax.schedules._units import Length, measures
 
@@ -130,6 +131,23 @@ class Schedule:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: x for name, x in self.__dict__.items() if name != "_kept"}
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, in order, each with the steps in which it is in force.
+
+        `describe`, `survey` and `lint` go by them. A schedule of your own is one part without an
+        end, unless it defines this method.
+
+        Returns:
+            At least one part; the first begins at 0, each of the others where one stops. The
+            numbers of the schedule must be known.
+
+        Example:
+            >>> from odyssey_jax.schedules import warmup_cosine
+            >>> [(part.kind, part.start, part.end) for part in warmup_cosine(0.1, 10, 100).parts()]
+            [('linear_warmup', 0.0, 10.0), ('cosine_decay', 10.0, 100.0)]
+        """
+        return [Part(self.name)]
 
     def resolve(
         self, *, steps_per_epoch: Any = None, tokens_per_step: Any = None, total_steps: Any = None

@@ -77,6 +77,10 @@ class Unresolved(Schedule):
         """Nor does it get further."""
         self.at(StepCount(jnp.int32(0)))
 
+    def parts(self) -> NoReturn:
+        """Raise ValueError, as `at` does."""
+        self.prepared()
+
     def _arguments(self) -> dict[str, Any]:
         """All of them, in the order of the function's signature."""
         given = {**dict(zip(self.names, self.values, strict=True)), **dict(self.choices)}

@@ -28,7 +28,15 @@ from odyssey_jax.schedules._fields import (
     require_part,
 )
 from odyssey_jax.schedules._numbers import real
+from odyssey_jax.schedules._parts import Part, known_steps, last_end, limited
 from odyssey_jax.schedules._steps import StepCount, step_count
+
+
+def _last_of_all(schedules: Sequence[Schedule]) -> float | None:
+    """Return where the last of some schedules comes to rest; None if one never does."""
+    ends = [last_end(schedule.parts()) for schedule in schedules]
+    known = [end for end in ends if end is not None]
+    return max(known) if len(known) == len(ends) else None
 
 
 @node
@@ -40,6 +48,10 @@ class Product(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return functools.reduce(operator.mul, (each.at(now) for each in self.schedules))
+
+    def parts(self) -> list[Part]:
+        """Return one part, which comes to rest with the last of the schedules."""
+        return [Part(self.name, end=_last_of_all(self.schedules))]
 
 
 @builds(Product)
@@ -81,6 +93,10 @@ class Sum(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return functools.reduce(operator.add, (each.at(now) for each in self.schedules))
+
+    def parts(self) -> list[Part]:
+        """Return one part, which comes to rest with the last of the schedules."""
+        return [Part(self.name, end=_last_of_all(self.schedules))]
 
 
 @builds(Sum)
@@ -124,6 +140,10 @@ class Scale(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return real(self.factor) * self.schedule.at(now)
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule."""
+        return self.schedule.parts()
 
 
 @builds(Scale)
@@ -182,6 +202,10 @@ class Clip(Schedule):
             raise ValueError("clip needs min_value, max_value or both; got neither.")
         if self.min_value is not None and self.max_value is not None:
             require_order("min_value", self.min_value, "max_value", self.max_value)
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule."""
+        return self.schedule.parts()
 
 
 @builds(Clip)
@@ -275,6 +299,22 @@ class WithNoise(Schedule):
                 f"negative; got limit = {self.limit!r}."
             )
 
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, those with noise by themselves."""
+        found, begin = self.schedule.parts(), known_steps(self.noise_begin)
+        stop = None if self.noise_end is None else known_steps(self.noise_end)
+        noisy = [
+            part._replace(kind=f"with_noise({part.kind})", end=self._quiet_from(part))
+            for part in limited(found, begin, stop)
+        ]
+        after = [] if stop is None else limited(found, stop, None)
+        return [*limited(found, 0, begin), *noisy, *after]
+
+    def _quiet_from(self, part: Part) -> float | None:
+        """Return where a part rests in spite of the noise: at 0, of which any multiple is 0."""
+        rests = part.rests and self.mode == "multiplicative"
+        return part.end if rests and self.schedule(np.float64(part.end)) == 0 else None
+
     def _noise(self, now: StepCount) -> jax.Array:
         seed, limit = jnp.asarray(self.seed, jnp.int32), real(self.limit)
         if self.std is None:
@@ -350,6 +390,10 @@ class WithMomentum(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The rate."""
         return self.schedule.at(now)
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the rate."""
+        return self.schedule.parts()
 
 
 @builds(WithMomentum)

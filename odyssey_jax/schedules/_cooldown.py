@@ -28,6 +28,7 @@ from odyssey_jax.schedules._fields import (
 )
 from odyssey_jax.schedules._join import Join, join
 from odyssey_jax.schedules._numbers import canonical_exponent, real
+from odyssey_jax.schedules._parts import Part, known_steps, limited
 from odyssey_jax.schedules._steps import ONE_STEP, Interval, Phase, StepCount, select, step_count
 from odyssey_jax.schedules._warmups import (
     cosine_warmup,
@@ -85,6 +86,13 @@ class Cooldown(Schedule):
                     f"{name} belongs to the shape {owner!r}, which needs it; got {name} = "
                     f"{value!r} with the shape {self.shape!r}."
                 )
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule up to the cooldown, and the cooldown."""
+        begin = known_steps(self.cooldown_begin)
+        steps = max(known_steps(self.cooldown_steps) - self.end_on_last_step, 0.0)
+        last = Part("cooldown", begin, None, begin + steps)
+        return [*limited(self.schedule.parts(), 0, begin), last]
 
     def _fall(self, where: Interval) -> Phase:
         if self.shape == "power":

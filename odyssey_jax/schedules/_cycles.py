@@ -32,6 +32,7 @@ from odyssey_jax.schedules._fields import (
     is_known,
 )
 from odyssey_jax.schedules._numbers import between, is_integer, pair, real, whole_pair
+from odyssey_jax.schedules._parts import Part
 from odyssey_jax.schedules._power import power
 from odyssey_jax.schedules._steps import (
     LAST_STEP,
@@ -131,6 +132,10 @@ class Restarts(Schedule):
     def check(self) -> None:
         """Raise ValueError if too many cycles begin before step 2**31."""
         cycles(self.schedule.length, self.t_mul)
+
+    def parts(self) -> list[Part]:
+        """Return one part, which turns where the first cycle ends."""
+        return [Part(self.name, turn=self.schedule.parts()[0].end)]
 
 
 @builds(Restarts)

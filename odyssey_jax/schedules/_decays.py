@@ -23,6 +23,7 @@ from odyssey_jax.schedules._fields import (
     within,
 )
 from odyssey_jax.schedules._numbers import canonical_exponent, choose
+from odyssey_jax.schedules._parts import Part, known_steps
 from odyssey_jax.schedules._steps import ONE_STEP, Interval, StepCount, fold, select, step_count
 
 PastEnd = Literal["hold", "zero", "repeat", "mirror", "stretch"]
@@ -74,6 +75,14 @@ class Ending(Schedule):
     def begin(self) -> Any:
         """The steps before the curve begins, or None for a curve that begins at once."""
         return None if self.begin_field is None else getattr(self, self.begin_field)
+
+    def parts(self) -> list[Part]:
+        """Return one part, which comes to rest at its end, or turns there."""
+        steps = known_steps(self.length) - self.end_on_last_step
+        end = known_steps(self.begin or 0) + max(steps, 0.0)
+        if self.past_end in ("hold", "zero"):
+            return [Part(self.name, end=end)]
+        return [Part(self.name, turn=None if self.past_end == "stretch" else end)]
 
     def _where(self, now: StepCount) -> Interval:
         """Return where `now` is, brought back into the curve if that goes on past its end."""

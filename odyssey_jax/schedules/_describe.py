@@ -11,7 +11,7 @@ import numpy as np
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._callables import as_schedule
 from odyssey_jax.schedules._fields import SOME_STEPS
-from odyssey_jax.schedules._spans import Span, last_end, spans
+from odyssey_jax.schedules._parts import Part, last_end
 
 # As many steps are looked at one by one; of longer runs, that many and all that are special.
 _ALL = 2**16
@@ -22,14 +22,14 @@ class Survey(NamedTuple):
 
     Attributes:
         schedule: The schedule.
-        spans: Its spans.
+        parts: Its parts.
         total: The steps of the run.
         steps: int64, the steps looked at, of 0 to `total - 1`, sorted.
         values: float64, the value at each.
     """
 
     schedule: Schedule
-    spans: list[Span]
+    parts: list[Part]
     total: int
     steps: np.ndarray
     values: np.ndarray
@@ -53,8 +53,8 @@ class Survey(NamedTuple):
 
     @property
     def joints(self) -> np.ndarray:
-        """int64, the first step of each span and of each rest, sorted."""
-        marks = [x for span in self.spans for x in (span.start, span.end) if x is not None]
+        """int64, the first step of each part and of each rest, sorted."""
+        marks = [x for part in self.parts for x in (part.start, part.end) if x is not None]
         return np.unique(np.ceil(marks).astype(np.int64))
 
     @property
@@ -81,7 +81,7 @@ def survey(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = 
     """
     schedule = as_schedule("schedule", schedule)
     schedule(0)  # says so if it has no values yet, or many
-    found = spans(schedule)
+    found = schedule.parts()
     if total_steps is None:
         end = last_end(found)
         if end is None:
@@ -93,10 +93,10 @@ def survey(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = 
     return Survey(schedule, found, total, steps, values)
 
 
-def _steps(found: list[Span], total: int) -> np.ndarray:
+def _steps(found: list[Part], total: int) -> np.ndarray:
     if total <= _ALL:
         return np.arange(total)
-    marks = [x for span in found for x in (span.start, span.end) if x is not None]
+    marks = [x for part in found for x in (part.start, part.end) if x is not None]
     special = np.ceil(np.asarray(marks))[:, None] + np.arange(-2, 3)
     tail = np.geomspace(1, total, 200)
     steps = [np.linspace(0, total - 1, _ALL), special.ravel(), tail, total - tail]
@@ -133,7 +133,7 @@ def describe(schedule: Schedule | Callable[[Any], Any], total_steps: int | None 
         mean 0.04167 over 12,000 steps (area 500)
     """
     seen = survey(schedule, total_steps)
-    lines = [_line(seen, span) for span in _with_rests(seen)]
+    lines = [_line(seen, part) for part in _with_rests(seen)]
     if len(lines) > _MOST:
         middle = ("...", f"{len(lines) - _MOST + 1} more parts")
         lines = [*lines[: _MOST - 2], middle, lines[-1]]
@@ -141,7 +141,7 @@ def describe(schedule: Schedule | Callable[[Any], Any], total_steps: int | None 
     text = [f"{steps:<{width}}  {what}" for steps, what in lines]
     peak = seen.peak_index
     text.append(f"peak {seen.values[peak]:.4g} at step {seen.steps[peak]:,}")
-    end = last_end(seen.spans)
+    end = last_end(seen.parts)
     if end is None:
         text.append(f"no end; {seen.values[-1]:.4g} at the last step, {seen.total - 1:,}")
     else:
@@ -151,29 +151,29 @@ def describe(schedule: Schedule | Callable[[Any], Any], total_steps: int | None 
     return "\n".join(text)
 
 
-def _with_rests(seen: Survey) -> list[Span]:
-    """The spans that begin in the run, each split where it comes to rest."""
+def _with_rests(seen: Survey) -> list[Part]:
+    """The parts that begin in the run, each split where it comes to rest."""
     found = []
-    for span in seen.spans:
-        if span.start >= seen.total:
+    for part in seen.parts:
+        if part.start >= seen.total:
             break
-        stop = seen.total if span.stop is None else min(span.stop, seen.total)
-        end = span.end if span.rests and span.end is not None else stop
-        if span.start < min(end, stop):
-            found.append(Span(span.kind, span.start, min(end, stop), None))
+        stop = seen.total if part.stop is None else min(part.stop, seen.total)
+        end = part.end if part.rests and part.end is not None else stop
+        if part.start < min(end, stop):
+            found.append(Part(part.kind, part.start, min(end, stop), None))
         if end < stop:
-            found.append(Span("held", max(end, span.start), stop, None))
+            found.append(Part("held", max(end, part.start), stop, None))
     return found
 
 
-def _line(seen: Survey, span: Span) -> tuple[str, str]:
-    first = int(-(-span.start // 1))
-    last = max(int(-(-(span.stop or 0) // 1)) - 1, first)
+def _line(seen: Survey, part: Part) -> tuple[str, str]:
+    first = int(-(-part.start // 1))
+    last = max(int(-(-(part.stop or 0) // 1)) - 1, first)
     steps = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
-    if span.kind == "held":
+    if part.kind == "held":
         return steps, f"held at {seen.at(last):.4g}"
     start, end = f"{seen.at(first):.4g}", f"{seen.at(last):.4g}"
-    return steps, f"{span.kind}, {start}" if start == end else f"{span.kind}, {start} to {end}"
+    return steps, f"{part.kind}, {start}" if start == end else f"{part.kind}, {start} to {end}"
 
 
 def from_form(form: Any) -> Schedule | None:

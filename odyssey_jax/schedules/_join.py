@@ -16,6 +16,7 @@ from odyssey_jax.schedules._builds import builds, recipe
 from odyssey_jax.schedules._callables import as_schedules
 from odyssey_jax.schedules._fields import checked, field, require_boundaries, require_one_between
 from odyssey_jax.schedules._numbers import Wide, canonical, exact
+from odyssey_jax.schedules._parts import Part, known_steps, limited, moved
 from odyssey_jax.schedules._steps import StepCount, select, step_count
 
 
@@ -179,6 +180,14 @@ class Join(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return self.prepared().at(now)
+
+    def parts(self) -> list[Part]:
+        """Return the parts of each piece while it is in force."""
+        found = []
+        starts = [0.0, *map(known_steps, self.boundaries)]
+        for piece, start, stop in zip(self.schedules, starts, [*starts[1:], None], strict=True):
+            found += limited(moved(piece.parts(), start.__add__), start, stop)
+        return found
 
 
 @builds(Join)

@@ -11,7 +11,7 @@ import numpy as np
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._describe import Survey, survey
 from odyssey_jax.schedules._fields import FACTOR
-from odyssey_jax.schedules._spans import Span, last_end
+from odyssey_jax.schedules._parts import Part, last_end
 
 # A rate this much smaller than the peak moves nothing in float32, but every cosine is that small
 # just before its end: as good as 0 counts if it is for more than a hundredth of the run.
@@ -123,19 +123,19 @@ def _not_finite(seen: Survey) -> Finding:
 
 
 def _too_long(seen: Survey) -> Iterator[Finding]:
-    """Spans that the run cuts off, or never gets to."""
+    """Parts that the run cuts off, or never gets to."""
     total, last = seen.total, seen.at(seen.total - 1)
-    for span in seen.spans:
-        if span.start > total:
-            what = f"{span.kind} begins here, and the run is over at step {total:,}"
+    for part in seen.parts:
+        if part.start > total:
+            what = f"{part.kind} begins here, and the run is over at step {total:,}"
             remedy = "Make the run longer, or what is before it shorter"
-            yield Finding("part not reached", round(span.start), what, remedy)
+            yield Finding("part not reached", round(part.start), what, remedy)
             return
-        end = span.end if span.stop is None or (span.end or 0) <= span.stop else span.stop
+        end = part.end if part.stop is None or (part.end or 0) <= part.stop else part.stop
         if end is None or end <= total:
             continue
-        goal = seen.at(end if span.stop is None else end - _MOMENT)
-        where = f"{span.kind} ends at step {end:,.10g}, and the run at step {total:,}"
+        goal = seen.at(end if part.stop is None else end - _MOMENT)
+        where = f"{part.kind} ends at step {end:,.10g}, and the run at step {total:,}"
         if abs(goal) - abs(last) > _SLIGHT * abs(goal):
             yield Finding(
                 "warm-up longer than the run",
@@ -144,7 +144,7 @@ def _too_long(seen: Survey) -> Iterator[Finding]:
                 "Make the warm-up shorter than the run",
             )
             return
-        if abs(last - goal) > _SLIGHT * abs(seen.peak) or span.kind in _STAIRS:
+        if abs(last - goal) > _SLIGHT * abs(seen.peak) or part.kind in _STAIRS:
             yield Finding(
                 "end not reached",
                 total,
@@ -156,7 +156,7 @@ def _too_long(seen: Survey) -> Iterator[Finding]:
 
 def _jumps(seen: Survey) -> Iterator[Finding]:
     """Joints at which the value leaps, where neither side is noise, a staircase or a restart."""
-    for before, after in zip(seen.spans[:-1], seen.spans[1:], strict=True):
+    for before, after in zip(seen.parts[:-1], seen.parts[1:], strict=True):
         joint = after.start
         if joint >= seen.total or _may_leap(before, after):
             continue
@@ -173,10 +173,10 @@ def _jumps(seen: Survey) -> Iterator[Finding]:
             )
 
 
-def _may_leap(before: Span, after: Span) -> bool:
+def _may_leap(before: Part, after: Part) -> bool:
     both_stairs = before.kind in _STAIRS and after.kind in _STAIRS
     restart = before.kind == after.kind or after.kind.endswith("warmup")
-    noisy = any(span.kind.startswith("with_noise") for span in (before, after))
+    noisy = any(part.kind.startswith("with_noise") for part in (before, after))
     return noisy or both_stairs or (restart and not before.kind.endswith("warmup"))
 
 
@@ -242,7 +242,7 @@ def _low(seen: Survey) -> Iterator[Finding]:
 
 def _few(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
     """All lengths tiny: what is at rest, or begins anew, after so few steps counts epochs."""
-    last = seen.spans[-1]
+    last = seen.parts[-1]
     over = last.start if last.kind == "constant" else last.end
     if over is None and last.turn is not None:
         over = last.start + last.turn
@@ -263,7 +263,7 @@ def _epochs(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
         return
     run = seen.total / steps_per_epoch
     final = abs(seen.values[-1]) / (abs(seen.peak) or 1.0)
-    end = last_end(seen.spans)
+    end = last_end(seen.parts)
     if final > 0.5 or (end is None and final > _ROUNDING):
         return
     over = _half_life(seen) if end is None else end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,7 @@ from odyssey_jax.schedules._fields import (
 )
 from odyssey_jax.schedules._join import piece_at, row, start_of, table_of_starts, table_of_values
 from odyssey_jax.schedules._numbers import pair, real, whole_pair
+from odyssey_jax.schedules._parts import Part, known_steps, lasting
 from odyssey_jax.schedules._power import power
 from odyssey_jax.schedules._steps import StepCount
 
@@ -61,6 +63,10 @@ class PiecewiseConstant(Schedule):
         values, starts = table_of_values(self.values), table_of_starts(self.boundaries)
         return row(values, piece_at(now, starts))
 
+    def parts(self) -> list[Part]:
+        """Return one part, which comes to rest at the last boundary."""
+        return [Part(self.name, end=max(map(known_steps, self.boundaries), default=0.0))]
+
 
 @node
 class PiecewiseInterpolate(Schedule):
@@ -83,6 +89,13 @@ class PiecewiseInterpolate(Schedule):
         start = start_of(piece, starts)
         where = now.minus(start).phase(start_of(following, starts).minus(start))
         return _CURVES[self.interpolation](where, row(values, piece), row(values, following))
+
+    def parts(self) -> list[Part]:
+        """Return a part for each curve; the last one comes to rest at its boundary."""
+        edges = [0.0, *map(known_steps, self.boundaries)]
+        curves = [Part(self.name, a, b, b) for a, b in itertools.pairwise(edges)]
+        *first, last = curves or [Part(self.name, end=0.0)]
+        return lasting([*first, last._replace(stop=None)])
 
 
 @builds(PiecewiseConstant)
@@ -170,6 +183,10 @@ class MultistepDecay(Schedule):
         """The formula."""
         cuts = piece_at(now, table_of_starts(self.boundaries))
         return real(self.init_value) * power(pair(self.gamma), whole_pair(cuts))
+
+    def parts(self) -> list[Part]:
+        """Return one part, which comes to rest at the last boundary."""
+        return [Part(self.name, end=max(map(known_steps, self.boundaries), default=0.0))]
 
 
 @builds(MultistepDecay)

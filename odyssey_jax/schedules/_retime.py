@@ -22,6 +22,7 @@ from odyssey_jax.schedules._fields import (
     flag,
 )
 from odyssey_jax.schedules._numbers import Wide
+from odyssey_jax.schedules._parts import Part, known_steps, lasting, moved
 from odyssey_jax.schedules._steps import StepCount, fold, step_count, turns
 
 
@@ -36,6 +37,12 @@ class Shift(Schedule):
         """The formula: one of the two lengths is 0, whichever sign a traced number has."""
         later, earlier = _positive(self.steps), _positive(_negative(self.steps))
         return self.schedule.at(now.minus(step_count(later)).plus(step_count(earlier)))
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, as much later; the first begins at 0."""
+        steps = known_steps(self.steps)
+        first, *rest = moved(self.schedule.parts(), lambda t: max(t + steps, 0.0))
+        return lasting([first._replace(start=0.0), *rest])
 
 
 @builds(Shift)
@@ -91,6 +98,10 @@ class Stretch(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return self.schedule.at(turns(now, self.factor).step_count())
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, stretched."""
+        return lasting(moved(self.schedule.parts(), known_steps(self.factor).__mul__))
 
 
 @builds(Stretch)
@@ -181,6 +192,10 @@ class ByEpoch(Schedule):
         """The formula."""
         return self.schedule.at(StepCount(turns(now, self.steps_per_epoch).whole))
 
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, in steps."""
+        return lasting(moved(self.schedule.parts(), known_steps(self.steps_per_epoch).__mul__))
+
 
 @node
 class ByEpochFraction(Schedule):
@@ -192,6 +207,10 @@ class ByEpochFraction(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """The formula."""
         return self.schedule.at(turns(now, self.steps_per_epoch).step_count())
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, in steps."""
+        return lasting(moved(self.schedule.parts(), known_steps(self.steps_per_epoch).__mul__))
 
 
 @builds(ByEpoch)

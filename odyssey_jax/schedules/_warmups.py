@@ -19,6 +19,7 @@ from odyssey_jax.schedules._fields import (
     require_progression,
 )
 from odyssey_jax.schedules._numbers import canonical_exponent
+from odyssey_jax.schedules._parts import Part, known_steps
 from odyssey_jax.schedules._steps import Interval, StepCount
 
 
@@ -37,6 +38,10 @@ class Warmup(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """Return the value on the curve, which holds its end."""
         return self.curve(now.interval(self.warmup_steps))
+
+    def parts(self) -> list[Part]:
+        """Return one part, which comes to rest at the peak."""
+        return [Part(self.name, end=known_steps(self.warmup_steps))]
 
 
 @node
