@@ -2,6 +2,7 @@
 
 from odyssey_jax._pytree import node as node
 from odyssey_jax.schedules._base import Schedule as Schedule
+from odyssey_jax.schedules._builds import builds as builds
 from odyssey_jax.schedules._callables import from_callable as from_callable
 from odyssey_jax.schedules._callables import from_python as from_python
 from odyssey_jax.schedules._compose import clip as clip
@@ -49,6 +50,8 @@ from odyssey_jax.schedules._metric_rules import observed as observed
 from odyssey_jax.schedules._metric_rules import reduce_on_plateau as reduce_on_plateau
 from odyssey_jax.schedules._metric_rules import smoothed as smoothed
 from odyssey_jax.schedules._metric_rules import worst as worst
+from odyssey_jax.schedules._numbers import real as real
+from odyssey_jax.schedules._parts import Part as Part
 from odyssey_jax.schedules._piecewise import multistep_decay as multistep_decay
 from odyssey_jax.schedules._piecewise import one_cycle as one_cycle
 from odyssey_jax.schedules._piecewise import one_cycle_momentum as one_cycle_momentum
@@ -62,6 +65,8 @@ from odyssey_jax.schedules._retime import shift as shift
 from odyssey_jax.schedules._retime import stretch as stretch
 from odyssey_jax.schedules._scheduler import Scheduler as Scheduler
 from odyssey_jax.schedules._scheduler import differences as differences
+from odyssey_jax.schedules._steps import Phase as Phase
+from odyssey_jax.schedules._steps import StepCount as StepCount
 from odyssey_jax.schedules._units import epochs as epochs
 from odyssey_jax.schedules._units import fraction as fraction
 from odyssey_jax.schedules._units import tokens as tokens

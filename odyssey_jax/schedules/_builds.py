@@ -21,7 +21,37 @@ _Factory = TypeVar("_Factory", bound=Callable[..., Schedule])
 
 
 def builds(kind: type[Schedule]) -> Callable[[_Factory], _Factory]:
-    """Mark the public function that builds a kind of schedule; they share their argument names."""
+    r"""Mark the public function that builds a kind of schedule, named like its fields.
+
+    The kind then has the function's name in `repr` and in JSON, and its lengths may be in any
+    unit. A schedule of your own is a `node` with its formula, and such a function.
+
+    Args:
+        kind: The class, whose fields are the arguments of the function.
+
+    Returns:
+        A decorator.
+
+    Example:
+        >>> from typing import Any
+        >>> from odyssey_jax.schedules import Schedule, StepCount, builds, fraction, node, real
+        >>> @node
+        ... class Parabola(Schedule):
+        ...     init_value: Any
+        ...     steps: Any
+        ...
+        ...     def at(self, now: StepCount):
+        ...         left = now.phase(self.steps).left  # 1 at step 0, 0 at the end
+        ...         return real(self.init_value) * left * left
+        >>> @builds(Parabola)
+        ... def parabola(init_value: Any, steps: Any) -> Parabola:
+        ...     return Parabola(init_value, steps)
+        >>> schedule = 0.5 * parabola(0.4, fraction(0.1))
+        >>> schedule.resolve(total_steps=1_000)
+        scale(schedule=parabola(init_value=0.4, steps=100), factor=0.5)
+        >>> print(schedule.resolve(total_steps=1_000)(50))
+        0.05
+    """
 
     def register(function: _Factory) -> _Factory:
         kind.name = function.__name__
@@ -31,7 +61,7 @@ def builds(kind: type[Schedule]) -> Callable[[_Factory], _Factory]:
 
 
 def recipe(function: _Factory) -> _Factory:
-    """Mark a public function that gives a schedule: its lengths may be in any unit.
+    """Mark a public function that returns a schedule, so that its lengths may be in any unit.
 
     Where one is not in steps, the call is kept as it is until `Schedule.resolve`.
     """
@@ -63,7 +93,7 @@ class Unresolved(Schedule):
     choices: tuple[tuple[str, Any], ...] = dataclasses.field(metadata={"static": True})
 
     def at(self, now: StepCount) -> NoReturn:
-        """There is no value before the lengths are known."""
+        """Raise ValueError: there is no value before the lengths are known."""
         del now
         lengths = [x for x in _parts(self) if isinstance(x, Length)]
         waiting = {unit for x in lengths for unit in x.units if unit != "steps"}
@@ -74,7 +104,7 @@ class Unresolved(Schedule):
         )
 
     def prepared(self) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Nor does it get further."""
+        """Raise ValueError, as `at` does."""
         self.at(StepCount(jnp.int32(0)))
 
     def parts(self) -> NoReturn:
@@ -82,7 +112,7 @@ class Unresolved(Schedule):
         self.prepared()
 
     def _arguments(self) -> dict[str, Any]:
-        """All of them, in the order of the function's signature."""
+        """Return all arguments, in the order of the function's signature."""
         given = {**dict(zip(self.names, self.values, strict=True)), **dict(self.choices)}
         order = inspect.signature(factory(self.call)).parameters
         return {name: given[name] for name in order if name in given}
@@ -90,17 +120,17 @@ class Unresolved(Schedule):
     def resolve(
         self, *, steps_per_epoch: Any = None, tokens_per_step: Any = None, total_steps: Any = None
     ) -> Schedule:
-        """See `Schedule.resolve`."""
+        """Return the schedule in steps; see `Schedule.resolve`."""
         known = measures(steps_per_epoch, tokens_per_step, total_steps)
         return self.filled(lambda length: length.resolve(known))
 
     def filled(self, fill: Callable[[Length], Any]) -> Schedule:
-        """The call made, with something in place of each length."""
+        """Return the call made, with something in place of each length."""
         given = {name: _filled(x, fill) for name, x in self._arguments().items()}
         return factory(self.call)(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """The call as plain data."""
+        """Return the call as plain data."""
         return {"name": self.call, **{name: plain(x) for name, x in self._arguments().items()}}
 
     def __repr__(self) -> str:
@@ -109,7 +139,7 @@ class Unresolved(Schedule):
 
 
 def _parts(x: Any) -> list[Any]:
-    """The numbers, lengths and schedules of an argument; an unresolved schedule's own as well."""
+    """Return an argument's numbers, lengths and schedules; an unresolved schedule's own too."""
     parts = []
     for part in jax.tree.leaves(x, is_leaf=lambda y: y is not x and _is_part(y)):
         parts += _parts(part.values) if isinstance(part, Unresolved) else [part]
@@ -121,7 +151,7 @@ def _is_part(x: Any) -> bool:
 
 
 def _filled(x: Any, fill: Callable[[Length], Any]) -> Any:
-    """An argument with something in place of each length, of the schedules within it too."""
+    """Return an argument with something in place of each length, also of schedules within."""
 
     def one(part: Any) -> Any:
         if isinstance(part, Length):
@@ -132,7 +162,7 @@ def _filled(x: Any, fill: Callable[[Length], Any]) -> Any:
 
 
 def is_unresolved(arguments: Any) -> bool:
-    """Whether there is a length in another unit than steps among the arguments of a call."""
+    """Return whether there is a length in another unit than steps among the arguments of a call."""
     parts = jax.tree.leaves(arguments, is_leaf=_is_part)
     return any(isinstance(part, (Length, Unresolved)) for part in parts)
 
@@ -148,14 +178,14 @@ def unresolved(function: Callable[..., Schedule], arguments: Mapping[str, Any]) 
 
 
 def _frozen(x: Any) -> Any:
-    """An argument as a value: sequences as tuples, plain functions as schedules."""
+    """Return an argument as a value: sequences as tuples, plain functions as schedules."""
     if isinstance(x, (list, tuple)):
         return tuple(map(_frozen, x))
     return factory("from_callable")(x) if callable(x) and not isinstance(x, Schedule) else x
 
 
 def _check(function: Callable[..., Schedule], arguments: Mapping[str, Any]) -> None:
-    """Call it with lengths that are being traced: of a traced value, nothing is checked."""
+    """Call a function with lengths that are traced, of which nothing is checked."""
 
     def trial(step: jax.Array) -> None:
         function(**{name: _filled(x, lambda _: step) for name, x in arguments.items()})

@@ -32,7 +32,7 @@ class FromCallable(Schedule):
     function: Callable[[Any], Any] = field(_require_callable, static=True)
 
     def at(self, now: StepCount) -> jax.Array:
-        """What the function gives for the step."""
+        """Return what the function returns for the step."""
         step = now.whole if now.part is None else now.real()
         return jnp.asarray(self.function(step)).astype(jnp.float32)
 
@@ -42,7 +42,7 @@ class FromCallable(Schedule):
 
 
 def named(function: Callable[[Any], Any]) -> str:
-    """A function by where it was defined."""
+    """Return a function by where it was defined."""
     where = getattr(function, "__module__", "?")
     return f"{where}.{getattr(function, '__qualname__', repr(function))}"
 
@@ -76,7 +76,7 @@ def from_callable(function: Callable[[Any], Any]) -> FromCallable:
 
 
 def as_schedule(name: str, x: Any) -> Schedule:
-    """A schedule as it is, another callable taken in."""
+    """Return a schedule as it is, another callable taken in."""
     if isinstance(x, Schedule):
         return x
     if callable(x):
@@ -88,7 +88,7 @@ def as_schedule(name: str, x: Any) -> Schedule:
 
 
 def as_schedules(name: str, xs: Any) -> tuple[Schedule, ...]:
-    """A sequence of at least one, each taken in as `as_schedule` does."""
+    """Return a sequence of at least one, each taken in as `as_schedule` does."""
     if not isinstance(xs, Sequence) or isinstance(xs, str) or len(xs) == 0:
         raise ValueError(
             f"{name} must be a sequence of at least one schedule; got {name} = {xs!r}."
@@ -101,7 +101,7 @@ class FromPython(FromCallable):
     """A function that is static, and stays outside the compiled program; see `from_python`."""
 
     def at(self, now: StepCount) -> jax.Array:
-        """What the function gives for each step."""
+        """Return what the function returns for each step."""
         shape = jax.ShapeDtypeStruct(now.whole.shape, jnp.float32)
         parts = () if now.part is None else (jax.lax.stop_gradient(now.part),)
         return jax.pure_callback(self._values, shape, now.whole, *parts, vmap_method="expand_dims")

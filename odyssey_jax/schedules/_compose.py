@@ -46,7 +46,7 @@ class Product(Schedule):
     schedules: tuple[Schedule, ...] = field(as_schedules)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return functools.reduce(operator.mul, (each.at(now) for each in self.schedules))
 
     def parts(self) -> list[Part]:
@@ -91,7 +91,7 @@ class Sum(Schedule):
     schedules: tuple[Schedule, ...] = field(as_schedules)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return functools.reduce(operator.add, (each.at(now) for each in self.schedules))
 
     def parts(self) -> list[Part]:
@@ -138,7 +138,7 @@ class Scale(Schedule):
     factor: Any = field(FINITE)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return real(self.factor) * self.schedule.at(now)
 
     def parts(self) -> list[Part]:
@@ -186,7 +186,7 @@ class Clip(Schedule):
     max_value: Any = field(FINITE, optional=True)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         value = self.schedule.at(now)
         if self.max_value is not None:
             bound = real(self.max_value)
@@ -262,7 +262,7 @@ def _key(seed: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def _for_each(draw: Callable[..., jax.Array], *numbers: Any) -> jax.Array:
-    """One draw for each element of the numbers, whatever their shapes."""
+    """Return one draw for each element of the numbers, whatever their shapes."""
     alike = jnp.broadcast_arrays(*numbers)
     return jax.vmap(draw)(*(x.reshape(-1) for x in alike)).reshape(alike[0].shape)
 
@@ -280,7 +280,7 @@ class WithNoise(Schedule):
     std: Any = field(POSITIVE, optional=True)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         value, noise = self.schedule.at(now), self._noise(now)
         noisy = value + (noise if self.mode == "additive" else value * noise)
         inside = now.reached(step_count(self.noise_begin))
@@ -388,7 +388,7 @@ class WithMomentum(Schedule):
     momentum: Schedule = field(as_schedule)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The rate."""
+        """Return the rate."""
         return self.schedule.at(now)
 
     def parts(self) -> list[Part]:

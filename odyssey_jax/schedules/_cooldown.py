@@ -41,7 +41,7 @@ DecayShape = Literal["linear", "cosine", "1-sqrt", "power", "exponential"]
 
 
 def _exponential(where: Interval, ratio: Any) -> Phase:
-    """`(1 - r ** done) / (1 - r)` is done: geometric, and moved so that it ends at 0."""
+    """Return the phase of which `(1 - r ** done) / (1 - r)` is done: it ends at 0."""
     time, ratio = where.phase(), real(ratio)
     log = jnp.log(ratio)
     # Near the end the difference has few digits; there the logarithm has them all.
@@ -66,7 +66,7 @@ class Cooldown(Schedule):
     end_on_last_step: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         begin, total = step_count(self.cooldown_begin), step_count(self.cooldown_steps)
         if self.end_on_last_step:
             total = total.minus(ONE_STEP)

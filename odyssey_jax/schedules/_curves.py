@@ -14,12 +14,12 @@ from odyssey_jax.schedules._steps import Interval, Phase, select, share
 
 
 def line(where: Phase, start: Any, end: Any) -> jax.Array:
-    """`start + (end - start) * done`."""
+    """Return `start + (end - start) * done`."""
     return between(start, end, where.done, where.left)
 
 
 def _from_nearer_end(where: Phase | Interval) -> jax.Array:
-    """`(1 - cos(pi * x)) / 2` in the form `sin(pi / 2 * x) ** 2`, x the nearer end's distance.
+    """Return `(1 - cos(pi * x)) / 2` as `sin(pi / 2 * x) ** 2`, x the nearer end's distance.
 
     So it is small where the other form cancels: one transcendental, all digits at both ends.
     """
@@ -27,20 +27,20 @@ def _from_nearer_end(where: Phase | Interval) -> jax.Array:
 
 
 def wave(where: Phase) -> Phase:
-    """`(1 - cos(pi * done)) / 2` is done."""
+    """Return the phase of which `(1 - cos(pi * done)) / 2` is done."""
     small = _from_nearer_end(where)
     return choose(where.late, Phase(1 - small, small), Phase(small, 1 - small))
 
 
 def cosine(where: Phase | Interval, start: Any, end: Any) -> jax.Array:
-    """`end + (start - end) * (1 + cos(pi * done)) / 2`."""
+    """Return `end + (start - end) * (1 + cos(pi * done)) / 2`."""
     start, end, late = real(start), real(end), where.late
     near, far = jnp.where(late, end, start), jnp.where(late, start, end)
     return near + (far - near) * _from_nearer_end(where)
 
 
 def root(where: Phase) -> Phase:
-    """`sqrt(done)` is done."""
+    """Return the phase of which `sqrt(done)` is done."""
     begun = where.done > 0
     # Masked, as the derivative is not finite at 0.
     done = jnp.where(begun, jnp.sqrt(jnp.where(begun, where.done, 1.0)), 0.0)
@@ -48,7 +48,7 @@ def root(where: Phase) -> Phase:
 
 
 def geometric(where: Interval, start: Any, end: Any) -> jax.Array:
-    """`start * (end / start) ** done`, measured from the nearer end."""
+    """Return `start * (end / start) ** done`, measured from the nearer end."""
     late = where.left.since(where.done) <= 0
     done, left = where.done.pair(), where.left.pair()
     exponent = jnp.where(late, -left[0], done[0]), jnp.where(late, -left[1], done[1])
@@ -57,7 +57,7 @@ def geometric(where: Interval, start: Any, end: Any) -> jax.Array:
 
 
 def sigmoid(where: Interval, lower: Any, upper: Any) -> Phase:
-    """`(1 + tanh(z)) / 2` is done, with z going from `lower` to `upper`.
+    """Return the phase of which `(1 + tanh(z)) / 2` is done, z from `lower` to `upper`.
 
     Towards the end it is `exp(-2 z)` that counts, which needs z with an absolute error of 1e-7:
     so z is `coarse + fine`, where `coarse` is a sum of products that are exact.
@@ -75,7 +75,7 @@ def sigmoid(where: Interval, lower: Any, upper: Any) -> Phase:
 
 
 def _coarse(lower: Pair, upper: Pair) -> tuple[Pair, Pair]:
-    """Both numbers as multiples of one unit, at most 2^11 of it, and what that leaves."""
+    """Return both numbers as multiples of one unit, at most 2^11 of it, and the rest."""
     greatest = jnp.maximum(jnp.maximum(jnp.abs(lower[0]), jnp.abs(upper[0])), 1.0)
     unit = jax.lax.stop_gradient(jnp.exp2(jnp.ceil(jnp.log2(greatest))) / 2048)
     low, high = (unit * jnp.round(x[0] / unit) for x in (lower, upper))
@@ -83,7 +83,7 @@ def _coarse(lower: Pair, upper: Pair) -> tuple[Pair, Pair]:
 
 
 def phase_power(where: Phase | Interval, exponent: Any) -> Phase:
-    """`done ** exponent` is done, `1 - done ** exponent` is left.
+    """Return the phase of which `done ** exponent` is done, `1 - done ** exponent` left.
 
     Args:
         where: The phase; an interval where that is known, as a great exponent multiplies the
@@ -112,7 +112,7 @@ def phase_power(where: Phase | Interval, exponent: Any) -> Phase:
 
 
 def _multiplied(where: Phase, count: int) -> Phase:
-    """The phase raised to `count` halves, by `1 - x^n = (1 - x) (1 + x + ... + x^(n - 1))`."""
+    """Raise a phase to `count` halves, by `1 - x^n = (1 - x) (1 + x + ... + x^(n - 1))`."""
     base, left, times = where.done, where.left, count // 2
     if count % 2:
         begun = where.done > 0  # at 0 the root has no finite derivative
@@ -128,7 +128,7 @@ MOST_LAPS = 2**20
 
 
 def laps(where: Interval, count: Pair) -> tuple[jax.Array, Phase]:
-    """How many laps are whole, and where in the next one `where` is.
+    """Return how many laps are whole, and where in the next one `where` is.
 
     Args:
         where: The interval; past its end it is at its end.
@@ -164,5 +164,5 @@ def laps(where: Interval, count: Pair) -> tuple[jax.Array, Phase]:
 
 
 def _exponent(x: jax.Array) -> jax.Array:
-    """The exponent of a float32 that is not negative."""
+    """Return the exponent of a float32 that is not negative."""
     return (jax.lax.bitcast_convert_type(x, jnp.int32) >> 23) - 127

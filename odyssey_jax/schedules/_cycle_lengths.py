@@ -68,7 +68,7 @@ class Cycle(NamedTuple):
 
 
 def cycles(first: Any, factor: Any) -> Equal | Growing | Table:
-    """Cycles from the length of the first, and that of each as a multiple of the one before."""
+    """Return cycles, given the length of the first and that of each by the one before."""
     if not (_is_number(first) and _is_number(factor)):
         return Growing(canonical(first), canonical(factor))
     return table(first, factor) if factor > 1 else Equal(canonical(first))
@@ -85,7 +85,7 @@ class Equal:
     first: Any
 
     def at(self, now: StepCount) -> Cycle:
-        """The cycle of a step."""
+        """Return the cycle of a step."""
         local = fold(now, self.first, mirror=False)
         return Cycle(turns(now, self.first).whole, local.interval(self.first))
 
@@ -100,7 +100,7 @@ class Table:
     shift: Any
 
     def at(self, now: StepCount) -> Cycle:
-        """The cycle of a step."""
+        """Return the cycle of a step."""
         number = self._number(now)
         row = jax.tree.map(lambda x: jnp.asarray(x).at[number].get(mode="promise_in_bounds"), self)
         done = _shifted(now.minus(row.start), row.shift)
@@ -109,7 +109,7 @@ class Table:
         return Cycle(number, Interval(done, left, row.total))
 
     def _number(self, now: StepCount) -> jax.Array:
-        """How many cycles are over."""
+        """Return how many cycles are over."""
         if now.part is None and len(self.shift) <= _ROWS:
             # One by one: XLA gives a reduction a kernel of its own, of some 30 ns.
             before = self.start.whole - (self.start.part == 0).astype(jnp.int32)
@@ -121,7 +121,7 @@ class Table:
 
 
 def table(first: Any, factor: Any) -> Table:
-    """The cycles that begin before step 2^31, of numbers that are known.
+    """Return the cycles that begin before step 2^31, of numbers that are known.
 
     Raises:
         ValueError: If there are too many.
@@ -147,19 +147,19 @@ def table(first: Any, factor: Any) -> Table:
 
 
 def _column(rows: list[Any], i: int) -> Any:
-    """Moments, their whole steps in column `i` and their parts in the next."""
+    """Return step counts, their whole steps in column `i` and their parts in the next."""
     whole = np.asarray([row[i] for row in rows], np.int64).astype(np.int32)
     return StepCount(whole, np.asarray([row[i + 1] for row in rows], np.float32))  # pyright: ignore
 
 
 def _snapped(x: int, slack: int) -> int:
-    """The whole number of steps that a moment is, if it is one to within `slack`."""
+    """Return the whole number of steps that a moment is, if it is one to within `slack`."""
     whole = round(Fraction(x, _POINT)) * _POINT
     return whole if abs(x - whole) <= slack else x
 
 
 def _split(x: int) -> tuple[int, float]:
-    """A moment as whole steps and a part that stays below 1 as a float32."""
+    """Return a moment as whole steps and a part that stays below 1 as a float32."""
     return x // _POINT, min(x % _POINT / _POINT, 1 - 2.0**-24)
 
 
@@ -171,7 +171,7 @@ class Growing:
     factor: Any
 
     def at(self, now: StepCount) -> Cycle:
-        """The cycle of a step."""
+        """Return the cycle of a step."""
         grows = real(self.factor) > 1
         equal, growing = Equal(self.first).at(now), self._growing(now)
         where = [select(grows, a, b) for a, b in zip(growing.where, equal.where, strict=True)]
@@ -199,7 +199,7 @@ class Growing:
         )
 
     def _find(self, moment: Pair) -> tuple[Pair, Pair, jax.Array]:
-        """Start, length and number of the cycle: exact, and without derivatives."""
+        """Return start, length and number of the cycle: exact, and without derivatives."""
         numbers = (moment, pair(self.first), pair(self.factor))
         moment, first, factor = _broadcast(jax.lax.stop_gradient(numbers))
 
@@ -218,7 +218,7 @@ class Growing:
 
 
 def _spans(factor: Pair) -> tuple[Pair, Pair]:
-    """For 1, 2, 4, ... cycles: how much longer the next one is, and how long they are."""
+    """Return how much longer the next cycle is after 1, 2, 4, ..., and how long those are."""
 
     def double(spans: tuple[Pair, Pair], _: None) -> tuple[Any, Any]:
         growth, lengths = spans
@@ -243,7 +243,7 @@ def _bounded(x: Pair) -> Pair:
 
 
 def _moment(x: Pair, unit: jax.Array, nominal: jax.Array) -> StepCount:
-    """A pair as a moment, in units of `1 / unit` steps and with the derivatives of `nominal`."""
+    """Return a pair as a step count in units of `1 / unit`, with the derivatives of `nominal`."""
     exact = step_count(Wide(x[0] * unit, x[1] * unit))
     assert exact.part is not None
     return StepCount(
@@ -252,7 +252,7 @@ def _moment(x: Pair, unit: jax.Array, nominal: jax.Array) -> StepCount:
 
 
 def _shifted(x: StepCount, shift: Any) -> StepCount:
-    """`x / 2^shift`."""
+    """Return `x / 2^shift`."""
     part = jnp.zeros((), jnp.float32) if x.part is None else x.part
     below = (x.whole & ((1 << shift) - 1)).astype(jnp.float32)
     return StepCount(x.whole >> shift, (below + part) * jnp.exp2(-shift.astype(jnp.float32)))

@@ -77,11 +77,11 @@ class Restarting(Schedule):
     cycle_limit: Any
 
     def prepared(self) -> Restarting:
-        """It is."""
+        """Return it as it is: it is prepared."""
         return self
 
     def at(self, now: StepCount) -> jax.Array:
-        """One decay, with the numbers of each step's cycle."""
+        """Evaluate one decay, with the numbers of each step's cycle."""
         cycle = self.cycles.at(now)
         number, where = cycle.number, cycle.where
         if self.cycle_limit is not None:
@@ -96,7 +96,7 @@ class Restarting(Schedule):
 
 
 def _over(condition: jax.Array, where: Interval) -> Interval:
-    """The end of an interval where the condition holds."""
+    """Return the end of an interval where the condition holds."""
     done = select(condition, where.total, where.done)
     return Interval(
         done, select(condition, where.total.minus(where.total), where.left), where.total
@@ -113,7 +113,7 @@ class Restarts(Schedule):
     cycle_limit: Any = field(count(1), optional=True)
 
     def prepared(self) -> Restarting:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The cycles as a table, where their lengths are known."""
+        """Return the cycles as a table, where their lengths are known."""
         plain = super().prepared()
         assert isinstance(plain, Restarts)
         first = self.schedule.length
@@ -247,14 +247,14 @@ _HIGHEST = 2.0**64
 
 
 def _span(up: Any, down: Any) -> Any:
-    """The length of a cycle; whole if both halves are."""
+    """Return the length of a cycle; whole if both halves are."""
     if is_integer(up) and is_integer(down):
         return jnp.asarray(up, jnp.int32) + jnp.asarray(down, jnp.int32)
     return real(up) + real(down)
 
 
 def _triangle(local: StepCount, up: Any, down: Any) -> Phase:
-    """How high on the triangle: `done` on the way up, and what is left on the way down."""
+    """Return how high on the triangle it is: `done` on the way up, what is left on the way down."""
     rise, fall = local.phase(up), local.minus(step_count(up)).phase(down)
     rising = rise.left > 0
     return Phase(jnp.where(rising, rise.done, fall.left), jnp.where(rising, rise.left, fall.done))
@@ -274,7 +274,7 @@ class Cyclic(Schedule):
     amplitude_of: str = choice(AmplitudeOf)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
         span = _span(up, down)
@@ -312,7 +312,7 @@ class Cyclic(Schedule):
             )
 
     def _height(self, now: StepCount, cycle: jax.Array) -> jax.Array | None:
-        """The peak of this cycle as a part of the first one's; None if it does not change."""
+        """Return the peak of this cycle as a part of the first one's; None if it is the same."""
         if self.amplitude is not None:
             return self.amplitude.at(StepCount(cycle) if self.amplitude_of == "cycle" else now)
         if self.mode == "triangular2":

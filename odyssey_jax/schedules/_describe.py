@@ -13,18 +13,18 @@ from odyssey_jax.schedules._callables import as_schedule
 from odyssey_jax.schedules._fields import SOME_STEPS
 from odyssey_jax.schedules._parts import Part, last_end
 
-# As many steps are looked at one by one; of longer runs, that many and all that are special.
+# So many steps are surveyed one by one; of longer runs, so many and all that are special.
 _ALL = 2**16
 
 
 class Survey(NamedTuple):
-    """What there is to see.
+    """A schedule over a run: its parts, and its values.
 
     Attributes:
         schedule: The schedule.
         parts: Its parts.
         total: The steps of the run.
-        steps: int64, the steps looked at, of 0 to `total - 1`, sorted.
+        steps: int64, the steps surveyed, of 0 to `total - 1`, sorted.
         values: float64, the value at each.
     """
 
@@ -35,7 +35,7 @@ class Survey(NamedTuple):
     values: np.ndarray
 
     def at(self, step: float) -> float:
-        """The value at any step or fraction of one."""
+        """Return the value at any step or fraction of one."""
         return float(self.schedule(np.float64(step)))
 
     @property
@@ -45,7 +45,7 @@ class Survey(NamedTuple):
 
     @property
     def peak_index(self) -> int:
-        """Where among the steps the peak is: of several, a joint, or else the first."""
+        """Index of the peak; ties prefer a joint, then the earliest."""
         height = np.abs(self.values)
         highest = np.flatnonzero(height == height.max())
         joint = highest[np.isin(self.steps[highest], self.joints)]
@@ -66,14 +66,14 @@ class Survey(NamedTuple):
 
 
 def survey(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = None) -> Survey:
-    """Look at a schedule.
+    """Survey a schedule over a run.
 
     Args:
         schedule: The schedule, or a plain function of the step.
         total_steps: The steps of the run; None is until the schedule's end.
 
     Returns:
-        What there is to see.
+        The survey.
 
     Raises:
         ValueError: If the schedule has no end, and `total_steps` is not given; or if it is out
@@ -152,7 +152,7 @@ def describe(schedule: Schedule | Callable[[Any], Any], total_steps: int | None 
 
 
 def _with_rests(seen: Survey) -> list[Part]:
-    """The parts that begin in the run, each split where it comes to rest."""
+    """Return the parts that begin in the run, each split where it comes to rest."""
     found = []
     for part in seen.parts:
         if part.start >= seen.total:

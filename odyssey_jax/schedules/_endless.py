@@ -25,7 +25,7 @@ class Constant(Schedule):
     value: Any = field(FINITE)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         del now
         return real(self.value)
 
@@ -59,7 +59,7 @@ def constant(value: Any) -> Constant:
 
 
 def staircase(now: StepCount, init_value: Any, step_size: Any, gamma: Any) -> jax.Array:
-    """`init_value * gamma ** floor(t / step_size)`."""
+    """Return `init_value * gamma ** floor(t / step_size)`."""
     stairs = turns(now, step_size).whole
     return real(init_value) * power(pair(gamma), whole_pair(stairs))
 
@@ -73,7 +73,7 @@ class StepDecay(Schedule):
     gamma: Any = field(POSITIVE)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return staircase(now, self.init_value, self.step_size, self.gamma)
 
 
@@ -111,7 +111,7 @@ def step_decay(init_value: Any, step_size: Any, gamma: Any = 0.1) -> StepDecay:
 
 
 def exponential(now: StepCount, init_value: Any, interval: Any, rate: Any) -> jax.Array:
-    """`init_value * rate ** (t / interval)`."""
+    """Return `init_value * rate ** (t / interval)`."""
     return real(init_value) * power(pair(rate), now.pair(), unit=step_count(interval).pair())
 
 
@@ -127,7 +127,7 @@ class ExponentialDecay(Schedule):
     staircase: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         curve = staircase if self.staircase else exponential
         now = now.minus(step_count(self.transition_begin))
         value = curve(now, self.init_value, self.transition_steps, self.decay_rate)
@@ -193,7 +193,7 @@ class InverseSqrt(Schedule):
     timescale: Any = field(SOME_STEPS)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return real(self.init_value) / jnp.sqrt(1 + now.real() / real(self.timescale))
 
 
@@ -241,7 +241,7 @@ class InverseTimeDecay(Schedule):
     staircase: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         if self.staircase:
             time = turns(now, self.transition_steps).whole.astype(jnp.float32)
         else:
@@ -293,7 +293,7 @@ class PowerDecay(Schedule):
     power: Any = field(POSITIVE)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         # In units of two steps, as the sum can be more than 2^31 - 1.
         scale = step_count(self.timescale).half()
         share = power(scale.pair(), pair(self.power), now.half().plus(scale).pair())

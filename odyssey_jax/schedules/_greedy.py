@@ -91,7 +91,7 @@ class Greedy:
     nan: NanPolicy = choice(NanPolicy)
 
     def init(self) -> GreedyState:
-        """Makes the state of a rule that has seen no value.
+        """Make the state of a rule that has seen no value.
 
         Returns:
             The state, whose structure, shapes and dtypes are final.
@@ -112,7 +112,7 @@ class Greedy:
         )
 
     def update(self, state: GreedyState, value: Any) -> GreedyState:
-        """Takes the state past a value of the metric.
+        """Take the state past a value of the metric.
 
         Args:
             state: from `init` or an earlier `update`.
@@ -184,7 +184,7 @@ class Greedy:
 
 
 def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
-    """The mean of the window with the value in it; what is not finite is judged as it is."""
+    """Return the mean of the window with the value in it; not finite is judged as it is."""
     size = state.window.shape[0]
     finite = jnp.isfinite(value.high)
     # In place: a copy of the whole window, for each value, is what would cost something.

@@ -21,14 +21,14 @@ from odyssey_jax.schedules._steps import StepCount, select, step_count
 
 
 def stack(*rows: Any) -> Any:
-    """Rows as a table, along a new axis 0: on the host if all of them are there."""
+    """Stack rows along a new axis 0, on the host if all of them are there."""
     if any(isinstance(row, jax.Array) for row in rows):
         return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, rows)))
     return np.asarray(rows)
 
 
 def row(table: Any, index: jax.Array) -> jax.Array:
-    """The row of each step; a table may itself have been looked up, and then has their shape."""
+    """Return the row of each step; a table that was itself looked up has their shape."""
     table = jnp.asarray(table)
     if table.ndim == 1:
         return table.at[index].get(mode="promise_in_bounds")
@@ -36,7 +36,7 @@ def row(table: Any, index: jax.Array) -> jax.Array:
 
 
 def table_of_starts(boundaries: Any) -> Any:
-    """The steps at which the pieces start: 0, and the boundaries; as it is if it is a table."""
+    """Return the steps at which the pieces start, 0 first; a table as it is."""
     if not isinstance(boundaries, tuple) or isinstance(boundaries, Wide):
         return boundaries
     starts = [_whole(canonical(b)) for b in (0, *boundaries)]
@@ -49,7 +49,7 @@ def table_of_starts(boundaries: Any) -> Any:
 
 
 def table_of_values(values: Any) -> Any:
-    """The values of the pieces in float32; as it is if it is a table."""
+    """Return the values of the pieces in float32; a table as it is."""
     if not isinstance(values, tuple):
         return values
     rows = [canonical(value) for value in values]
@@ -57,7 +57,7 @@ def table_of_values(values: Any) -> Any:
 
 
 def piece_at(now: StepCount, starts: Any) -> jax.Array:
-    """The piece of each step, int32: the last that has begun, found by halving.
+    """Return the piece of each step, int32: the last that has begun, found by halving.
 
     The first piece has begun whatever happens, and of pieces that start together the last one
     is meant. A table of k pieces is looked at log2(k) times.
@@ -73,12 +73,12 @@ def piece_at(now: StepCount, starts: Any) -> jax.Array:
 
 
 def start_of(piece: jax.Array, starts: Any) -> StepCount:
-    """The step at which a piece starts."""
+    """Return the step at which a piece starts."""
     return step_count(jax.tree.map(lambda leaf: row(leaf, piece), starts))
 
 
 def _whole(x: Any) -> Any:
-    """As int32 if it is known, and whole: to look for a step among whole numbers is cheaper."""
+    """Return an int32 if it is known and whole: to look among whole numbers is cheaper."""
     if not isinstance(x, Wide) or any(isinstance(leaf, jax.Array) for leaf in x):
         return x
     value = exact(x)
@@ -86,7 +86,7 @@ def _whole(x: Any) -> Any:
 
 
 def _wide(x: Any) -> tuple[Any, Any]:
-    """A step number as `high + low`, whatever it was; a traced float32 has no low part."""
+    """Return a step number as `high + low`; a traced float32 has no low part."""
     if isinstance(x, Wide):
         return x
     if x.dtype != np.int32:
@@ -110,13 +110,13 @@ class Group(Schedule):
     slots: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def owns(self, piece: jax.Array) -> jax.Array:
-        """Whether the piece of each step is in this group."""
+        """Return whether the piece of each step is in this group."""
         if self.single:
             return piece == self.slots.index(0)
         return row(np.asarray(self.slots) >= 0, piece)
 
     def pick(self, piece: jax.Array) -> Schedule:
-        """The schedule of each step: the leaves have the steps' shape."""
+        """Return the schedule of each step: the leaves have the steps' shape."""
         if self.single:
             return self.table
         rows = row(np.maximum(self.slots, 0).astype(np.int32), piece)
@@ -131,11 +131,11 @@ class Joined(Schedule):
     starts: Any
 
     def prepared(self) -> Joined:
-        """It is."""
+        """Return it as it is: it is prepared."""
         return self
 
     def at(self, now: StepCount) -> jax.Array:
-        """One formula for each group, the others' steps masked so that no NaN comes of them."""
+        """Evaluate each group's formula, with the others' steps masked so that none is NaN."""
         piece = piece_at(now, self.starts)
         local = now.minus(start_of(piece, self.starts))
         result = jnp.zeros((), jnp.float32)
@@ -178,7 +178,7 @@ class Join(Schedule):
         return Joined(tuple(groups), table_of_starts(self.boundaries))
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return self.prepared().at(now)
 
     def parts(self) -> list[Part]:

@@ -123,7 +123,7 @@ def _not_finite(seen: Survey) -> Finding:
 
 
 def _too_long(seen: Survey) -> Iterator[Finding]:
-    """Parts that the run cuts off, or never gets to."""
+    """Find parts that the run cuts off, or never gets to."""
     total, last = seen.total, seen.at(seen.total - 1)
     for part in seen.parts:
         if part.start > total:
@@ -155,7 +155,7 @@ def _too_long(seen: Survey) -> Iterator[Finding]:
 
 
 def _jumps(seen: Survey) -> Iterator[Finding]:
-    """Joints at which the value leaps, where neither side is noise, a staircase or a restart."""
+    """Find joints at which the value leaps, where neither side is noise, stairs or a restart."""
     for before, after in zip(seen.parts[:-1], seen.parts[1:], strict=True):
         joint = after.start
         if joint >= seen.total or _may_leap(before, after):
@@ -181,7 +181,7 @@ def _may_leap(before: Part, after: Part) -> bool:
 
 
 def _sign(seen: Survey) -> Iterator[Finding]:
-    """A rate on both sides of 0; one that is never above it is a convention."""
+    """Find a rate on both sides of 0; one that is never above it is a convention."""
     wrong = np.sign(seen.values) * np.sign(seen.peak) < 0
     wrong &= np.abs(seen.values) > _ROUNDING * abs(seen.peak)
     if np.any(wrong):
@@ -195,7 +195,7 @@ def _sign(seen: Survey) -> Iterator[Finding]:
 
 
 def _zero(seen: Survey) -> Iterator[Finding]:
-    """0 at the end, for more than the last step."""
+    """Find a rate of 0 at the end, for more than the last step."""
     first = _alive_until(seen, _NOTHING * abs(seen.peak))
     if seen.total - first <= _LONG * seen.total:
         first = _alive_until(seen, 0.0)
@@ -213,18 +213,18 @@ def _zero(seen: Survey) -> Iterator[Finding]:
 
 
 def _alive_until(seen: Survey, least: float) -> int:
-    """The step after the last one at which the value is more than `least`."""
+    """Return the step after the last one at which the value is more than `least`."""
     return _after_last(seen, np.abs(seen.values) > least)
 
 
 def _after_last(seen: Survey, holds: np.ndarray) -> int:
-    """The step after the last one at which something holds."""
+    """Return the step after the last one at which something holds."""
     found = np.flatnonzero(holds)
     return int(seen.steps[found[-1]]) + 1 if len(found) else 0
 
 
 def _low(seen: Survey) -> Iterator[Finding]:
-    """Held at next to nothing for much of the run."""
+    """Find a rate that is held at next to nothing for much of the run."""
     last, peak = seen.values[-1], abs(seen.peak)
     if abs(last) >= _LITTLE * (1 - _ROUNDING) * peak:
         return
@@ -241,7 +241,7 @@ def _low(seen: Survey) -> Iterator[Finding]:
 
 
 def _few(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
-    """All lengths tiny: what is at rest, or begins anew, after so few steps counts epochs."""
+    """Find lengths so small that they must count epochs."""
     last = seen.parts[-1]
     over = last.start if last.kind == "constant" else last.end
     if over is None and last.turn is not None:
@@ -258,7 +258,7 @@ def _few(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
 
 
 def _epochs(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
-    """A decay that is over after as many steps as the run has epochs, or fewer."""
+    """Find a decay that is over after as many steps as the run has epochs, or fewer."""
     if steps_per_epoch is None:
         return
     run = seen.total / steps_per_epoch
@@ -278,6 +278,6 @@ def _epochs(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
 
 
 def _half_life(seen: Survey) -> float:
-    """The step at which half of the peak is gone."""
+    """Return the step at which half of the peak is gone."""
     after = np.abs(seen.values[seen.peak_index :]) < abs(seen.peak) / 2
     return float(seen.steps[seen.peak_index + int(np.argmax(after))])

@@ -47,11 +47,11 @@ class MetricRule(Protocol):
     """
 
     def init(self) -> Any:
-        """Makes the state of a rule that has seen no value."""
+        """Make the state of a rule that has seen no value."""
         ...
 
     def update(self, state: Any, value: Any) -> Any:
-        """Takes the state past a value of the metric."""
+        """Take the state past a value of the metric."""
         ...
 
 
@@ -70,7 +70,7 @@ def require_first_between(**scales: Any) -> None:
 
 
 def observed(value: Any) -> Wide:
-    """A metric's value with the digits that it has: a Python float has more than float32's."""
+    """Return a metric's value with all its digits: a Python float has more than float32's."""
     if np.ndim(value) != 0:
         raise ValueError(
             f"value must be a scalar; got shape {np.shape(value)}. A rule for each of several "
@@ -83,7 +83,7 @@ def observed(value: Any) -> Wide:
 
 
 def worst(mode: str) -> Wide:
-    """The best value so far where there is none: everything that is not NaN or this beats it."""
+    """Return the best value before there is one: all but NaN and itself beat it."""
     bound = np.inf if mode == "min" else -np.inf
     return Wide(jnp.asarray(bound, jnp.float32), jnp.zeros((), jnp.float32))
 
@@ -91,7 +91,7 @@ def worst(mode: str) -> Wide:
 def improves(
     value: Wide, best: Wide, *, mode: str, rtol: Any, atol: Any, relative_to: str
 ) -> jax.Array:
-    """Whether a value is better than the best by more than the margin; NaN never is.
+    """Return whether a value is better than the best by more than the margin; NaN never is.
 
     What is compared is the gain, which has all its digits, and not a bound, which would have
     lost those of the margin.
@@ -105,7 +105,7 @@ def improves(
 
 
 def smoothed(average: jax.Array, value: Wide, smoothing: Any) -> tuple[jax.Array, Wide]:
-    """The new moving average, and what is to be judged.
+    """Return the new moving average, and what is to be judged.
 
     Infinity is an average of nothing. A value that is not finite enters none, and is judged as it
     is.
@@ -121,14 +121,14 @@ def smoothed(average: jax.Array, value: Wide, smoothing: Any) -> tuple[jax.Array
 
 
 def lowered(scale: jax.Array, factor: Any, least: Any, eps: Any) -> jax.Array:
-    """`scale * factor`, but no less than the least; as it is where that is no more than `eps`."""
+    """Return `scale * factor`, at least the least; as it is if it moves by at most `eps`."""
     high, low = pair(factor)
     new = jnp.maximum(scale * high + scale * low, scales(least))
     return jnp.where(scale - new > scales(eps), new, scale)
 
 
 def raised(scale: jax.Array, factor: Any, most: Any, eps: Any) -> jax.Array:
-    """`scale / factor`, but no more than the most; as it is where that is no more than `eps`."""
+    """Return `scale / factor`, at most the most; as it is if it moves by at most `eps`."""
     high, low = pair(factor)
     near = scale / high
     new = jnp.minimum(near - near * (low / high), scales(most))
@@ -136,24 +136,24 @@ def raised(scale: jax.Array, factor: Any, most: Any, eps: Any) -> jax.Array:
 
 
 def scales(x: Any) -> jax.Array:
-    """A scale, or a sequence of them (one for each group of parameters), as a float32 array."""
+    """Return a scale, or a sequence of them (one for each group), as a float32 array."""
     several = isinstance(x, tuple) and not isinstance(x, Wide)
     return jnp.stack([real(each) for each in x]) if several else real(x)
 
 
 def first_scale(*fields: Any) -> jax.Array:
-    """The first of some scales, in the shape that all of them have together."""
+    """Return the first of some scales, in the shape that all of them have together."""
     arrays = [scales(x) for x in fields]
     return jnp.broadcast_to(arrays[0], jnp.broadcast_shapes(*(a.shape for a in arrays)))
 
 
 def whole(x: Any) -> jax.Array:
-    """A hyper-parameter that counts, as int32."""
+    """Return a hyper-parameter that counts, as int32."""
     return jnp.asarray(x if is_integer(x) else jnp.floor(real(x)), jnp.int32)
 
 
 def one_more(count: jax.Array) -> jax.Array:
-    """`count + 1`, which never wraps."""
+    """Return `count + 1`, which never wraps."""
     return jnp.minimum(count, LAST_STEP - 1) + 1
 
 
@@ -218,7 +218,7 @@ class ReduceOnPlateau:
     nan: NanPolicy = choice(NanPolicy)
 
     def init(self) -> PlateauState:
-        """Makes the state of a rule that has seen no value.
+        """Make the state of a rule that has seen no value.
 
         Returns:
             The state, whose structure, shapes and dtypes are final.
@@ -235,7 +235,7 @@ class ReduceOnPlateau:
         )
 
     def update(self, state: PlateauState, value: Any) -> PlateauState:
-        """Takes the state past a value of the metric.
+        """Take the state past a value of the metric.
 
         Args:
             state: from `init` or an earlier `update`.

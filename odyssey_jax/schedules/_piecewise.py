@@ -180,7 +180,7 @@ class MultistepDecay(Schedule):
     gamma: Any = field(POSITIVE)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         cuts = piece_at(now, table_of_starts(self.boundaries))
         return real(self.init_value) * power(pair(self.gamma), whole_pair(cuts))
 
@@ -287,7 +287,7 @@ def one_cycle_momentum(
     anneal: Interpolation = "cosine",
     three_phase: bool = False,
 ) -> Schedule:
-    r"""The momentum that goes with `one_cycle`: down while the rate rises, and up again.
+    r"""Go down while the rate of `one_cycle` rises, and up again: the momentum that goes with it.
 
     From `max_momentum` to `base_momentum` over the first $pT - 1$ steps, then back to
     `max_momentum` by step $T - 1$, the last of $T$ updates; with `three_phase` over as many
@@ -326,7 +326,7 @@ def one_cycle_momentum(
 def _phases(
     values: tuple[Any, ...], total_steps: Any, pct_start: Any, anneal: str, three_phase: bool
 ) -> Schedule:
-    """The curve through the first value, the peak, the first value again, and the last one."""
+    """Return the curve through the first value, the peak, the first value again, the last one."""
     total_steps = STEPS("total_steps", total_steps)
     require_choice("anneal", anneal, get_args(Interpolation))
     require_flag("three_phase", three_phase)
@@ -346,7 +346,7 @@ def _times(part: Any, steps: Any) -> Any:
 
 
 def _less(steps: Any, count: int) -> Any:
-    """So many steps less, and not fewer than none; of the type that the number has."""
+    """Return so many steps less, at least 0, of the type that the number has."""
     if isinstance(steps, jax.Array):
         return jnp.maximum(steps - count, 0)
     return max(steps - count, type(steps)(0))

@@ -34,7 +34,7 @@ class Shift(Schedule):
     steps: Any = field(STEPS_OF_EITHER_SIGN)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula: one of the two lengths is 0, whichever sign a traced number has."""
+        """Return the value at another step; one of the two lengths is 0, whatever the sign."""
         later, earlier = _positive(self.steps), _positive(_negative(self.steps))
         return self.schedule.at(now.minus(step_count(later)).plus(step_count(earlier)))
 
@@ -82,7 +82,7 @@ def _negative(x: Any) -> Any:
 
 
 def _positive(x: Any) -> Any:
-    """The number where it is above 0, and 0 elsewhere."""
+    """Return the number where it is above 0, and 0 elsewhere."""
     if not isinstance(x, Wide):
         return jnp.maximum(x, 0)
     return Wide(jnp.where(x.high > 0, x.high, 0), jnp.where(x.high > 0, x.low, 0))
@@ -96,7 +96,7 @@ class Stretch(Schedule):
     factor: Any = field(FACTOR)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return self.schedule.at(turns(now, self.factor).step_count())
 
     def parts(self) -> list[Part]:
@@ -145,7 +145,7 @@ class Repeat(Schedule):
     mirror: bool = flag()
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return self.schedule.at(fold(now, self.period, mirror=self.mirror))
 
 
@@ -189,7 +189,7 @@ class ByEpoch(Schedule):
     steps_per_epoch: Any = field(SOME_STEPS)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return self.schedule.at(StepCount(turns(now, self.steps_per_epoch).whole))
 
     def parts(self) -> list[Part]:
@@ -205,7 +205,7 @@ class ByEpochFraction(Schedule):
     steps_per_epoch: Any = field(SOME_STEPS)
 
     def at(self, now: StepCount) -> jax.Array:
-        """The formula."""
+        """Return the value at a step: the formula."""
         return self.schedule.at(turns(now, self.steps_per_epoch).step_count())
 
     def parts(self) -> list[Part]:

@@ -25,7 +25,7 @@ LAST_STEP = 2**31 - 1
 class StepCount(NamedTuple):
     """A number of steps, `whole + part`, never negative: when it is, or how long something is.
 
-    A schedule of your own gets the current step as one, in `Schedule.at`; see `node`.
+    A schedule of your own gets the current step as one, in `Schedule.at`; see `builds`.
 
     Attributes:
         whole: int32, of any shape.
@@ -312,7 +312,7 @@ _Terms = list[jax.Array]  # a number as the sum of floats of 12 significant bits
 def divide(
     whole: jax.Array, part: Any, high: jax.Array, low: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(whole + part) / (high + low)`: the whole quotient, and the remainder.
+    """Return `(whole + part) / (high + low)`: the whole quotient, and the remainder.
 
     Args:
         whole: int32, not negative.
@@ -365,7 +365,7 @@ def _whole_terms(n: jax.Array) -> _Terms:
 
 
 def _times(ps: _Terms, qs: _Terms) -> _Split:
-    """`sum(ps) * sum(qs)`."""
+    """Return `sum(ps) * sum(qs)`."""
     whole, rest = jnp.int32(0), jnp.float32(0)
     for product in (p * q for p in ps for q in qs):
         nearest = jnp.round(product)

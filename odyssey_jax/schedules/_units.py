@@ -30,7 +30,7 @@ class Measures(NamedTuple):
     total_steps: Any = None
 
     def steps(self, amount: Any, unit: str) -> Any:
-        """An amount of a unit as the nearest whole number of steps; None if not known."""
+        """Return an amount of a unit as the nearest whole number of steps; None if not known."""
         if unit == "steps":
             return round(amount) if isinstance(amount, float) else amount
         if unit == "tokens":
@@ -52,7 +52,7 @@ WAITS_FOR = {
 
 
 def measures(steps_per_epoch: Any, tokens_per_step: Any, total_steps: Any) -> Measures:
-    """What is said of the units, checked."""
+    """Return what is known of the units, checked."""
     for name, value in (("steps_per_epoch", steps_per_epoch), ("tokens_per_step", tokens_per_step)):
         if value is not None:
             FACTOR(name, value)
@@ -130,18 +130,18 @@ class Length:
         return text
 
     def to_plain(self) -> dict[str, Any]:
-        """The length as plain data."""
+        """Return the length as plain data."""
         terms = zip(self.units, map(_plain, self.amounts), strict=True)
         return {"length": [list(term) for term in terms]}
 
     @staticmethod
     def from_plain(data: Mapping[str, Any]) -> Length:
-        """What `to_plain` gave, as a length."""
+        """Return what `to_plain` returned, as a length."""
         units, amounts = zip(*data["length"], strict=True)
         return Length(tuple(amounts), tuple(units))
 
     def resolve(self, known: Measures) -> Any:
-        """The length in steps, as far as its units are known.
+        """Return the length in steps, as far as its units are known.
 
         Args:
             known: How long each unit is.
@@ -165,7 +165,7 @@ class Length:
 
 
 def _plain(amount: Any) -> Any:
-    """A number of NumPy's or JAX's as Python's."""
+    """Return a number of NumPy's or JAX's as Python's."""
     arrays = (np.generic, np.ndarray, jax.Array)
     return amount.tolist() if is_known(amount) and isinstance(amount, arrays) else amount
 
@@ -175,7 +175,7 @@ def _as_length(x: Any) -> Length:
 
 
 def epochs(number: Any) -> Length:
-    """A length in epochs, for any argument of a schedule that counts steps.
+    """Return a length in epochs, for any argument of a schedule that counts steps.
 
     `Schedule.resolve(steps_per_epoch=...)` makes it steps, and `fit` does so by itself.
 
@@ -200,7 +200,7 @@ def epochs(number: Any) -> Length:
 
 
 def tokens(number: Any) -> Length:
-    """A length in tokens, for any argument of a schedule that counts steps.
+    """Return a length in tokens, for any argument of a schedule that counts steps.
 
     `Schedule.resolve(tokens_per_step=...)` makes it steps.
 
@@ -223,7 +223,7 @@ def tokens(number: Any) -> Length:
 
 
 def fraction(number: Any) -> Length:
-    """A length as a fraction of the run, for any argument of a schedule that counts steps.
+    """Return a length as a fraction of the run, for any argument of a schedule that counts steps.
 
     `Schedule.resolve(total_steps=...)` makes it steps, and `fit` does so by itself.
 

@@ -10,17 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from odyssey_jax._pytree import node
 from odyssey_jax.compat._arguments import is_sequence, require
-from odyssey_jax.schedules import Schedule, from_python, product
-from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._steps import StepCount
+from odyssey_jax.schedules import Schedule, StepCount, builds, from_python, node, product
 
 _CHOICE = {"static": True}
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TimmNoise(Schedule):
     """A random factor for each step; see `timm_noise`."""
 

@@ -8,14 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._pytree import node
-from odyssey_jax.schedules import Schedule
-from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._steps import StepCount, step_count, turns
+from odyssey_jax.schedules import Schedule, StepCount, builds, node
+from odyssey_jax.schedules._steps import step_count, turns
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Renewed(Schedule):
     """A factor since it was last forgotten; see `renewed`."""
 
