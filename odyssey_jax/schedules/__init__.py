@@ -3,8 +3,8 @@
 from odyssey_jax._pytree import node as node
 from odyssey_jax.schedules._base import Schedule as Schedule
 from odyssey_jax.schedules._builds import builds as builds
-from odyssey_jax.schedules._callables import from_callable as from_callable
-from odyssey_jax.schedules._callables import from_python as from_python
+from odyssey_jax.schedules._builds import from_callable as from_callable
+from odyssey_jax.schedules._builds import from_python as from_python
 from odyssey_jax.schedules._compose import clip as clip
 from odyssey_jax.schedules._compose import product as product
 from odyssey_jax.schedules._compose import scale as scale

@@ -21,11 +21,7 @@ from odyssey_jax.schedules._steps import StepCount, clamp_step
 from odyssey_jax.schedules._units import Length, measures
 
 FORMAT = "odyssey_jax.schedule"
-
-
 FORMAT_VERSION = 1
-
-
 _FACTORIES: dict[str, Callable[..., Schedule]] = {}
 
 

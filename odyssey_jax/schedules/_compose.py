@@ -13,8 +13,7 @@ import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._callables import as_schedule, as_schedules
+from odyssey_jax.schedules._builds import as_schedule, as_schedules, builds
 from odyssey_jax.schedules._fields import (
     FINITE,
     POSITIVE,
@@ -32,26 +31,36 @@ from odyssey_jax.schedules._parts import Part, known_steps, last_end, limited
 from odyssey_jax.schedules._steps import StepCount, step_count
 
 
-def _last_of_all(schedules: Sequence[Schedule]) -> float | None:
-    """Return where the last of some schedules comes to rest; None if one never does."""
-    ends = [last_end(schedule.parts()) for schedule in schedules]
-    known = [end for end in ends if end is not None]
-    return max(known) if len(known) == len(ends) else None
-
-
 @node
-class Product(Schedule):
-    """Factors; see `product`."""
+class Combined(Schedule):
+    """Schedules that are in force together."""
 
     schedules: tuple[Schedule, ...] = field(as_schedules)
 
-    def at(self, now: StepCount) -> jax.Array:
-        """Return the value at a step: the formula."""
-        return functools.reduce(operator.mul, (each.at(now) for each in self.schedules))
-
     def parts(self) -> list[Part]:
         """Return one part, which comes to rest with the last of the schedules."""
-        return [Part(self.name, end=_last_of_all(self.schedules))]
+        ends = [last_end(schedule.parts()) for schedule in self.schedules]
+        known = [end for end in ends if end is not None]
+        return [Part(self.name, end=max(known) if len(known) == len(ends) else None)]
+
+
+class _Changed(Schedule):
+    """A schedule whose values are changed, and whose parts are not."""
+
+    schedule: Schedule
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule within."""
+        return self.schedule.parts()
+
+
+@node
+class Product(Combined):
+    """Factors; see `product`."""
+
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the product of the values."""
+        return functools.reduce(operator.mul, (each.at(now) for each in self.schedules))
 
 
 @builds(Product)
@@ -85,18 +94,12 @@ def product(schedules: Sequence[Schedule | Callable[[Any], Any]]) -> Product:
 
 
 @node
-class Sum(Schedule):
+class Sum(Combined):
     """Terms; see `sum`."""
 
-    schedules: tuple[Schedule, ...] = field(as_schedules)
-
     def at(self, now: StepCount) -> jax.Array:
-        """Return the value at a step: the formula."""
+        """Return the sum of the values."""
         return functools.reduce(operator.add, (each.at(now) for each in self.schedules))
-
-    def parts(self) -> list[Part]:
-        """Return one part, which comes to rest with the last of the schedules."""
-        return [Part(self.name, end=_last_of_all(self.schedules))]
 
 
 @builds(Sum)
@@ -131,7 +134,7 @@ def sum(schedules: Sequence[Schedule | Callable[[Any], Any]]) -> Sum:
 
 
 @node
-class Scale(Schedule):
+class Scale(_Changed):
     """A multiple; see `scale`."""
 
     schedule: Schedule = field(as_schedule)
@@ -140,10 +143,6 @@ class Scale(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """Return the value at a step: the formula."""
         return real(self.factor) * self.schedule.at(now)
-
-    def parts(self) -> list[Part]:
-        """Return the parts of the schedule."""
-        return self.schedule.parts()
 
 
 @builds(Scale)
@@ -178,7 +177,7 @@ def scale(schedule: Schedule | Callable[[Any], Any], factor: Any) -> Scale:
 
 
 @node
-class Clip(Schedule):
+class Clip(_Changed):
     """Bounds; see `clip`."""
 
     schedule: Schedule = field(as_schedule)
@@ -202,10 +201,6 @@ class Clip(Schedule):
             raise ValueError("clip needs min_value, max_value or both; got neither.")
         if self.min_value is not None and self.max_value is not None:
             require_order("min_value", self.min_value, "max_value", self.max_value)
-
-    def parts(self) -> list[Part]:
-        """Return the parts of the schedule."""
-        return self.schedule.parts()
 
 
 @builds(Clip)
@@ -242,8 +237,6 @@ def clip(
 
 
 NoiseMode = Literal["multiplicative", "additive"]
-
-
 # Named, as the generator that JAX takes by default is a setting.
 _GENERATOR = "threefry2x32"
 
@@ -376,7 +369,7 @@ def with_noise(
 
 
 @node
-class WithMomentum(Schedule):
+class WithMomentum(_Changed):
     """A rate that knows its momentum; see `with_momentum`.
 
     Attributes:
@@ -390,10 +383,6 @@ class WithMomentum(Schedule):
     def at(self, now: StepCount) -> jax.Array:
         """Return the rate."""
         return self.schedule.at(now)
-
-    def parts(self) -> list[Part]:
-        """Return the parts of the rate."""
-        return self.schedule.parts()
 
 
 @builds(WithMomentum)

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._builds import builds, recipe
-from odyssey_jax.schedules._callables import as_schedule
+from odyssey_jax.schedules._builds import as_schedule, builds, recipe
 from odyssey_jax.schedules._curves import geometric, line, phase_power, root, wave
 from odyssey_jax.schedules._endless import constant, inverse_sqrt
 from odyssey_jax.schedules._fields import (
@@ -211,11 +210,7 @@ def swa(
 
 
 WarmupShape = Literal["linear", "cosine", "1-sqrt", "exponential"]
-
-
 StableShape = Literal["constant", "inverse_sqrt"]
-
-
 _WARMUPS = {
     "linear": linear_warmup,
     "cosine": cosine_warmup,

@@ -32,24 +32,14 @@ from odyssey_jax.schedules._steps import (
 )
 
 SPANS = 12
-
-
 MOST_CYCLES = 2**SPANS
 """How many cycles may begin before step 2^31, if they grow."""
-
-
 # Tables have a multiple of so many rows, so that most of them share a program.
 _ROWS = 32
-
-
 # Tables are made in units of 2^-80 steps.
 _POINT = 2**80
-
-
 # A pair has 48 bits: two of them that are nearer than this are equal.
 _PAIR_BITS = 2.0**-44
-
-
 # What is longer than this is to 2^31 steps as if it were as long.
 _GREATEST = 2.0**60
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._builds import builds, recipe
-from odyssey_jax.schedules._callables import as_schedule
+from odyssey_jax.schedules._builds import as_schedule, builds, recipe
 from odyssey_jax.schedules._cosine import cosine_decay
 from odyssey_jax.schedules._curves import line
 from odyssey_jax.schedules._cycle_lengths import cycles
@@ -238,11 +237,7 @@ def cosine_restarts(
 
 
 CyclicMode = Literal["triangular", "triangular2", "exp_range"]
-
-
 AmplitudeOf = Literal["cycle", "step"]
-
-
 _HIGHEST = 2.0**64
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._callables import as_schedule
+from odyssey_jax.schedules._builds import as_schedule
 from odyssey_jax.schedules._fields import SOME_STEPS
 from odyssey_jax.schedules._parts import Part, last_end
 

@@ -21,10 +21,9 @@ from odyssey_jax.schedules._metric_rules import (
     Mode,
     NanPolicy,
     RelativeTo,
+    Rule,
     first_scale,
-    improves,
     lowered,
-    observed,
     one_more,
     raised,
     require_first_between,
@@ -39,9 +38,9 @@ from odyssey_jax.schedules._numbers import Wide, canonical, choose
 class GreedyState(NamedTuple):
     """The state of `greedy`.
 
-    Args:
+    Attributes:
         scale: float32, the scale in force; of the shape of the rule's scales.
-        best: the best value so far, as float32 `high + low`; infinity before there is one.
+        best: The best value so far, as float32 `high + low`; infinity before there is one.
         good: int32 scalar, the good values in a row.
         wait: int32 scalar, the bad values in a row.
         cooldown: int32 scalar, the values after a cut that still don't count.
@@ -71,7 +70,7 @@ def _require_window(name: str, value: Any) -> int:
 
 
 @node
-class Greedy:
+class Greedy(Rule):
     """The rule that `greedy` makes: numbers are leaves, choices are static."""
 
     min_scale: Any = field(require_scales)
@@ -111,21 +110,6 @@ class Greedy:
             slot=none,
         )
 
-    def update(self, state: GreedyState, value: Any) -> GreedyState:
-        """Take the state past a value of the metric.
-
-        Args:
-            state: from `init` or an earlier `update`.
-            value: the metric; a real scalar, NaN and the infinities included.
-
-        Returns:
-            The new state; `scale` is in force from here on.
-
-        Raises:
-            ValueError: If the value is no scalar.
-        """
-        return _update(jax.tree.map(canonical, self), state, observed(value))
-
     def check(self) -> None:
         """Raise ValueError unless the scales are in order."""
         require_order("min_scale", self.min_scale, "max_scale", self.max_scale)
@@ -133,7 +117,8 @@ class Greedy:
             min_scale=self.min_scale, init_scale=self.init_scale, max_scale=self.max_scale
         )
 
-    def _advance(self, state: GreedyState, value: Wide) -> GreedyState:
+    def advance(self, state: GreedyState, value: Wide) -> GreedyState:
+        """Return the state past a value, judged unless the rule rests."""
         mean, state = _slide(state, value)
         resting = (state.cooldown > 0) | (state.warmup > 0)
         return choose(resting, self._rest(state), self._judge(state, mean))
@@ -148,8 +133,7 @@ class Greedy:
         )
 
     def _judge(self, state: GreedyState, value: Wide) -> GreedyState:
-        comparison = {"mode": self.mode, "rtol": self.rtol, "atol": self.atol}
-        better = improves(value, state.best, relative_to=self.relative_to, **comparison)
+        better = self.better(value, state.best)
         state = state._replace(
             best=choose(better, value, state.best),
             good=jnp.where(better, one_more(state.good), 0),
@@ -199,12 +183,6 @@ def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
     mean = Wide(high, value.low if size == 1 else rest)
     slot = jnp.where(finite, (state.slot + 1) % size, state.slot)
     return choose(finite, mean, value), state._replace(window=window, filled=filled, slot=slot)
-
-
-@jax.jit
-def _update(rule: Greedy, state: GreedyState, value: Wide) -> GreedyState:
-    new = rule._advance(state, value)
-    return choose(jnp.isnan(value.high), state, new) if rule.nan == "ignore" else new
 
 
 def greedy(

@@ -12,8 +12,7 @@ import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._builds import builds, recipe
-from odyssey_jax.schedules._callables import as_schedules
+from odyssey_jax.schedules._builds import as_schedules, builds, recipe
 from odyssey_jax.schedules._fields import checked, field, require_boundaries, require_one_between
 from odyssey_jax.schedules._numbers import Wide, canonical, exact
 from odyssey_jax.schedules._parts import Part, known_steps, limited, moved

@@ -16,37 +16,19 @@ from odyssey_jax.schedules._parts import Part, last_end
 # A rate this much smaller than the peak moves nothing in float32, but every cosine is that small
 # just before its end: as good as 0 counts if it is for more than a hundredth of the run.
 _NOTHING = 1e-9
-
-
 _LONG = 0.01
-
-
 # A rate below this share of the peak may be meant for the last steps, and not for so much of a run.
 _LITTLE = 1e-3
-
-
 _MUCH = 0.2
-
-
 # No more steps than this, in a run so many times as long, are as many as one would want epochs.
 _FEW = 20
-
-
 _TIMES = 200
-
-
 # The rounding of a rate, as a share of the peak.
 _ROUNDING = 1e-6
-
-
 # Less than this share of the peak is no jump, and no end that was missed.
 _SLIGHT = 0.05
-
-
 # So long before a joint is "just before" it.
 _MOMENT = 2.0**-10
-
-
 _STAIRS = {"constant", "step_decay", "multistep_decay", "piecewise_constant", "from_callable"}
 
 

@@ -30,11 +30,7 @@ from odyssey_jax.schedules._numbers import Wide, canonical, choose, is_integer, 
 from odyssey_jax.schedules._steps import LAST_STEP
 
 Mode = Literal["min", "max"]
-
-
 RelativeTo = Literal["magnitude", "value"]
-
-
 NanPolicy = Literal["bad", "ignore"]
 
 
@@ -157,6 +153,46 @@ def one_more(count: jax.Array) -> jax.Array:
     return jnp.minimum(count, LAST_STEP - 1) + 1
 
 
+class Rule:
+    """What the rules share: how a value is taken, compiled once for all of a kind."""
+
+    rtol: Any
+    atol: Any
+    mode: Mode
+    relative_to: RelativeTo
+    nan: NanPolicy
+
+    def update(self, state: Any, value: Any) -> Any:
+        """Take the state past a value of the metric.
+
+        Args:
+            state: The state that `init` or an earlier `update` returned.
+            value: The metric; a real scalar, NaN and the infinities included.
+
+        Returns:
+            The new state; `scale` is in force from here on.
+
+        Raises:
+            ValueError: If the value is no scalar.
+        """
+        return _update(jax.tree.map(canonical, self), state, observed(value))
+
+    def better(self, value: Wide, best: Wide) -> jax.Array:
+        """Return whether a value is good, and so the new best."""
+        comparison = {"mode": self.mode, "rtol": self.rtol, "atol": self.atol}
+        return improves(value, best, relative_to=self.relative_to, **comparison)
+
+    def advance(self, state: Any, value: Wide) -> Any:
+        """Return the state past a value that is not ignored."""
+        raise NotImplementedError
+
+
+@jax.jit
+def _update(rule: Rule, state: Any, value: Wide) -> Any:
+    new = rule.advance(state, value)
+    return choose(jnp.isnan(value.high), state, new) if rule.nan == "ignore" else new
+
+
 PatienceRule = Literal["torch", "optax", "keras", "odyssey"]
 
 
@@ -179,9 +215,9 @@ _COUNTING: dict[str, _Counting] = {
 class PlateauState(NamedTuple):
     """The state of `reduce_on_plateau`.
 
-    Args:
+    Attributes:
         scale: float32, the scale in force; of the shape of the rule's scales.
-        best: the best value so far, as float32 `high + low`; infinity before there is one.
+        best: The best value so far, as float32 `high + low`; infinity before there is one.
         wait: int32 scalar, the bad values in a row.
         cooldown: int32 scalar, the values that are still free.
         average: float32 scalar, the smoothed metric; infinity before there is one.
@@ -199,7 +235,7 @@ class PlateauState(NamedTuple):
 
 
 @node
-class ReduceOnPlateau:
+class ReduceOnPlateau(Rule):
     """The rule that `reduce_on_plateau` makes: numbers are leaves, choices are static."""
 
     factor: Any = field(SHARE)
@@ -234,21 +270,6 @@ class ReduceOnPlateau:
             pending=jnp.zeros((), jnp.int32),
         )
 
-    def update(self, state: PlateauState, value: Any) -> PlateauState:
-        """Take the state past a value of the metric.
-
-        Args:
-            state: from `init` or an earlier `update`.
-            value: the metric; a real scalar, NaN and the infinities included.
-
-        Returns:
-            The new state; `scale` is in force from here on.
-
-        Raises:
-            ValueError: If the value is no scalar.
-        """
-        return _update(jax.tree.map(canonical, self), state, observed(value))
-
     def check(self) -> None:
         """Raise ValueError if the patience or the first scale can't work."""
         if self.patience_rule == "optax" and is_known(self.patience) and self.patience == 0:
@@ -258,7 +279,8 @@ class ReduceOnPlateau:
             )
         require_first_between(min_scale=self.min_scale, init_scale=self.init_scale)
 
-    def _advance(self, state: PlateauState, value: Wide) -> PlateauState:
+    def advance(self, state: PlateauState, value: Wide) -> PlateauState:
+        """Return the state past a value, judged when enough of them are there."""
         average, value = smoothed(state.average, value, self.smoothing)
         # The mean of one value is that value, with all its digits.
         total, pending = state.total + value.high, one_more(state.pending)
@@ -268,8 +290,7 @@ class ReduceOnPlateau:
         return choose(pending >= whole(self.accumulation_size), judged, waiting)
 
     def _judge(self, state: PlateauState, value: Wide) -> PlateauState:
-        comparison = {"mode": self.mode, "rtol": self.rtol, "atol": self.atol}
-        better = improves(value, state.best, relative_to=self.relative_to, **comparison)
+        better = self.better(value, state.best)
         wait = jnp.where(better | (state.cooldown > 0), 0, one_more(state.wait))
         counting = _COUNTING[self.patience_rule]
         cut = wait >= jnp.maximum(whole(self.patience) + counting.grace, 1)
@@ -284,12 +305,6 @@ class ReduceOnPlateau:
             total=jnp.zeros_like(state.total),
             pending=jnp.zeros_like(state.pending),
         )
-
-
-@jax.jit
-def _update(rule: ReduceOnPlateau, state: PlateauState, value: Wide) -> PlateauState:
-    new = rule._advance(state, value)
-    return choose(jnp.isnan(value.high), state, new) if rule.nan == "ignore" else new
 
 
 def reduce_on_plateau(

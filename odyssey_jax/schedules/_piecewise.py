@@ -35,8 +35,6 @@ from odyssey_jax.schedules._power import power
 from odyssey_jax.schedules._steps import StepCount
 
 Interpolation = Literal["linear", "cosine"]
-
-
 _CURVES = {"linear": line, "cosine": cosine}
 
 

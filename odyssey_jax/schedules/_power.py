@@ -22,28 +22,14 @@ import numpy as np
 
 # Two of the least normal number: half of it is normal too.
 _TINY = 2 * float(np.finfo(np.float32).tiny)
-
-
 # 2 / ln 2, the first 12 bits and the rest.
 _SCALE = 2 / math.log(2)
-
-
 _SCALE_HIGH = 2.884765625
-
-
 _SCALE_LOW = _SCALE - _SCALE_HIGH
-
-
 # atanh(s) = s + s * (these, of s^2), for |s| <= 1/5; and 2^f = 1 + f * (these, of f).
 _ATANH = [0.0, *(1 / k for k in range(3, 12, 2))]
-
-
 _EXP2 = [math.log(2) ** k / math.factorial(k) for k in range(1, 8)]
-
-
 Pair = tuple[Any, Any]
-
-
 ONE: Pair = np.float32(1), np.float32(0)
 
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._builds import builds
-from odyssey_jax.schedules._callables import as_schedule
+from odyssey_jax.schedules._builds import as_schedule, builds
 from odyssey_jax.schedules._fields import (
     FACTOR,
     SOME_STEPS,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._callables import as_schedule
+from odyssey_jax.schedules._builds import as_schedule
 from odyssey_jax.schedules._fields import STEPS
 from odyssey_jax.schedules._steps import LAST_STEP, clamp_step
 

@@ -293,19 +293,11 @@ def _width(total: StepCount) -> jax.Array:
 
 
 _LEAST = 1e-6
-
-
 # A guess that is surely not too high, so that no product is beyond an int32.
 _BELOW = 1 - 2.0**-21
-
-
 # What is that near to a whole number of spans is one: the digits that a span has end there.
 _NEAR = 2.0**-22
-
-
 _Split = tuple[jax.Array, jax.Array]  # an int32, and a small float32 to add to it
-
-
 _Terms = list[jax.Array]  # a number as the sum of floats of 12 significant bits
 
 
