@@ -13,9 +13,10 @@ PACKAGE = Path(ody.__file__).parent
 
 # What a room may import of the others, besides itself. Private modules at the top are rooms of
 # one file; `_types` is the shared vocabulary.
-PURE = {"_types", "_checks"}
+PURE = {"_types", "_checks", "_pytree"}
 ALLOWED = {
-    "_types": set(),
+    "_pytree": set(),
+    "_types": {"_pytree"},
     "_checks": set(),
     "_apply_if": PURE,
     "schedules": PURE,
@@ -46,6 +47,7 @@ EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "loggi
 PURE_ROOMS = {
     "_types",
     "_checks",
+    "_pytree",
     "schedules",
     "metrics",
     "transforms",
