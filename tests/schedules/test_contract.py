@@ -212,11 +212,11 @@ def test_gradients_are_finite_everywhere_and_right(case):
 
 
 @one_by_one
-def test_gradient_of_a_fractional_step(sample):
+def test_gradient_of_a_fractional_step(case):
     steps = jnp.asarray(np.resize(np.arange(0, 120, 0.5, dtype=np.float32), BATCH))
-    slope = jax.vmap(jax.grad(sample.build(HORIZON)))(steps)
+    slope = jax.vmap(jax.grad(case.build(HORIZON)))(steps)
     assert np.all(np.isfinite(slope))
-    if sample.name == "linear_warmup":
+    if case.name == "linear_warmup":
         np.testing.assert_allclose(slope[1:199], 0.3 / HORIZON, rtol=1e-6)
 
 
