@@ -309,6 +309,7 @@ def test_a_cooldown_is_described_to_its_end():
     ]
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_every_end_that_spans_name_is_one(case):
     """At the end, the value is that of ever after, and before it is not."""
     schedule = case.build(100)
