@@ -168,6 +168,11 @@ __all__ = [
 ]
 
 
+# Users read `odyssey_jax.TrainState` in a repr, a pickle and an error, and not a private module.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("odyssey_jax."):
+        globals()[_name].__module__ = "odyssey_jax"
+
 _ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "errors", "store")
 _ROOMS += ("writers", "plots", "runs")
 

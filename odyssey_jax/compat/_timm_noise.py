@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from odyssey_jax.compat import _common
-from odyssey_jax.schedules import StepCount, Schedule, builds, from_python, node
+from odyssey_jax.schedules import Schedule, StepCount, builds, from_python, node
 
 
 @node

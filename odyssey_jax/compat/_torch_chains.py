@@ -12,7 +12,7 @@ import numpy as np
 
 from odyssey_jax import schedules as ours
 from odyssey_jax.compat import _common
-from odyssey_jax.schedules import StepCount, Schedule
+from odyssey_jax.schedules import Schedule, StepCount
 
 
 class CumulativeProduct:
