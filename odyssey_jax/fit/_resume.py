@@ -76,7 +76,7 @@ def start(plan: Plan, store: Store | None) -> Start:
     if store is None or saved is None:
         return Start(program, carry, about, 0.0)
     tree = store.restore(program.target(carry, saved["program"]), saved["step"]).tree
-    # Callbacks with other hyper-parameters decide anew: more patience goes on.
+    # Callbacks with other hyper-parameters decide anew: with more patience the run goes on.
     anew = saved["callbacks"] != about["callbacks"]
     carry = program.restored(tree, carry, decide_anew=anew)
     return Start(program, carry, about, saved.get("seconds", 0.0))
@@ -109,10 +109,10 @@ def _step_to_resume(store: Store, resume: Resume) -> int | None:
 
 
 def _give_up_later(store: Store, step: int | None) -> None:
-    """Have checkpoints past the one that a run goes on from deleted, when it has saved one.
+    """Schedule later checkpoints than this one for deletion, at the run's first commit.
 
-    They are no longer its own. Those that were passed over for being corrupt stay until the run
-    is there.
+    They are not of this run's history. Those that were passed over as corrupt stay until the run
+    has saved the same step.
     """
     later = [saved for saved in store.steps() if step is None or saved > step]
     store.give_up(saved for saved in later if saved not in store.skipped)
