@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from odyssey_jax._pytree import node
+
 PyTree = Any
 Batch = PyTree
 Outputs = Mapping[str, Any]
@@ -194,7 +196,7 @@ class Signal(NamedTuple):
         )
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Event:
     """What a callback sees at a point of a run.

@@ -38,6 +38,10 @@ def interesting_steps(total: int) -> np.ndarray:
     return same_shape(np.unique(np.clip(steps, 0, LAST)))
 
 
+# What a user's programs are compiled with; the rest of the suite is compiled in less time.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
+
 class Table:
     """The values of all rows, from one compiled program for the whole table.
 
@@ -47,7 +51,7 @@ class Table:
 
     def __init__(self) -> None:
         self.traces = 0
-        self._program = jax.jit(self._all)
+        self._program = jax.jit(self._all, compiler_options=OPTIMIZED)
         self._whole = functools.cache(lambda total: self._run(total, interesting_steps(total)))
         self._short = functools.cache(
             lambda total, dtype: self._run(total, same_shape(np.arange(250)).astype(dtype))
