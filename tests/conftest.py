@@ -6,14 +6,13 @@ import os
 import resource
 import signal
 
-# Before JAX starts: sharding and populations are tested on simulated devices. LLVM, at work for most
-# of the suite's time, may do little; the contract of schedules asks for its optimized programs.
-FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
+# Before JAX starts: sharding and populations are tested on simulated devices. LLVM, at work for
+# most of the suite's time, may do little; the contract of schedules asks for optimized programs.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true",
 )
-os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
 import hypothesis
 import jax

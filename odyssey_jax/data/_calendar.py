@@ -73,8 +73,7 @@ class Calendar(NamedTuple):
     def examples(self, step: int) -> int:
         """Return the examples seen after so many steps."""
         passes, position = divmod(step, self.data_pass)
-        seen = min(position * self.batch_size, self.examples_per_pass)
-        return passes * self.examples_per_pass + seen
+        return passes * self.examples_per_pass + position * self.batch_size
 
     def steps_for(self, examples: int) -> int:
         """Return the first step at which so many examples are seen."""

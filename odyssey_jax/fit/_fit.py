@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from odyssey_jax._types import Callback, ScheduleFn, Task
+from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
 from odyssey_jax.data import Source
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
-from odyssey_jax.fit._plan import Plan, Resume, ScheduleChange, make_plan
+from odyssey_jax.fit._plan import (
+    OnFailedWrite,
+    Plan,
+    Resume,
+    RunChange,
+    ScheduleChange,
+    make_plan,
+)
+from odyssey_jax.fit._reports import Reports
 from odyssey_jax.fit._result import FitResult, make_result
 from odyssey_jax.fit._resume import Start, start
 from odyssey_jax.fit._shell import Shell
@@ -45,7 +54,9 @@ def fit(
     directory: str | Path | None = None,
     resume: Resume = "latest",
     schedule_change: ScheduleChange = "refuse",
+    run_change: RunChange = "refuse",
     writers: Sequence[Writer] | None = None,
+    on_failed_write: OnFailedWrite = "raise",
     config: Mapping[str, Any] | None = None,
     log_every_n_steps: int | None = None,
     log_outputs: Sequence[str] | None = None,
@@ -118,8 +129,15 @@ def fit(
             update of the run. A plain function is recorded as its values at some 65 of
             those that the run then had; the schedule of an optimizer that is made already can't
             be compared at all.
+        run_change: Whether a run may go on with another loss function, optimizer, data, `config`
+            or kind of random numbers than it was begun with: "refuse" it, naming what differs, or
+            "accept" it. Functions are compared by the operations that JAX traces of them, data by
+            a checksum (of rows spread over it where it is larger than 64 MiB).
         writers: Where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
+        on_failed_write: What happens where a writer raises: "raise" it, when the run so far is
+            saved, with what there is as the exception's `result`; or "warn" and go on without
+            that writer.
         config: What else to record in the checkpoints' metadata; JSON.
         log_every_n_steps: As in `StepOptions`; the samples go to the writers and
             `FitResult.samples`.
@@ -171,7 +189,9 @@ def fit(
         directory=directory,
         resume=resume,
         schedule_change=schedule_change,
+        run_change=run_change,
         writers=writers,
+        on_failed_write=on_failed_write,
         config=config,
         max_time=max_time,
     )
@@ -183,8 +203,13 @@ def fit(
             store.acquire()  # before anything is read that another run may change
         begun = start(plan, store)
         shell = Shell.of(plan, begun, store, interrupt)
-        opened = _open_writers(plan, begun, stack)
-        carry = shell.train(begun.carry, opened)
+        reports = _open_writers(plan, begun, stack)
+        try:
+            carry = shell.train(begun.carry, reports)
+        except Exception as error:
+            so_far = lambda: make_result(task, begun.program, shell.carry, nan, interrupt)
+            _add_result(error, so_far)
+            raise
         steps_per_second = from_first(shell.steps_per_second, "fit")
     interrupt.pass_on()
     return make_result(task, begun.program, carry, steps_per_second, interrupt)
@@ -198,7 +223,18 @@ def _open_store(plan: Plan, stack: contextlib.ExitStack) -> Store | None:
     return stack.enter_context(Store(plan.directory / "checkpoints", **how))
 
 
-def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Sequence[Writer]:
+def _add_result(error: Exception, make: Callable[[], FitResult]) -> None:
+    """Put what the run came to on an exception, so that a failing writer costs no model."""
+    with contextlib.suppress(Exception):
+        result = make()
+        if result.steps and result.stop_reason is not StopReason.FIRST_LOSS_NOT_FINITE:
+            error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+            error.add_note(
+                f"what the run came to in {result.steps:,} steps is this error's `result`"
+            )
+
+
+def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Reports:
     """Tell the writers where the run begins; on several processes the first one writes."""
     writers = plan.writers if is_first() else []
     progress = begun.program.look(begun.carry).fetch()
@@ -213,4 +249,4 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Sequ
     for writer in writers:
         stack.callback(writer.close)
         writer.open(info)
-    return writers
+    return Reports(writers, begun.program, progress, plan.on_failed_write)

@@ -8,7 +8,7 @@ import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -24,7 +24,8 @@ from odyssey_jax.writers import JsonLines, ProgressLine, Writer
 
 Resume = Literal["latest", "best", False] | int
 ScheduleChange = Literal["refuse", "extend", "replace"]
-_CHANGES = ("refuse", "extend", "replace")
+RunChange = Literal["refuse", "accept"]
+OnFailedWrite = Literal["raise", "warn"]
 
 # Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
 _LEAST_CAPACITY = 128
@@ -52,8 +53,10 @@ class Plan:
         seed: Of the run's root key.
         directory: The run's, or None.
         resume: What to go on from.
-        schedule_change: What may differ on a resume.
+        schedule_change: What may differ of the schedule on a resume.
+        run_change: Whether the run may go on made of something else.
         writers: Where the history goes.
+        on_failed_write: What happens where a writer raises.
         config: What is recorded beside.
         max_seconds: How long the call may take, or None.
     """
@@ -76,7 +79,9 @@ class Plan:
     directory: Path | None
     resume: Resume
     schedule_change: ScheduleChange
+    run_change: RunChange
     writers: Sequence[Writer]
+    on_failed_write: OnFailedWrite
     config: Mapping[str, Any]
     max_seconds: float | None
 
@@ -163,7 +168,9 @@ def make_plan(
     directory: Any,
     resume: Any,
     schedule_change: Any,
+    run_change: Any,
     writers: Any,
+    on_failed_write: Any,
     config: Any,
     max_time: MaxTime | None,
 ) -> Plan:
@@ -207,11 +214,12 @@ def make_plan(
     _check_resume(resume)
     if directory is None and resume != "latest":
         raise ValueError(f"resume={resume!r} needs a directory to resume from.")
-    check_words("schedule_change", schedule_change, _CHANGES)
-    if directory is None and schedule_change != "refuse":
-        raise ValueError(
-            f"schedule_change={schedule_change!r} needs a directory with a run to go on with."
-        )
+    check_words("schedule_change", schedule_change, get_args(ScheduleChange))
+    check_words("on_failed_write", on_failed_write, get_args(OnFailedWrite))
+    check_words("run_change", run_change, get_args(RunChange))
+    for name, change in (("schedule_change", schedule_change), ("run_change", run_change)):
+        if directory is None and change != "refuse":
+            raise ValueError(f"{name}={change!r} needs a directory with a run to go on with.")
     try:
         json.dumps(dict(config or {}))
     except (TypeError, ValueError) as error:
@@ -236,7 +244,9 @@ def make_plan(
         directory=directory,
         resume=resume,
         schedule_change=schedule_change,
+        run_change=run_change,
         writers=writers,
+        on_failed_write=on_failed_write,
         config=dict(config or {}),
         max_seconds=max_seconds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,9 +22,17 @@ class Reports:
         writers: Who is told; they are open.
         program: What is run.
         progress: The run as the writers know it.
+        on_failed_write: "raise" what a writer raises, or "warn" and go on without it.
     """
 
-    def __init__(self, writers: Sequence[Writer], program: Program, progress: Progress):
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        program: Program,
+        progress: Progress,
+        on_failed_write: str = "raise",
+    ):
+        self._on_failed_write = on_failed_write
         self._at_once = [writer for writer in writers if getattr(writer, "reads_state", True)]
         self._later = [writer for writer in writers if writer not in self._at_once]
         self._program = program
@@ -57,13 +66,27 @@ class Reports:
         live = Live(progress.step, *rates, samples=samples, arrays=progress.arrays())
         self._pending = _Report(rows, live)
         if self._at_once:
-            self._pending.write(self._at_once, self._program.state(carry))
+            self._write(self._pending, self._at_once, self._program.state(carry))
 
     def tell(self) -> None:
         """Tell the writers that do not read the state."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.write(self._later, TrainState(None))
+            self._write(pending, self._later, TrainState(None))
+
+    def _write(self, report: _Report, writers: list[Writer], state: TrainState) -> None:
+        for writer in list(writers):
+            try:
+                writer.write(report.rows, report.live._replace(state=state))
+            except Exception as error:
+                if self._on_failed_write == "raise":
+                    raise
+                writers.remove(writer)
+                warnings.warn(
+                    f"{type(writer).__name__} failed, and the run goes on without it: {error!r}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
 
 class _Report(NamedTuple):
@@ -71,7 +94,3 @@ class _Report(NamedTuple):
 
     rows: Sequence[Row]
     live: Live
-
-    def write(self, writers: Sequence[Writer], state: TrainState) -> None:
-        for writer in writers:
-            writer.write(self.rows, self.live._replace(state=state))

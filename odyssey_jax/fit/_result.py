@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,11 @@ class FitResult:
         best_epoch: Its index, which is also its row in the history; None where there is none.
         bests: Metric's name to best epoch, of every metric that a callback tracks; its
             `snapshot` are the parameters and model state, where a copy was kept.
-        metrics: The last epoch's metrics, arrays of any shape included; empty where none ended.
+        metrics: The scalar metrics of the model that is returned, as floats: those of the best
+            epoch where it is restored, else of the last one. Empty where the model was not
+            measured, as when a run ends within an epoch.
+        last_metrics: The last epoch's metrics, arrays of any shape included; empty where none
+            ended.
         history: Column to array [epochs]: "epoch", "step" and every scalar metric; prints as
             a table, and `history.to_pandas()` is a data frame.
         samples: The same of the sampled train steps: "step", the train steps done, and each of
@@ -54,7 +58,8 @@ class FitResult:
     best: Best | None = dataclasses.field(repr=False)
     best_epoch: int | None
     bests: Mapping[str, Best] = dataclasses.field(repr=False)
-    metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    metrics: Mapping[str, float] = dataclasses.field(repr=False)
+    last_metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     history: Table = dataclasses.field(repr=False)
     samples: Table = dataclasses.field(repr=False)
     carry: Any = dataclasses.field(repr=False)
@@ -82,13 +87,26 @@ def make_result(
         best=best,
         best_epoch=None if best is None else int(best.epoch),
         bests=_by_metric(tracked),
-        metrics=progress.latest if progress.epoch else {},
+        metrics=_measured(program, progress, restored),
+        last_metrics=progress.latest if progress.epoch else {},
         history=Table(progress.history()),
         samples=Table(progress.sampled()),
         carry=carry,
         steps_per_second=steps_per_second,
         exit_code=interrupt.exit_code,
     )
+
+
+def _measured(program: Program, progress: Progress, restored: Sequence[Best]) -> dict[str, float]:
+    """Return the metrics of the model that is returned."""
+    if restored:
+        row = int(restored[0].epoch)
+    elif progress.epoch and program.calendar.ends_epoch(progress.step):
+        row = progress.epoch - 1
+    else:
+        return {}
+    columns = progress.history()
+    return {name: float(x[row]) for name, x in columns.items() if name not in ("epoch", "step")}
 
 
 def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[StopReason, str]:

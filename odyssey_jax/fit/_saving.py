@@ -275,6 +275,7 @@ class Saver:
             "stop_reason": stop.name,
             "reason": reason,
             "seconds": seconds,
+            "paths": self._program.result_paths(carry),
             **self._about,
         }
         self._store.save(step, self._program.to_save(carry), metadata)

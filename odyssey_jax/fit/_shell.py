@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import jax
 
 from odyssey_jax._types import StopReason
 from odyssey_jax.fit._interrupt import Interrupt
@@ -17,7 +18,6 @@ from odyssey_jax.fit._saving import Cadence, PendingBest, Saver
 from odyssey_jax.fit._throughput import CallLength, Throughput
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
-from odyssey_jax.writers import Writer
 
 
 class Shell:
@@ -45,6 +45,7 @@ class Shell:
         self._cadence, self._interrupt, self._seconds = cadence, interrupt, seconds
         self._throughput = Throughput(program.calendar)
         self._watch = ThreadPoolExecutor(1, "odyssey_jax")
+        self.carry: Any = None  # the newest that the program has given back
 
     @classmethod
     def of(cls, plan: Plan, start: Start, store: Store | None, interrupt: Interrupt) -> Shell:
@@ -61,24 +62,44 @@ class Shell:
         """Train steps a second so far, without compilation, validation and saving."""
         return self._throughput.steps_per_second
 
-    def train(self, carry: Any, writers: Sequence[Writer]) -> Any:
-        """Run to the end, or until it is interrupted, and save it there."""
-        progress = self._program.look(carry).fetch()
+    def train(self, carry: Any, reports: Reports) -> Any:
+        """Run to the end, or until it is interrupted, and save it there.
+
+        Whatever is raised on the way (by a writer, by a save), the run so far is saved first, and
+        is `carry`.
+        """
+        self.carry, progress = carry, self._program.look(carry).fetch()
         if self._is_over(progress):
             return carry
         with self._interrupt, contextlib.ExitStack() as stack:
             # Not waited for: after a second Ctrl-C the program may still run.
             stack.callback(self._watch.shutdown, wait=False)
-            reports = Reports(writers, self._program, progress)
             try:
                 carry, progress = self._run(carry, progress, reports)
                 # Before the last rows are written: a writer that fails must not cost the run.
                 over, why = self._is_over(progress), self._interrupt.reason
                 self._saver.at_end(carry, progress, self._seconds, why, over)
+            except Exception:
+                self._save_what_there_is()
+                raise
             finally:
                 reports.tell()
             self._saver.wait()
         return carry
+
+    def _save_what_there_is(self) -> None:
+        """Save the newest carry, if the program still has it; what is being raised matters more.
+
+        On several processes the others are not here to save their share.
+        """
+        if jax.process_count() > 1:
+            return
+        with contextlib.suppress(Exception):
+            progress = self._program.look(self.carry).fetch()
+            if progress.stop != StopReason.FIRST_LOSS_NOT_FINITE:
+                over = self._is_over(progress)
+                self._saver.at_end(self.carry, progress, self._seconds, StopReason.NONE, over)
+                self._saver.wait()
 
     def _run(self, carry: Any, progress: Progress, reports: Reports) -> tuple[Any, Progress]:
         length = CallLength(first=self._program.calendar.block)
@@ -124,6 +145,7 @@ class Shell:
         """Call the program, and meanwhile tell the writers what it did before."""
         begun = time.perf_counter()
         carry, running = self._program.run(carry, limit)
+        self.carry = carry
         if reports is None:
             progress, ended = _fetch(running)
         else:

@@ -83,7 +83,7 @@ class Loop(Epoch):
         averaging = self.options.average
         average = None if averaging is None else averaging.init(params, model_state)
         state = TrainState(params, model_state, opt_state, average)
-        batch = jax.eval_shape(lambda data: _first_batch(data), inputs.train)
+        batch = jax.eval_shape(first_batch, inputs.train)
         carry = Carry(
             clock=clock_at(0, 0),
             state=state,
@@ -237,7 +237,8 @@ class Loop(Epoch):
         return columns
 
 
-def _first_batch(data: Any) -> Any:
+def first_batch(data: Any) -> Any:
+    """Return a batch of a source, for its shapes."""
     return data.batch(data.order(jax.random.key(0), 0), 0)
 
 

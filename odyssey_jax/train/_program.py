@@ -143,6 +143,17 @@ class Program(Protocol):
         """Let the callbacks act at the end of the training, such as to restore the best."""
         ...
 
+    def made_of(self, carry: Carry) -> Mapping[str, Any]:
+        """Return what the run is made of, as JSON fingerprints by name: a resume compares them."""
+        ...
+
+    def result_paths(self, carry: Carry) -> Mapping[str, Mapping[str, str]]:
+        """Return where in the saved tree "params" and "model_state" are.
+
+        Under "measured" those that were validated, under "result" those that `finish` gives.
+        """
+        ...
+
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: all that does not follow from the rest."""
         ...
