@@ -41,7 +41,7 @@ class _NnxModel:
         return cls(graphdef, streams, loss_fn)
 
     def merge(self, params: PyTree, model_state: PyTree, key: jax.Array) -> nnx.Module:
-        """Makes the module; its random streams begin anew from the key.
+        """Make the module; its random streams start from the key.
 
         So they need not be carried: what a step draws follows from the step alone.
         """
@@ -75,8 +75,8 @@ class _NnxEvaluate(_NnxModel):
 
 
 def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
-    """The parameters, and what else the model holds but random streams, as plain dicts."""
-    # What a module sows is of one call, not of the run.
+    """Return the parameters and the rest without random streams, as plain dicts."""
+    # What a module sows belongs to one call, not to the run.
     params, _, _, model_state = nnx.state(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
@@ -84,16 +84,16 @@ def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
 def nnx_task(
     model: nnx.Module | Callable[[nnx.Rngs], nnx.Module], loss_fn: Callable[..., Any]
 ) -> Task:
-    """Makes a task of a Flax NNX model.
+    """Make a task from a Flax NNX model.
 
     The loss sees the model in training mode (`model.train()`) when it trains and in evaluation
     mode (`model.eval()`) when it validates; batch statistics are carried. Dropout and other
-    random streams begin anew at each step from a key derived from the run's and the step, so
-    they need not be carried and a resume draws what an uninterrupted run draws. The
-    module passed in is not changed.
+    random streams start at each step from a key derived from the run's and the step, so they
+    need not be carried, and a resumed run draws what an uninterrupted one draws. The module
+    passed in is not changed.
 
     Args:
-        model: the module, whose parameters the run starts from; or a function of `nnx.Rngs`
+        model: The module, whose parameters the run starts from; or a function of `nnx.Rngs`
             that makes one, for parameters drawn from the run's key (a population's members
             then differ).
         loss_fn: `(model, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
@@ -103,7 +103,7 @@ def nnx_task(
         The task; its model is a new module, in evaluation mode.
 
     Raises:
-        TypeError: the model is neither a module nor a function that makes one.
+        TypeError: If the model is neither a module nor a function that makes one.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -190,24 +190,24 @@ def linen_task(
     rngs: Sequence[str] = ("dropout",),
     **sample_kwargs: Any,
 ) -> Task:
-    """Makes a task of a Flax Linen model.
+    """Make a task from a Flax Linen model.
 
     Args:
-        module: the module.
+        module: The module.
         loss_fn: `(apply, batch, train) -> loss` or `-> (loss, outputs)`, where `apply` is the
             module's, with the variables and the random streams filled in: `apply(x, ...)`
             returns what the module returns, and batch statistics that it updates are carried.
             `train` is a bool for the module's own flags.
-        *sample: what the module is called with to make its variables; shapes and dtypes count,
+        *sample: What the module is called with to make its variables; shapes and dtypes count,
             values don't.
-        rngs: names of the random streams that the module draws from in training.
-        **sample_kwargs: keyword arguments of that call, such as `train=False`.
+        rngs: Names of the random streams that the module draws from in training.
+        **sample_kwargs: Keyword arguments of that call, such as `train=False`.
 
     Returns:
         The task; its model is the dict of variables that `module.apply` takes.
 
     Raises:
-        TypeError: `module` is no Linen module.
+        TypeError: If `module` is not a Linen module.
 
     Example:
         >>> import jax, jax.numpy as jnp, odyssey_jax as ody
@@ -226,7 +226,7 @@ def linen_task(
         streams = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", *rngs))}
         variables: Mapping[str, Any] = module.init(streams, *sample, **sample_kwargs)
         params = variables.get("params", {})
-        # What a module sows is of one call, not of the run.
+        # What a module sows belongs to one call, not to the run.
         return params, {k: v for k, v in variables.items() if k not in ("params", "intermediates")}
 
     return Task(

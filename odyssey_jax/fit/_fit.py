@@ -70,11 +70,11 @@ def fit(
     never interrupted.
 
     Ctrl-C (SIGINT) and SIGTERM end the training, and so does `max_time`, as soon as the loop
-    comes up: within about a second once it is compiled, or after ten steps where those take
-    longer. The run is saved, the save is waited for, and then:
+    comes up: within about 1 s once it is compiled, or after 10 steps (`MAX_BLOCK`) where those
+    take longer. The run is saved, the save is waited for, and then:
 
     - after Ctrl-C or `max_time`, `fit` returns what there is, with `StopReason.INTERRUPTED` or
-      `StopReason.TIME_BUDGET`. A script that shall end there too says
+      `StopReason.TIME_BUDGET`. A script that is to end there too says
       `if result.exit_code: sys.exit(result.exit_code)`;
     - after SIGTERM it raises `SystemExit(143)`, which runs `finally` blocks and ends the program;
     - a handler of your own for the signal is called then, and if it returns, `fit` returns.

@@ -1,4 +1,4 @@
-"""What ends a run before it is over: a signal, or the wall clock."""
+"""What ends a run early: a signal, or the time budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MaxTime = float | timedelta
 
 
 class Interrupt:
-    """Says, at every exit of the loop, whether the run ends there and how far it goes else.
+    """What may end a run early: asked at every exit of the loop, and agreed on by all processes.
 
     It is part of no carry and no checkpoint: the run that goes on knows nothing of it.
 
@@ -68,7 +68,7 @@ class Interrupt:
         return steps
 
     def pass_on(self) -> None:
-        """Let a signal do what it is for, when the run is saved: see `Signals.pass_on`."""
+        """Let a signal take its effect, once the run is saved: see `Signals.pass_on`."""
         self._signals.pass_on()
 
 
@@ -76,7 +76,7 @@ _TIMED_OUT = 124  # as timeout(1) has it
 
 
 def in_seconds(max_time: Any) -> float:
-    """Return a time in seconds; raise ValueError if it is none.
+    """Return a time in seconds; raise ValueError unless it is one.
 
     Example:
         >>> in_seconds(timedelta(minutes=2))
@@ -93,9 +93,9 @@ def in_seconds(max_time: Any) -> float:
 
 
 class Signals:
-    """Notes the first signal, while it is entered, instead of what the signal would do.
+    """A context that notes the first signal instead of letting it take effect.
 
-    The second one, of either kind, does at once what it would have done without this. Only the
+    The second one, of either kind, takes effect at once, as without this. Only the
     main thread can set handlers, so in another one nothing is noted; nor is a signal that the
     program ignores, as one in the background of a shell ignores Ctrl-C.
 
@@ -128,7 +128,7 @@ class Signals:
         self._restore()
 
     def pass_on(self) -> None:
-        """Do, now that the run is saved, what the noted signal is for.
+        """Raise what the noted signal is for, now that the run is saved.
 
         A handler that was there before is called. Without one, SIGTERM ends the program, and
         Ctrl-C has done what it is for: the run has come back.
@@ -161,8 +161,8 @@ class Signals:
         self._before.clear()
 
 
-# A handler that Python did not set, such as jax.distributed's, Python does not know, and could
-# not set again: the system's own record of it is kept, whatever is in it.
+# Python can't restore a handler that it did not set, such as jax.distributed's. So the system's
+# record of it is kept, as bytes.
 _BYTES = 256  # no system's `struct sigaction` is as long
 
 

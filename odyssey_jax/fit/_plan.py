@@ -1,4 +1,4 @@
-"""What `fit` is to do: its arguments, checked, before anything on the disk is touched."""
+"""The plan of a run: `fit`'s arguments, checked before anything on the disk is touched."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def as_writers(writers: Any) -> list[Writer]:
     """Return the writers as a list.
 
     Raises:
-        TypeError: If they are not several, or one is no writer.
+        TypeError: If they are not a list, or one is not a writer.
         ValueError: If one is there twice.
 
     Example:
@@ -332,7 +332,7 @@ def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
     if isinstance(learning_rate, Schedule):
         return learning_rate
     if callable(learning_rate):
-        return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
+        return jax.tree_util.Partial(learning_rate)  # a bare function is not a pytree
     try:
         return constant(float(learning_rate))  # any kind of number is one program
     except TypeError:

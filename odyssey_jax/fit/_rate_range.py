@@ -1,4 +1,4 @@
-"""The learning-rate range test: train for a moment at ever larger rates, and look at the loss."""
+"""The learning-rate range test: train briefly at ever larger rates, and look at the loss."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _CURVE, _SMOOTHED, _MARK = "#BBBBBB", "#0072B2", "#D55E00"
 class RateRange:
     """What `rate_range_test` finds, up to where the loss diverges.
 
-    Args:
-        rates: float32 [steps], the learning rates.
-        losses: float32 [steps], the training loss at each rate.
-        smoothed: float64 [steps], their moving average.
-        suggestion: the rate at which the loss falls the fastest; None if it never falls.
+    Attributes:
+        rates: Float32 [steps], the learning rates.
+        losses: Float32 [steps], the training loss at each rate.
+        smoothed: Float64 [steps], their moving average.
+        suggestion: The rate at which the loss falls the fastest; None if it never falls.
     """
 
     rates: np.ndarray = dataclasses.field(repr=False)
@@ -41,7 +41,7 @@ class RateRange:
         """Draw the loss by rate, and mark the suggestion.
 
         Args:
-            path: where to save it; the suffix (.png, .svg, .pdf) says in which format. None
+            path: Where to save it; the suffix (.png, .svg, .pdf) says in which format. None
                 saves nothing.
 
         Returns:
@@ -49,7 +49,7 @@ class RateRange:
 
         Raises:
             ImportError: If matplotlib is not installed.
-            ValueError: If the suffix is no picture's.
+            ValueError: If the suffix is not a picture's.
         """
         figure, (ax,) = new_axes(3.6, x="learning rate")
         ax.plot(self.rates, self.losses, color=_CURVE, linewidth=1, label="loss")
@@ -76,7 +76,7 @@ def rate_range_test(
     seed: int = 0,
     **options: Any,
 ) -> RateRange:
-    r"""Train at rates that grow by the same factor each step, and suggests one.
+    r"""Train at rates that grow by the same factor each step, and suggest one.
 
     The suggestion is where the smoothed loss falls the fastest by the logarithm of the rate,
     $\operatorname{argmin}_t \, d\bar{L} / d \log \eta_t$ up to its minimum: less than the largest
@@ -85,7 +85,7 @@ def rate_range_test(
     or `divergence` times its least.
 
     Args:
-        task: As for `fit`; what it trains is thrown away.
+        task: As for `fit`; what it trains is discarded.
         optimizer: A function of the learning rate, such as `optax.adamw`.
         train: The training data.
         start: The first rate, above 0.
@@ -157,7 +157,7 @@ def _smoothed(losses: np.ndarray, share: float) -> np.ndarray:
 
 
 def _before_it_diverges(smoothed: np.ndarray, divergence: float) -> int:
-    """How many losses there are before one that is too large, or is no number."""
+    """Return how many losses come before one that is too large or not finite."""
     least = np.fmin.accumulate(smoothed)
     # A loss below 0 (a likelihood) has no such multiple: then only what is not finite counts.
     over = ~np.isfinite(smoothed) | ((least > 0) & (smoothed > divergence * least))

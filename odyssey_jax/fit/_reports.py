@@ -13,10 +13,10 @@ from odyssey_jax.writers import Live, Row, Writer
 
 
 class Reports:
-    """Tells the writers of a run: those that read the state at once, the others later.
+    """What tells the writers of a run: those that read the state at once, the others later.
 
-    The program that runs on takes the state over, so a writer that reads it must be done before.
-    All others can write while it runs.
+    The next call of the program donates the state, so a writer that reads it must be done before.
+    All others write while that call runs.
 
     Args:
         writers: Who is told; they are open.

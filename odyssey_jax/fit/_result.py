@@ -70,7 +70,7 @@ class FitResult:
 def make_result(
     task: Task, program: Program, carry: Any, steps_per_second: float, interrupt: Interrupt
 ) -> FitResult:
-    """Let the callbacks finish, and say what a user wants to know of the run."""
+    """Let the callbacks finish, and make the result of a run."""
     progress = program.look(carry).fetch()
     state, found = program.finish(carry)
     stop, reason = why(progress, interrupt.reason, over=True)
@@ -113,7 +113,7 @@ def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[Sto
     """Return why a run ended, and the same as a sentence; where it is not over, that it runs."""
     if interrupted:
         return interrupted, interrupted.sentence()
-    # A callback of the user's own may give a code that we don't know.
+    # A user's own callback may give a code that is not ours.
     known = progress.stop in set(StopReason)
     stop = StopReason(progress.stop) if known else StopReason.REQUESTED
     if over and stop is StopReason.NONE:
@@ -122,7 +122,7 @@ def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[Sto
 
 
 def _by_metric(tracked: Iterable[Tracked]) -> dict[str, Best]:
-    """Return the first of each metric, but rather one with a copy of the parameters."""
+    """Return the first of each metric; one with a copy of the parameters is preferred."""
     bests: dict[str, Best] = {}
     for name, best, _ in tracked:
         if name is not None and (name not in bests or bests[name].snapshot is None):

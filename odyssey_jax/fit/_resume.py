@@ -83,9 +83,10 @@ def start(plan: Plan, store: Store | None) -> Start:
     if saved is None:
         return Start(program, carry, about, 0.0)
     tree = store.restore(program.target(carry, saved["program"]), saved["step"]).tree
-    if plan.run_change == "refuse":  # after that, which names each leaf of another model
+    # After the restore, whose error names each leaf of another model.
+    if plan.run_change == "refuse":
         _check_made_of(saved, about, plan)
-    # Callbacks with other hyper-parameters decide anew: more patience goes on.
+    # Callbacks with other hyper-parameters decide anew: with more patience the run goes on.
     anew = saved["callbacks"] != about["callbacks"]
     carry = program.restored(tree, carry, decide_anew=anew)
     _say_where(saved, program.look(carry).fetch(), plan)
@@ -119,10 +120,10 @@ def _step_to_resume(store: Store, resume: Resume) -> int | None:
 
 
 def _give_up_later(store: Store, step: int | None) -> None:
-    """Have checkpoints past the one that a run goes on from deleted, when it has saved one.
+    """Schedule later checkpoints than this one for deletion, at the run's first commit.
 
-    They are no longer its own. Those that were passed over for being corrupt stay until the run
-    is there.
+    They are not of this run's history. Those that were passed over as corrupt stay until the run
+    has saved the same step.
     """
     later = [saved for saved in store.steps() if step is None or saved > step]
     store.give_up(saved for saved in later if saved not in store.skipped)
@@ -156,7 +157,7 @@ def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], pla
 def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Plan) -> None:
     """Raise ValueError, naming it, if what a run is made of is not what it was."""
     then, now = saved.get("made_of", {}), about["made_of"]
-    # What JAX traces is its own affair: another version may trace the same function otherwise.
+    # Another version of JAX may trace the same function differently.
     traced = ("loss function", "optimizer") if then.get("jax") != now["jax"] else ()
     names = [k for k, v in now.items() if k not in ("jax", *traced) and k in then and then[k] != v]
     was, given = saved.get("config", {}), json.loads(json.dumps(about["config"]))
@@ -174,7 +175,7 @@ def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Pla
 
 
 def _say_where(saved: Mapping[str, Any], progress: Progress, plan: Plan) -> None:
-    """Say on stderr, whatever the writers, that this is no new run."""
+    """Say on stderr, whatever the writers, that this run is not a new one."""
     if not is_first():
         return
     if progress.step >= plan.last_step or progress.stop != StopReason.NONE:
@@ -186,6 +187,7 @@ def _say_where(saved: Mapping[str, Any], progress: Progress, plan: Plan) -> None
 
 
 def _ago(seconds: float) -> str:
+    """Return a duration in its largest whole unit, as "5 min ago"."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit} ago"

@@ -21,7 +21,7 @@ from odyssey_jax.train import Program, Progress
 
 
 class Shell:
-    """Calls a program until the run is over; saves and writes in between.
+    """The loop of `fit`: calls a program until the run is over; saves and writes in between.
 
     Args:
         program: What is run.
@@ -29,7 +29,7 @@ class Shell:
         saver: What saves it.
         cadence: How far a call may go.
         interrupt: What may end the run before it is over.
-        seconds: What the run took before.
+        seconds: The time that earlier calls of `fit` trained for.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Shell:
             stack.callback(self._watch.shutdown, wait=False)
             try:
                 carry, progress = self._run(carry, progress, reports)
-                # First, so that a writer that fails at the last rows does not cost the run.
+                # Before the last rows are written: a writer that fails must not cost the run.
                 over, why = self._is_over(progress), self._interrupt.reason
                 self._saver.at_end(carry, progress, self._seconds, why, over)
             except Exception:
@@ -103,7 +103,7 @@ class Shell:
 
     def _run(self, carry: Any, progress: Progress, reports: Reports) -> tuple[Any, Progress]:
         length = CallLength(first=self._program.calendar.block)
-        # Compiles; no step is done, so the throughput stays clean.
+        # Compile in a call of no steps, so that the throughput is without it.
         carry, progress, _ = self._call(carry, progress.step)
         while not self._is_over(progress):
             steps = self._interrupt.agree(length.steps)
@@ -125,8 +125,8 @@ class Shell:
     ) -> tuple[Any, Progress, float]:
         """Call the program, in parts where that shows how fast it trains.
 
-        The writers are told during the last of them: the others may take less than a ms, and
-        nobody shall keep the interpreter from seeing their end.
+        The writers are told during the last part only: the others may take less than 1 ms, and a
+        busy interpreter would notice their end late.
         """
         total, progress = 0.0, None
         for until in self._throughput.parts(step, limit):

@@ -126,6 +126,7 @@ class Loop(Epoch):
             keys=Keys.of(carry.key),
             limit=jnp.asarray(limit, jnp.int32),
         )
+        # The save that the last call asked for has been seen by the host; a stop stays.
         carry = carry._replace(signal=carry.signal._replace(save=jnp.zeros_like(carry.signal.save)))
 
         def trip(state: _State) -> _State:
@@ -333,18 +334,18 @@ def _check_hashable(loop: Loop) -> None:
 
 @functools.partial(jax.jit, static_argnames="loop")
 def init_compiled(loop: Loop, key, params, model_state, inputs: Inputs) -> Carry:
-    """`Loop.init`, jitted."""
+    """Call `Loop.init`, jitted."""
     return loop.init(key, params, model_state, inputs)
 
 
 @functools.partial(jax.jit, static_argnames="loop", donate_argnames="carry")
 def run_jitted(loop: Loop, carry: Carry, inputs: Inputs, limit) -> Carry:
-    """`Loop.run`, jitted with the carry donated."""
+    """Call `Loop.run`, jitted with the carry donated."""
     return loop.run(carry, inputs, limit)
 
 
 def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
-    """`Loop.run`, compiled: equal loops share one program, whatever the limit.
+    """Call `Loop.run`, compiled: equal loops share one program, whatever the limit.
 
     Args:
         loop: From `make_loop`.
@@ -360,7 +361,7 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
 
 @functools.partial(jax.jit, static_argnames="loop")
 def finish_compiled(loop: Loop, carry: Carry) -> Carry:
-    """`Loop.finish`, jitted; the carry lives on."""
+    """Call `Loop.finish`, jitted; the carry lives on."""
     return loop.finish(carry)
 
 

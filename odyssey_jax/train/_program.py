@@ -44,7 +44,7 @@ class Progress(NamedTuple):
     latest: Mapping[str, Any]
 
     def fetch(self) -> Progress:
-        """Bring it to the host, in arrays of its own: the carry may be donated afterwards."""
+        """Bring it to the host in one transfer, as copies: the carry may be donated afterwards."""
         here = jax.device_get(self)
         own = lambda tree: jax.tree.map(np.array, tree)
         return Progress(
@@ -82,7 +82,7 @@ class Progress(NamedTuple):
         return {name: float(x) for name, x in self.latest.items() if np.ndim(x) == 0}
 
     def arrays(self) -> Columns:
-        """Return its metrics that are no scalars, such as a confusion matrix."""
+        """Return the metrics that are not scalars, such as a confusion matrix."""
         return {name: x for name, x in self.latest.items() if np.ndim(x) > 0}
 
 

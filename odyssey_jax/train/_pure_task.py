@@ -35,10 +35,11 @@ class _PureEvaluate:
 
 
 def with_outputs(returned: Any) -> tuple[Any, dict[str, Any]]:
-    """Takes apart what a user's loss function returned: a loss, or a loss and outputs.
+    """Take apart what a user's loss function returned: a loss, or a loss and outputs.
 
     Raises:
-        ValueError: the loss is no scalar; TypeError: the outputs are no dict.
+        ValueError: If the loss is not a scalar.
+        TypeError: If the outputs are not a dict.
     """
     loss, outputs = returned if isinstance(returned, tuple) else (returned, {})
     if jnp.ndim(loss) != 0:
@@ -54,12 +55,12 @@ def with_outputs(returned: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
-    """Makes a task of parameters and a loss, with neither randomness nor state of the model.
+    """Make a task of parameters and a loss, with neither randomness nor model state.
 
     For those, fill a `Task` in yourself: it is three functions.
 
     Args:
-        params: pytree of arrays. For ones drawn from the run's key:
+        params: Pytree of arrays. For ones drawn from the run's key:
             `task._replace(init=lambda key: (params_of(key), None))`.
         loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
             over the batch, the outputs a dict for the metrics.
@@ -68,7 +69,7 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         The task; its model is the parameters.
 
     Raises:
-        TypeError: a leaf of the parameters is no array, such as a function that would make them.
+        TypeError: If a leaf of the parameters is not an array, such as a function that makes them.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody

@@ -145,7 +145,7 @@ class Resident:
         if kept is not None and kept.monitor is not None:
             rows = self.look(restored).fetch().history()
             ranking = Ranking.of(kept.score(rows[kept.monitor]), kept.keep_best)
-            # Where nobody said so, an array that was put somewhere would need another program.
+            # Committed only where the run's arrays are: otherwise jit would compile again.
             like = carry.clock.step
             ranking = jax.device_put(ranking, like.sharding if like.committed else None)
             restored = restored._replace(ranking=ranking)
