@@ -18,6 +18,14 @@ from odyssey_jax.store import (
 
 _PARAMS = "state/params"  # where a checkpoint of a run has the parameters
 
+ExportFormat = Literal["orbax", "safetensors"]
+
+# What people call the parameters' files of one format or another.
+_FILES = {
+    *(".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".h5", ".hdf5", ".keras", ".msgpack"),
+    *(".pkl", ".pickle", ".onnx", ".gguf", ".json", ".zip", ".tar"),
+}
+
 Step = Literal["latest", "best"] | int
 
 
@@ -86,7 +94,7 @@ def export_params(
     path: str | os.PathLike[str],
     step: Step = "latest",
     *,
-    format: Literal["orbax", "safetensors"] = "orbax",
+    format: ExportFormat | None = None,
     subtree: str = _PARAMS,
     monitor: str | None = None,
     mode: Mode = "min",
@@ -101,7 +109,8 @@ def export_params(
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
         format: "orbax" for the directory of a plain Orbax checkpoint, which
             `orbax.checkpoint.StandardCheckpointer` reads alone; "safetensors" for one file, in
-            which a parameter's name is its keys with "." between them.
+            which a parameter's name is its keys with "." between them. None is "safetensors"
+            for a path that ends in ".safetensors", and else "orbax".
         subtree: The node of the checkpoint to write; "" is all of it.
         monitor: The metric that says what is best; None is the run's.
         mode: Whether "min" or "max" of `monitor` is better.
@@ -110,6 +119,7 @@ def export_params(
         The path, absolute.
 
     Raises:
+        ValueError: If the suffix is that of another format.
         CheckpointError: If there is no such checkpoint or subtree, something is at the path
             already, the format can't hold what is there, or two parameters would have one name.
 
@@ -120,15 +130,27 @@ def export_params(
         >>> data = ody.ArrayDataset(jnp.ones((8, 3)), batch_size=4)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = ody.fit(task, optax.sgd(0.1), data, epochs=1, directory=folder, writers=[])
-        ...     path = ody.export_params(
-        ...         folder, f"{folder}/model.safetensors", format="safetensors"
-        ...     )
+        ...     path = ody.export_params(folder, f"{folder}/model.safetensors")
         ...     path.name
         'model.safetensors'
     """
+    chosen = _format(Path(path), format)
     reader = _reader(directory, step, monitor, mode)
     found: Restored = reader.load(step, subtree=subtree)
-    return export(found.tree, path, format, {"step": str(found.step)})
+    return export(found.tree, path, chosen, {"step": str(found.step)})
+
+
+def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
+    """Return the format that the suffix says, unless it is said otherwise."""
+    suffix = path.suffix.lower()
+    chosen = format or ("safetensors" if suffix == ".safetensors" else "orbax")
+    if suffix in _FILES and suffix != f".{chosen}":
+        what = "" if format is None else f" and not of format={format!r}"
+        raise ValueError(
+            f"{path.name!r} is the name of a {suffix} file{what}: written are files that end in "
+            ".safetensors, and directories of Orbax without such a suffix."
+        )
+    return chosen
 
 
 def _reader(

@@ -33,8 +33,7 @@ def open_checkpoints(
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from odyssey_jax._types import Mode
-    from odyssey_jax.store import Store
+        >>> from odyssey_jax.store import Store
         >>> with tempfile.TemporaryDirectory() as run:
         ...     with Store(f"{run}/checkpoints", monitor="valid/loss") as store:
         ...         store.save(10, {"w": np.zeros(3)}, {"metrics": {"valid/loss": 0.5}})

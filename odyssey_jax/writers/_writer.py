@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from odyssey_jax._text import missing
 from odyssey_jax._types import TrainState
 
 Row = Mapping[str, int | float]
@@ -106,4 +107,4 @@ class Writer(Protocol):
 def require_extra(package: str, extra: str) -> None:
     """Raise ImportError, which names the extra to install, unless a package is installed."""
     if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is not installed: pip install odyssey-jax[{extra}]")
+        raise missing(package, extra)

@@ -1,5 +1,6 @@
 """The parameters of a run: without its model, into another one, and for other tools."""
 
+import os
 import subprocess
 import sys
 
@@ -142,11 +143,27 @@ def test_export_for_orbax_and_safetensors(finished, tmp_path):
     with ocp.StandardCheckpointer() as reader:
         same(reader.restore(path), result.state.params)
     best = ody.export_params(directory, tmp_path / "x", "best", format="safetensors")
+    suffixed = ody.export_params(directory, tmp_path / "x.SafeTensors", "best")
+    assert suffixed.read_bytes() == best.read_bytes()
     found = safetensors.numpy.load_file(best)
     assert sorted(found) == ["head.bias", "head.kernel", "hidden.kernel", "norm.bias", "norm.scale"]
     same(found["head.kernel"], ody.load_params(directory, step=5)["head"]["kernel"])
     with safetensors.safe_open(best, "np") as file:
         assert file.metadata() == {"step": "5"}
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("x.safetensors", "orbax", "is the name of a .safetensors file and not of format='orbax'"),
+        ("x.npz", None, "'x.npz' is the name of a .npz file: written are files that end in"),
+        ("x.pt", "safetensors", "a .pt file and not of format='safetensors'"),
+    ],
+)
+def test_what_is_written_is_what_the_suffix_says(finished, tmp_path, name, format, message):
+    with pytest.raises(ValueError, match=message):
+        ody.export_params(finished[0], tmp_path / name, format=format)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_store_of_ones_own_is_read_too(tmp_path):

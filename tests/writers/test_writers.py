@@ -274,5 +274,5 @@ def test_files_need_a_directory(writer):
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install odyssey-jax\[tensorboard\]"):
+    with pytest.raises(ImportError, match=r"pip install 'odyssey-jax\[tensorboard\]'$"):
         ody.TensorBoard()
