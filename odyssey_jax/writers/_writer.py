@@ -67,6 +67,9 @@ class Writer(Protocol):
     An exception from a writer ends the run, and `fit` raises it: committed checkpoints stay, the
     writers are closed, and the same call of `fit` resumes from there.
 
+    A writer that has a method `fail(error)` is told of the exception that ends a run, whosever it
+    is, before it is closed.
+
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
         >>> class Print:
