@@ -82,7 +82,8 @@ def test_what_is_not_there_is_named(tmp_path):
         store.wait()
         with pytest.raises(ody.errors.CheckpointError, match=r"with monitor='valid/loss'"):
             ody.load_params(tmp_path, step="best")
-        best = ody.load_params(tmp_path, step="best", monitor="train/loss")
+        raw = {"subtree": "state/params"}
+        best = ody.load_params(tmp_path, step="best", monitor="train/loss", **raw)
         assert best["w"].tolist() == [1, 1]
         with pytest.raises(
             ody.errors.CheckpointError, match="no subtree 'state/weights'; there are 'st"
