@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
+from odyssey_jax.fit._matching import match
 from odyssey_jax.fit._plan import Plan, Resume
 from odyssey_jax.fit._schedule_change import check_schedule, schedule_record
 from odyssey_jax.parallel import check_alike, is_first
@@ -59,6 +60,7 @@ def start(plan: Plan, store: Store | None) -> Start:
         "epochs": plan.epochs,
         "samples": _samples_record(plan),
         "callbacks": _deciding(plan.callbacks),
+        "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
         "program": dict(program.record),
         "config": dict(plan.config),
         **schedule_record(plan.schedule, plan.updates),
@@ -82,14 +84,16 @@ def start(plan: Plan, store: Store | None) -> Start:
     about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}
     if saved is None:
         return Start(program, carry, about, 0.0)
-    tree = store.restore(program.target(carry, saved["program"]), saved["step"]).tree
+    target, names = program.target(carry, saved["program"]), store.leaves(saved["step"])
+    found = match([x.name for x in names], target, saved["chain"], about["chain"])
+    tree = store.restore(target, saved["step"], transfer=found.transfer).tree
     # After the restore, whose error names each leaf of another model.
     if plan.run_change == "refuse":
         _check_made_of(saved, about, plan)
     # Callbacks with other hyper-parameters decide anew: with more patience the run goes on.
     anew = saved["callbacks"] != about["callbacks"]
-    carry = program.restored(tree, carry, decide_anew=anew)
-    _say_where(saved, program.look(carry).fetch(), plan)
+    carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh)
+    _say_where(saved, program.look(carry).fetch(), plan, found.said)
     return Start(program, carry, about, saved.get("seconds", 0.0))
 
 
@@ -174,7 +178,9 @@ def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Pla
         )
 
 
-def _say_where(saved: Mapping[str, Any], progress: Progress, plan: Plan) -> None:
+def _say_where(
+    saved: Mapping[str, Any], progress: Progress, plan: Plan, other: Sequence[str]
+) -> None:
     """Say on stderr, whatever the writers, that this run is not a new one."""
     if not is_first():
         return
@@ -183,6 +189,7 @@ def _say_where(saved: Mapping[str, Any], progress: Progress, plan: Plan) -> None
     else:
         age = max(time.time() - saved["timestamp"], 0.0)
         line = f"resumed from step {progress.step:,} of {plan.directory}, saved {_ago(age)}"
+    line += "".join(f"; {phrase}" for phrase in other)
     print(line, file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -162,7 +162,9 @@ class Program(Protocol):
         """Return a tree of the form in which a program with this record saved."""
         ...
 
-    def restored(self, saved: PyTree, carry: Carry, *, decide_anew: bool) -> Carry:
+    def restored(
+        self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
+    ) -> Carry:
         """Make a carry of a saved tree.
 
         Args:
@@ -170,5 +172,6 @@ class Program(Protocol):
             carry: A fresh carry of this program.
             decide_anew: Whether a stop that was asked for is forgotten: callbacks with other
                 hyper-parameters decide again.
+            fresh: Names of the leaves that begin anew, as of a metric that was added.
         """
         ...

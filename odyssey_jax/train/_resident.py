@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -136,9 +136,20 @@ class Resident:
         """Return a tree of the form in which a program with this record saved."""
         return self.to_save(_with_room(carry, record))
 
-    def restored(self, saved: PyTree, carry: Carry, *, decide_anew: bool) -> Carry:
+    def restored(
+        self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
+    ) -> Carry:
         """Make a carry of a saved tree: see `Program.restored`."""
         restored = _with_room(saved, self.record)
+        history = restored.history
+        assert history is not None
+        measured = jnp.arange(history.epoch.shape[0]) >= history.length
+        columns = {
+            # Of the epochs before, a new metric has no value.
+            name: jnp.where(measured, x, jnp.nan) if f"history/metrics/{name}" in fresh else x
+            for name, x in history.metrics.items()
+        }
+        restored = restored._replace(history=history._replace(metrics=columns))
         if decide_anew:
             restored = restored._replace(signal=fresh_copy(Signal.none()))
         kept = self.loop.keep_best
