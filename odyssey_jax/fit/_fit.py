@@ -247,6 +247,15 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Repo
         config=plan.config,
     )
     for writer in writers:
-        stack.callback(writer.close)
+        stack.push(lambda kind, error, trace, writer=writer: _close(writer, error))
         writer.open(info)
     return Reports(writers, begun.program, progress, plan.on_failed_write)
+
+
+def _close(writer: Any, error: BaseException | None) -> None:
+    """Close a writer, and tell one that asks for it of the exception that ends the run."""
+    try:
+        if error is not None and callable(fail := getattr(writer, "fail", None)):
+            fail(error)
+    finally:
+        writer.close()

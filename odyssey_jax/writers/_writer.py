@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from odyssey_jax._text import missing
 from odyssey_jax._types import TrainState
 
 Row = Mapping[str, int | float]
@@ -66,6 +67,9 @@ class Writer(Protocol):
     An exception from a writer ends the run, and `fit` raises it: committed checkpoints stay, the
     writers are closed, and the same call of `fit` resumes from there.
 
+    A writer that has a method `fail(error)` is told of the exception that ends a run, whosever it
+    is, before it is closed.
+
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
         >>> class Print:
@@ -106,4 +110,4 @@ class Writer(Protocol):
 def require_extra(package: str, extra: str) -> None:
     """Raise ImportError, which names the extra to install, unless a package is installed."""
     if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is not installed: pip install odyssey-jax[{extra}]")
+        raise missing(package, extra)
