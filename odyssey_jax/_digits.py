@@ -135,6 +135,7 @@ def train_digits(
         resume=False if fresh else "latest",
         config=dataclasses.asdict(options),
         max_time=max_time,
+        on_interrupt="return",
     )
     if result.exit_code:
         console.print(f"stopped: {result.reason}, after {result.steps} steps")

@@ -15,6 +15,7 @@ from odyssey_jax.data import Source
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
 from odyssey_jax.fit._plan import (
     OnFailedWrite,
+    OnInterrupt,
     Plan,
     Resume,
     RunChange,
@@ -61,6 +62,7 @@ def fit(
     log_every_n_steps: int | None = None,
     log_outputs: Sequence[str] | None = None,
     max_time: MaxTime | None = None,
+    on_interrupt: OnInterrupt = "raise",
 ) -> FitResult:
     """Train a model: one compiled program, with validation, callbacks and checkpoints.
 
@@ -73,10 +75,13 @@ def fit(
     comes up: within about 1 s once it is compiled, or after 10 steps (`MAX_BLOCK`) where those
     take longer. The run is saved, the save is waited for, and then:
 
-    - after Ctrl-C or `max_time`, `fit` returns what there is, with `StopReason.INTERRUPTED` or
-      `StopReason.TIME_BUDGET`. A script that is to end there too says
-      `if result.exit_code: sys.exit(result.exit_code)`;
-    - after SIGTERM it raises `SystemExit(143)`, which runs `finally` blocks and ends the program;
+    - after Ctrl-C it raises `KeyboardInterrupt`, so that a sweep does not go on to its next run;
+      what there is is its `result`. With `on_interrupt="return"` it is returned instead, with
+      `StopReason.INTERRUPTED`;
+    - after `max_time` it returns what there is, with `StopReason.TIME_BUDGET`. A script that is to
+      end there too says `if result.exit_code: sys.exit(result.exit_code)`;
+    - after SIGTERM it raises `SystemExit(143)`, after SIGHUP `SystemExit(129)`, which runs
+      `finally` blocks and ends the program;
     - a handler of your own for the signal is called then, and if it returns, `fit` returns.
 
     A second signal acts at once, also while the compiled program runs: SIGTERM ends the process,
@@ -145,6 +150,8 @@ def fit(
         max_time: The longest that this call may train, from its beginning and compilation
             included: seconds greater than 0, or a `datetime.timedelta`; the last save comes
             on top. None for as long as it takes.
+        on_interrupt: Whether `fit` shall "raise" `KeyboardInterrupt` after Ctrl-C, when the run is
+            saved, or "return" what there is.
 
     Returns:
         The model, why and when the run ended, its history, and its carry.
@@ -194,6 +201,7 @@ def fit(
         on_failed_write=on_failed_write,
         config=config,
         max_time=max_time,
+        on_interrupt=on_interrupt,
     )
     interrupt = Interrupt(plan.max_seconds)
     with contextlib.ExitStack() as stack:
@@ -212,7 +220,13 @@ def fit(
             raise
         steps_per_second = from_first(shell.steps_per_second, "fit")
     interrupt.pass_on()
-    return make_result(task, begun.program, carry, steps_per_second, interrupt)
+    result = make_result(task, begun.program, carry, steps_per_second, interrupt)
+    if interrupt.by_ctrl_c and plan.on_interrupt == "raise":
+        where = "not saved" if store is None else f"saved in {plan.directory}"
+        error = KeyboardInterrupt(f"the run is {where}, at step {result.steps:,}")
+        error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+        raise error
+    return result
 
 
 def _open_store(plan: Plan, stack: contextlib.ExitStack) -> Store | None:

@@ -67,6 +67,12 @@ class Interrupt:
             self.reason, self.exit_code = StopReason.TIME_BUDGET, _TIMED_OUT
         return steps
 
+    @property
+    def by_ctrl_c(self) -> bool:
+        """Whether it was Ctrl-C that ended the run, and Python's own handler is for it."""
+        own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        return own and self._signals.received == signal.SIGINT
+
     def pass_on(self) -> None:
         """Let a signal take its effect, once the run is saved: see `Signals.pass_on`."""
         self._signals.pass_on()
@@ -92,6 +98,11 @@ def in_seconds(max_time: Any) -> float:
     return float(seconds)
 
 
+# A terminal that closes ends what runs in it as SIGTERM does; not every system has it.
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_NOTED = (signal.SIGINT, *_ENDING)
+
+
 class Signals:
     """A context that notes the first signal instead of letting it take effect.
 
@@ -113,7 +124,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _NOTED:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.getsignal(number), _action(number)
                     signal.signal(number, self._note)
@@ -130,18 +141,18 @@ class Signals:
     def pass_on(self) -> None:
         """Raise what the noted signal is for, now that the run is saved.
 
-        A handler that was there before is called. Without one, SIGTERM ends the program, and
-        Ctrl-C has done what it is for: the run has come back.
+        A handler that was there before is called. Without one, SIGTERM and SIGHUP end the
+        program. Ctrl-C is left to the caller: see `Interrupt.by_ctrl_c`.
 
         Raises:
-            SystemExit: With status 143, on SIGTERM.
+            SystemExit: With status 143 on SIGTERM, 129 on SIGHUP.
         """
         if not self.received:
             return
         handler = signal.getsignal(self.received)
         if callable(handler) and handler is not signal.default_int_handler:
             signal.raise_signal(self.received)
-        elif self.received == signal.SIGTERM:
+        elif self.received in _ENDING:
             raise SystemExit(128 + self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

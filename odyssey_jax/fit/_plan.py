@@ -26,6 +26,7 @@ Resume = Literal["latest", "best", False] | int
 ScheduleChange = Literal["refuse", "extend", "replace"]
 RunChange = Literal["refuse", "accept"]
 OnFailedWrite = Literal["raise", "warn"]
+OnInterrupt = Literal["raise", "return"]
 
 # Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
 _LEAST_CAPACITY = 128
@@ -59,6 +60,7 @@ class Plan:
         on_failed_write: What happens where a writer raises.
         config: What is recorded beside.
         max_seconds: How long the call may take, or None.
+        on_interrupt: What Ctrl-C comes to.
     """
 
     task: Task
@@ -84,6 +86,7 @@ class Plan:
     on_failed_write: OnFailedWrite
     config: Mapping[str, Any]
     max_seconds: float | None
+    on_interrupt: OnInterrupt
 
     @property
     def last_step(self) -> int:
@@ -173,6 +176,7 @@ def make_plan(
     on_failed_write: Any,
     config: Any,
     max_time: MaxTime | None,
+    on_interrupt: Any,
 ) -> Plan:
     """Check the arguments of `fit`, and bring them into the form that the run takes.
 
@@ -216,6 +220,7 @@ def make_plan(
         raise ValueError(f"resume={resume!r} needs a directory to resume from.")
     check_words("schedule_change", schedule_change, get_args(ScheduleChange))
     check_words("on_failed_write", on_failed_write, get_args(OnFailedWrite))
+    check_words("on_interrupt", on_interrupt, get_args(OnInterrupt))
     check_words("run_change", run_change, get_args(RunChange))
     for name, change in (("schedule_change", schedule_change), ("run_change", run_change)):
         if directory is None and change != "refuse":
@@ -249,6 +254,7 @@ def make_plan(
         on_failed_write=on_failed_write,
         config=dict(config or {}),
         max_seconds=max_seconds,
+        on_interrupt=on_interrupt,
     )
 
 
