@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import operator
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
+import numpy as np
 
 from odyssey_jax._checks import check_count, check_words
 from odyssey_jax._types import Callback, ScheduleFn, Task
@@ -190,10 +191,8 @@ def make_plan(
     _check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
     if valid is not None:
         _check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
-    try:
-        operator.index(seed)
-    except TypeError:
-        raise ValueError(f"seed must be an integer, got {seed!r}.") from None
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise ValueError(f"seed must be an integer, got {seed!r}.")
     directory = None if directory is None else Path(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
@@ -225,8 +224,10 @@ def make_plan(
     for name, change in (("schedule_change", schedule_change), ("run_change", run_change)):
         if directory is None and change != "refuse":
             raise ValueError(f"{name}={change!r} needs a directory with a run to go on with.")
+    if not isinstance(config or {}, Mapping):
+        raise TypeError(f"config must be a mapping such as {{'width': 128}}, got {config!r}.")
     try:
-        json.dumps(dict(config or {}))
+        json.dumps(dict(config or {}), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
     callbacks, saving = _without_checkpoint(callbacks, directory)
@@ -339,11 +340,14 @@ def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
         return learning_rate
     if callable(learning_rate):
         return jax.tree_util.Partial(learning_rate)  # a bare function is not a pytree
-    try:
-        return constant(float(learning_rate))  # any kind of number is one program
-    except TypeError:
+    number = hasattr(learning_rate, "__float__") and np.ndim(learning_rate) == 0
+    if isinstance(learning_rate, bool) or not number:
         raise ValueError(
             f"learning_rate must be a number or a schedule, got {learning_rate!r}. A rate for each "
             "group of parameters goes to its group, by optax.partition; a rule that follows a "
             "metric is a callback, adapt_rate."
-        ) from None
+        )
+    rate = float(learning_rate)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"learning_rate must be finite and at least 0, got {learning_rate!r}.")
+    return constant(rate)  # any kind of number is one program

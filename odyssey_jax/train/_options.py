@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import jax
@@ -60,8 +61,10 @@ class StepOptions:
     log_outputs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be greater than 0 or None, got {self.clip_norm!r}.")
+        norm = self.clip_norm
+        real = isinstance(norm, Real) and not isinstance(norm, bool)
+        if norm is not None and not (real and norm > 0):
+            raise ValueError(f"clip_norm must be a number greater than 0 or None, got {norm!r}.")
         check_count("accumulate_steps", self.accumulate_steps, 1)
         _check_kind("loss_scale", self.loss_scale, LossScale, "loss_scale()")
         made_by = "exponential_average or equal_average"
@@ -76,7 +79,8 @@ class StepOptions:
             return
         check_count("log_every_n_steps", every, 1, " or None")
         outputs = ("loss", "grad_norm") if outputs is None else outputs
-        if isinstance(outputs, str) or not outputs or len(set(outputs)) < len(outputs):
+        several = isinstance(outputs, Sequence) and not isinstance(outputs, str)
+        if not several or not outputs or len(set(outputs)) < len(outputs):
             raise ValueError(f"log_outputs must be different names, at least one, got {outputs!r}.")
         object.__setattr__(self, "log_outputs", tuple(outputs))
 
