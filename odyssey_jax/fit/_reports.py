@@ -26,6 +26,7 @@ class Reports:
     def __init__(self, writers: Sequence[Writer], program: Program, progress: Progress):
         self._at_once = [writer for writer in writers if getattr(writer, "reads_state", True)]
         self._later = [writer for writer in writers if writer not in self._at_once]
+        self._watching = [w for w in self._later if getattr(w, "wants_progress", False)]
         self._program = program
         self._written = length(progress.history())
         self._sampled = length(progress.sampled())
@@ -49,21 +50,20 @@ class Reports:
         self.tell()
         rows = as_rows(progress.history(self._written))
         samples = as_rows(progress.sampled(self._sampled))
-        if not (rows or samples):
-            return
         self._written += len(rows)
         self._sampled += len(samples)
         rates = (steps_per_second, examples_per_second)
         live = Live(progress.step, *rates, samples=samples, arrays=progress.arrays())
         self._pending = _Report(rows, live)
-        if self._at_once:
+        if self._at_once and self._pending.is_new:
             self._pending.write(self._at_once, self._program.state(carry))
 
     def tell(self) -> None:
         """Tell the writers that do not read the state."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.write(self._later, TrainState(None))
+            told = self._later if pending.is_new else self._watching
+            pending.write(told, TrainState(None))
 
 
 class _Report(NamedTuple):
@@ -71,6 +71,11 @@ class _Report(NamedTuple):
 
     rows: Sequence[Row]
     live: Live
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there are rows or samples, and not only more steps."""
+        return bool(self.rows or self.live.samples)
 
     def write(self, writers: Sequence[Writer], state: TrainState) -> None:
         for writer in writers:

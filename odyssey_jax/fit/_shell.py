@@ -84,6 +84,7 @@ class Shell:
         length = CallLength(first=self._program.calendar.block)
         # Compiles; no step is done, so the throughput stays clean.
         carry, progress, _ = self._call(carry, progress.step)
+        reports.take(carry, progress, float("nan"), float("nan"))
         while not self._is_over(progress):
             steps = self._interrupt.agree(length.steps)
             if self._interrupt.reason:
