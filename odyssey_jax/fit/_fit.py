@@ -259,11 +259,21 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Repo
         samples=as_rows(progress.sampled()),
         step=progress.step,
         config=plan.config,
+        steps_per_epoch=plan.calendar.epoch,
+        monitor=_monitor(plan),
     )
     for writer in writers:
         stack.push(lambda kind, error, trace, writer=writer: _close(writer, error))
         writer.open(info)
     return Reports(writers, begun.program, progress, plan.on_failed_write)
+
+
+def _monitor(plan: Plan) -> str | None:
+    """Return the metric that says which epoch is best: the callbacks', or the checkpoints'."""
+    tracked = (getattr(callback, "monitor", None) for callback in plan.callbacks.callbacks)
+    found = next((name for name in tracked if isinstance(name, str)), None)
+    kept = None if plan.saving is None else plan.saving.retention.monitor
+    return found or kept or ("train/loss" if plan.valid is None else "valid/loss")
 
 
 def _close(writer: Any, error: BaseException | None) -> None:

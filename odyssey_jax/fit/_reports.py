@@ -58,21 +58,22 @@ class Reports:
         self.tell()
         rows = as_rows(progress.history(self._written))
         samples = as_rows(progress.sampled(self._sampled))
-        if not (rows or samples):
-            return
         self._written += len(rows)
         self._sampled += len(samples)
         rates = (steps_per_second, examples_per_second)
         live = Live(progress.step, *rates, samples=samples, arrays=progress.arrays())
         self._pending = _Report(rows, live)
-        if self._at_once:
+        if self._at_once and self._pending.is_new:
             self._write(self._pending, self._at_once, self._program.state(carry))
 
     def tell(self) -> None:
         """Tell the writers that do not read the state."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            self._write(pending, self._later, TrainState(None))
+            told = self._later
+            if not pending.is_new:
+                told = [w for w in self._later if getattr(w, "wants_progress", False)]
+            self._write(pending, told, TrainState(None))
 
     def _write(self, report: _Report, writers: list[Writer], state: TrainState) -> None:
         for writer in list(writers):
@@ -81,7 +82,8 @@ class Reports:
             except Exception as error:
                 if self._on_failed_write == "raise":
                     raise
-                writers.remove(writer)
+                for told in (self._at_once, self._later):
+                    told[:] = [other for other in told if other is not writer]
                 warnings.warn(
                     f"{type(writer).__name__} failed, and the run goes on without it: {error!r}",
                     RuntimeWarning,
@@ -94,3 +96,8 @@ class _Report(NamedTuple):
 
     rows: Sequence[Row]
     live: Live
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there are rows or samples, and not only more steps."""
+        return bool(self.rows or self.live.samples)

@@ -105,6 +105,7 @@ class Shell:
         length = CallLength(first=self._program.calendar.block)
         # Compile in a call of no steps, so that the throughput is without it.
         carry, progress, _ = self._call(carry, progress.step)
+        reports.take(carry, progress, float("nan"), float("nan"))
         while not self._is_over(progress):
             steps = self._interrupt.agree(length.steps)
             if self._interrupt.reason:

@@ -55,8 +55,10 @@ def open_checkpoints(
             "the runs below a directory"
         )
     kept = {} if monitor and mode else _retention(reader)
-    monitor = monitor or kept.get("monitor")
-    mode = mode or (kept.get("mode") if monitor == kept.get("monitor") else None)
+    known = kept.get("monitor")
+    monitor = monitor or (known if isinstance(known, str) else None)
+    mode = mode or (kept.get("mode") if monitor == known else None)
+    mode = mode if mode in ("min", "max") else None
     if monitor is not None and mode is None:
         raise unknown_mode(monitor, mode)
     return Reader(reader.directory, monitor=monitor, mode=mode or "min")
@@ -74,7 +76,9 @@ def _retention(reader: Reader) -> dict[str, Any]:
     """Return how the newest checkpoint that can be read was kept."""
     for step in reversed(reader.steps()):
         try:
-            return reader.metadata(step).get("retention", {})
+            kept = reader.metadata(step).get("retention")
         except CheckpointError:
             continue
+        if isinstance(kept, dict):
+            return kept
     return {}

@@ -14,6 +14,7 @@ import optax
 from jax import lax
 
 from odyssey_jax._apply_if import apply_if
+from odyssey_jax._checks import check_columns
 from odyssey_jax._types import (
     Callback,
     Point,
@@ -232,6 +233,7 @@ class Loop(Epoch):
         """Return what the callbacks add to the metrics: only their states, once made, can say."""
         event = self.event(Point.EPOCH_END, carry, metrics)
         columns = self.callbacks.report(self.callbacks.init(event))
+        check_columns("a callback's report", columns)
         if known := sorted(columns.keys() & metrics.keys()):
             raise ValueError(f"a callback adds {known} to the metrics, and there are such already.")
         return columns

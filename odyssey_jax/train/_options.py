@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odyssey_jax._checks import check_count
+from odyssey_jax._checks import check_columns, check_count
 from odyssey_jax.train._average import Averaging
 from odyssey_jax.transforms import LossScale
 
@@ -82,6 +82,7 @@ class StepOptions:
         several = isinstance(outputs, Sequence) and not isinstance(outputs, str)
         if not several or not outputs or len(set(outputs)) < len(outputs):
             raise ValueError(f"log_outputs must be different names, at least one, got {outputs!r}.")
+        check_columns("log_outputs", outputs)
         object.__setattr__(self, "log_outputs", tuple(outputs))
 
     def sampling(self, capacity: int) -> Sampling | None:

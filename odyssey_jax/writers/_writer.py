@@ -25,6 +25,8 @@ class RunInfo(NamedTuple):
         samples: The same for each sampled train step.
         step: The train steps done.
         config: The `config` of `fit`.
+        steps_per_epoch: The train steps of an epoch; 0 if it is not known.
+        monitor: The metric that says which epoch is best, of a callback or of the checkpoints.
     """
 
     directory: Path | None
@@ -33,6 +35,8 @@ class RunInfo(NamedTuple):
     samples: Sequence[Row] = ()
     step: int = 0
     config: Mapping[str, Any] = {}
+    steps_per_epoch: int = 0
+    monitor: str | None = None
 
 
 class Live(NamedTuple):
@@ -66,6 +70,10 @@ class Writer(Protocol):
 
     An exception from a writer ends the run, and `fit` raises it: committed checkpoints stay, the
     writers are closed, and the same call of `fit` resumes from there.
+
+    `write` is called where there are new rows or samples. One that has an attribute
+    `wants_progress` that is true is called at each exit of the loop, about twice a second and
+    first when the program is compiled; if it does not read the state.
 
     A writer that has a method `fail(error)` is told of the exception that ends a run, whosever it
     is, before it is closed.

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -399,6 +400,45 @@ def test_periods_are_checked(argument):
     for value in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"{argument} must be an integer of at least 1"):
             ody.TensorBoard(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("writer", "name"),
+    [
+        (ody.JsonLines, "metrics.jsonl.tmp"), (ody.JsonLines, "metrics.jsonl"),
+        (ody.CsvFile, "metrics.csv.tmp"), (ody.CsvFile, "steps.csv.tmp"),
+        (ody.TensorBoard, "tensorboard/new.tmp"), (ody.WeightsAndBiases, "wandb_run_id"),
+    ],
+)  # fmt: skip
+def test_links_are_not_followed(tmp_path, fake_wandb, writer, name):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    directory = tmp_path / "run"
+    (directory / name).parent.mkdir(parents=True)
+    (directory / name).symlink_to(victim)
+    made = writer()
+    made.open(RunInfo(directory, 9, []))
+    row = {"epoch": 0, "step": 5, "loss": 1.0}
+    made.write([row], Live(5, 1.0, samples=[{"step": 5, "loss": 1.0}]))
+    made.close()
+    assert victim.read_text() == "precious"
+    assert not (directory / name).is_symlink()
+
+
+def test_a_change_of_the_working_directory_sends_no_rows_elsewhere(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    made = [ody.JsonLines(), ody.CsvFile(), ody.TensorBoard()]
+    for writer in made:
+        writer.open(RunInfo(Path("run"), 9, []))
+    monkeypatch.chdir(tmp_path / "two")
+    for writer in made:
+        row = {"epoch": 0, "step": 5, "loss": 1.0}
+        writer.write([row], Live(5, 1.0, samples=[{"step": 5, "loss": 1.0}]))
+        writer.close()
+    assert not os.listdir(tmp_path / "two")
+    assert (tmp_path / "one" / "run" / "steps.csv").read_text() == "step,loss\n5,1.0\n"
 
 
 def test_epochs_and_steps_are_two_files():
