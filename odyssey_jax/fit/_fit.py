@@ -12,6 +12,7 @@ import jax
 
 from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
 from odyssey_jax.data import Source
+from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
 from odyssey_jax.fit._plan import (
     OnFailedWrite,
@@ -63,6 +64,7 @@ def fit(
     log_outputs: Sequence[str] | None = None,
     max_time: MaxTime | None = None,
     on_interrupt: OnInterrupt = "raise",
+    hooks: Sequence[Hook] = (),
 ) -> FitResult:
     """Train a model: one compiled program, with validation, callbacks and checkpoints.
 
@@ -152,6 +154,7 @@ def fit(
             on top. None for as long as it takes.
         on_interrupt: Whether `fit` shall "raise" `KeyboardInterrupt` after Ctrl-C, when the run is
             saved, or "return" what there is.
+        hooks: Host code at marks of the run, from `hook`; on several processes each calls them.
 
     Returns:
         The model, why and when the run ended, its history, and its carry.
@@ -202,6 +205,7 @@ def fit(
         config=config,
         max_time=max_time,
         on_interrupt=on_interrupt,
+        hooks=hooks,
     )
     interrupt = Interrupt(plan.max_seconds)
     with contextlib.ExitStack() as stack:

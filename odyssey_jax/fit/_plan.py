@@ -17,6 +17,7 @@ from odyssey_jax._checks import check_count, check_words
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
 from odyssey_jax.data import Calendar, Source
+from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
 from odyssey_jax.parallel import OneDevice, Placement, Replicated
 from odyssey_jax.schedules import Schedule, constant
@@ -62,6 +63,7 @@ class Plan:
         config: What is recorded beside.
         max_seconds: How long the call may take, or None.
         on_interrupt: What Ctrl-C comes to.
+        hooks: Host code at marks of the run.
     """
 
     task: Task
@@ -88,6 +90,7 @@ class Plan:
     config: Mapping[str, Any]
     max_seconds: float | None
     on_interrupt: OnInterrupt
+    hooks: Sequence[Hook]
 
     @property
     def last_step(self) -> int:
@@ -178,6 +181,7 @@ def make_plan(
     config: Any,
     max_time: MaxTime | None,
     on_interrupt: Any,
+    hooks: Any,
 ) -> Plan:
     """Check the arguments of `fit`, and bring them into the form that the run takes.
 
@@ -256,6 +260,7 @@ def make_plan(
         config=dict(config or {}),
         max_seconds=max_seconds,
         on_interrupt=on_interrupt,
+        hooks=_as_hooks(hooks),
     )
 
 
@@ -284,6 +289,16 @@ def _without_checkpoint(
         found = [checkpoint()]
     others = (callback for callback in given if not isinstance(callback, Checkpoint))
     return chain(*others), found[0] if found else None
+
+
+def _as_hooks(hooks: Any) -> tuple[Hook, ...]:
+    found = tuple(hooks) if isinstance(hooks, Iterable) else (hooks,)
+    for one in found:
+        if not isinstance(one, Hook):
+            raise TypeError(
+                f"hooks must be a list of what hook(function, when) makes, got {one!r}."
+            )
+    return found
 
 
 def as_writers(writers: Any) -> list[Writer]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from odyssey_jax._types import StopReason
-from odyssey_jax.callbacks import NEVER, Checkpoint, Moment
+from odyssey_jax.callbacks import NEVER, Checkpoint, Moment, When
 from odyssey_jax.data import Calendar
 from odyssey_jax.fit._result import why
 from odyssey_jax.parallel import greatest
@@ -55,7 +55,7 @@ class Cadence:
     """When a save is due, asked at each exit of the loop.
 
     Args:
-        saving: What was asked for; None is nothing.
+        saving: What was asked for, or the condition of a hook; None is nothing.
         calendar: How the run is cut.
         step: Train steps done when the run is begun or gone on with.
         clock: Seconds, from any origin.
@@ -63,15 +63,16 @@ class Cadence:
 
     def __init__(
         self,
-        saving: Checkpoint | None,
+        saving: Checkpoint | When | None,
         calendar: Calendar,
         step: int,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._when = NEVER if saving is None else saving.condition
+        asked = saving.condition if isinstance(saving, Checkpoint) else saving
+        self._when = NEVER if asked is None else asked
         self._calendar, self._clock = calendar, clock
         self._begun = clock()
-        by_time = saving is not None and saving.when is None
+        by_time = isinstance(saving, Checkpoint) and saving.when is None
         self._budget = SaveBudget(self._begun) if by_time else None
         self._before = self._moment(step)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 
 from odyssey_jax._types import StopReason
+from odyssey_jax.fit._hooks import View
 from odyssey_jax.fit._interrupt import Interrupt
 from odyssey_jax.fit._plan import Plan
 from odyssey_jax.fit._reports import Reports
 from odyssey_jax.fit._resume import Start
 from odyssey_jax.fit._saving import Cadence, PendingBest, Saver
+from odyssey_jax.fit._table import as_rows
 from odyssey_jax.fit._throughput import CallLength, Throughput
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
@@ -30,6 +33,8 @@ class Shell:
         cadence: How far a call may go.
         interrupt: What may end the run before it is over.
         seconds: The time that earlier calls of `fit` trained for.
+        hooks: When to call which function.
+        rebuild: As in `Task.rebuild`, for the hooks' views.
     """
 
     def __init__(
@@ -40,7 +45,10 @@ class Shell:
         cadence: Cadence,
         interrupt: Interrupt,
         seconds: float = 0.0,
+        hooks: Sequence[tuple[Cadence, Callable[[View], None]]] = (),
+        rebuild: Callable[[Any, Any], Any] = lambda params, model_state: params,
     ):
+        self._hooks, self._rebuild = hooks, rebuild
         self._program, self._last, self._saver = program, last_step, saver
         self._cadence, self._interrupt, self._seconds = cadence, interrupt, seconds
         self._throughput = Throughput(program.calendar)
@@ -55,7 +63,9 @@ class Shell:
         cadence = Cadence(plan.saving, program.calendar, step)
         pending = PendingBest(plan.holds_pending_best)
         saver = Saver(store, program, cadence, pending, start.about, step)
-        return cls(program, plan.last_step, saver, cadence, interrupt, start.seconds)
+        hooks = [(Cadence(x.when, program.calendar, step), x.function) for x in plan.hooks]
+        how = (start.seconds, hooks, plan.task.rebuild)
+        return cls(program, plan.last_step, saver, cadence, interrupt, *how)
 
     @property
     def steps_per_second(self) -> float:
@@ -112,14 +122,24 @@ class Shell:
                 break  # what is due here is the run's last save, which says why it ended
             self._saver.if_due(carry, progress, self._seconds)
             step = progress.step
-            limit = min(self._cadence.limit(step, steps), self._last)
+            marks = (self._cadence, *(marks for marks, _ in self._hooks))
+            limit = min(self._last, *(cadence.limit(step, steps) for cadence in marks))
             carry, progress, seconds = self._run_to(limit, carry, step, reports)
             length.took(progress.step - step, seconds)
             self._seconds += seconds
             _check_first_loss(progress)
             rate = self.steps_per_second
             reports.take(carry, progress, rate, rate * self._program.calendar.batch_size)
+            self._call_hooks(carry, progress)
         return carry, progress
+
+    def _call_hooks(self, carry: Any, progress: Progress) -> None:
+        for marks, function in self._hooks:
+            if marks.due(progress.step, None):
+                at_end = self._program.calendar.ends_epoch(progress.step)
+                row = as_rows(progress.history(progress.epoch - 1))[-1] if at_end else {}
+                state = self._program.state(carry).for_evaluation
+                function(View(state, progress.step, progress.epoch, row, self._rebuild))
 
     def _run_to(
         self, limit: int, carry: Any, step: int, reports: Reports
