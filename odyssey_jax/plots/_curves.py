@@ -83,6 +83,8 @@ def plot_history(
         OSError: If the file cannot be written; what was there before is kept.
 
     Example:
+        >>> import numpy as np
+        >>> from odyssey_jax import plot_history
         >>> history = {"train/loss": np.array([2.0, 1.0]), "valid/accuracy": np.array([0.6, 0.9])}
         >>> [axes.get_ylabel() for axes in plot_history(history).axes]
         ['loss', 'accuracy']

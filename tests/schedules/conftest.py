@@ -61,6 +61,13 @@ class Table:
         self.traces += 1
         return {name: schedule(steps) for name, schedule in schedules.items()}
 
+    def trace(self, total: int, dtype: str) -> None:
+        """Trace the program without compiling it."""
+        rows = {case.name: case.build(total).precise() for case in CASES}
+        for name in OF_SEVERAL_PROGRAMS:
+            rows.pop(name)
+        self._program.trace(rows, same_shape(np.arange(250)).astype(dtype))
+
     def _run(self, total: int, steps: np.ndarray) -> dict[str, jax.Array]:
         # As an argument of jit, a schedule of all its digits.
         rows = {case.name: case.build(total).precise() for case in CASES}
