@@ -56,7 +56,8 @@ def load_params(
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
         transfer: What is renamed, initialized and ignored on the way to the target.
         subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
-            where it was told so; with `step="best"` those that were measured there. "model_state"
+            where it was told so; with `step="best"` those that were measured there, or restored by
+            the same metric. "model_state"
             is what the model itself updates, such as batch statistics, alike. Anything else is a
             node of the checkpoint by its path: "state/params" are the parameters as they were
             trained.
@@ -187,7 +188,9 @@ def _where(reader: Reader, step: Step, subtree: str) -> tuple[int, str]:
     paths = reader.metadata(number).get("paths")
     if paths is None:  # a store of one's own, without `fit`
         return number, subtree
-    return number, paths["measured" if step == "best" else "result"][subtree]
+    # The best of a run that restores it may be in a later checkpoint alone.
+    other = step == "best" and paths["monitor"] != reader.monitor
+    return number, paths["measured" if other else "result"][subtree]
 
 
 def _as_returned(reader: Reader, step: int, path: str, tree: PyTree) -> PyTree:

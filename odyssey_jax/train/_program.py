@@ -147,10 +147,11 @@ class Program(Protocol):
         """Return what the run is made of, as JSON fingerprints by name: a resume compares them."""
         ...
 
-    def result_paths(self, carry: Carry) -> Mapping[str, Mapping[str, str]]:
+    def result_paths(self, carry: Carry) -> Mapping[str, Any]:
         """Return where in the saved tree "params" and "model_state" are.
 
-        Under "measured" those that were validated, under "result" those that `finish` gives.
+        Under "measured" those that were validated, under "result" those that `finish` gives;
+        "monitor" is the metric by which a callback restores them, or None.
         """
         ...
 

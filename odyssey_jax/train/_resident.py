@@ -112,7 +112,7 @@ class Resident:
             "x64": bool(config.jax_enable_x64),  # pyright: ignore
         }
 
-    def result_paths(self, carry: Carry) -> dict[str, dict[str, str]]:
+    def result_paths(self, carry: Carry) -> dict[str, Any]:
         """Return where in the saved tree the parameters are that were measured, and the result's.
 
         The two differ where a callback restores the best epoch.
@@ -120,13 +120,14 @@ class Resident:
         averaged = carry.state.average is not None
         measured = "state/average" if averaged else "state"
         paths = {name: f"{measured}/{name}" for name in ("params", "model_state")}
-        result = dict(paths)
+        result, monitor = dict(paths), None
         for tracked in bests_of(self.loop.callbacks, carry.callbacks):
             best = tracked.best
             if tracked.restores and best.snapshot is not None and bool(best.seen):
                 where = f"callbacks/{_path_of(best, carry.callbacks)}/snapshot"
                 result = {"params": f"{where}/0", "model_state": f"{where}/1"}
-        return {"measured": paths, "result": result}
+                monitor = tracked.monitor
+        return {"measured": paths, "result": result, "monitor": monitor}
 
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: the ranking follows from the history."""

@@ -209,6 +209,9 @@ def test_what_is_loaded_is_what_fit_returned(tmp_path, dtype, how):
     exported = safetensors.numpy.load_file(path) if dtype == jnp.float32 else None
     if exported is not None:
         assert_same(exported, dict(loaded))
+    if "callbacks" in how:  # the best epoch is in the last checkpoint alone
+        best = ody.load_params(tmp_path, step="best", monitor="valid/loss")
+        assert_same(best, loaded)
     raw = ody.load_params(tmp_path, subtree="state/params")
     assert_same(raw, jax.tree.map(np.asarray, result.carry.state.params))
     if how:
