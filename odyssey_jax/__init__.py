@@ -45,6 +45,7 @@ from odyssey_jax.data import ArrayDataset as ArrayDataset
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
+from odyssey_jax.fit import hook as hook
 from odyssey_jax.fit import load_params as load_params
 from odyssey_jax.fit import rate_range_test as rate_range_test
 from odyssey_jax.flax import linen_task as linen_task
@@ -133,6 +134,7 @@ __all__ = [
     "export_params",
     "fit",
     "freeze",
+    "hook",
     "join",
     "linear",
     "linear_warmup",
@@ -168,7 +170,12 @@ __all__ = [
 ]
 
 
-_ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "store", "errors")
+# Users read `odyssey_jax.TrainState` in a repr, a pickle and an error, and not a private module.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("odyssey_jax."):
+        globals()[_name].__module__ = "odyssey_jax"
+
+_ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "errors", "store")
 _ROOMS += ("writers", "plots", "runs")
 
 

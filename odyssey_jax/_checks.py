@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,15 @@ def check_monitor(monitor: Any, mode: Any = "min") -> None:
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"monitor must be a metric's name such as 'valid/loss', got {monitor!r}.")
     check_words("mode", mode, ("min", "max"))
+
+
+def check_columns(what: str, names: Iterable[str]) -> None:
+    """Raise ValueError if a name would take the place of the clock in the history or the logs."""
+    if taken := [name for name in names if name in ("epoch", "step")]:
+        raise ValueError(
+            f"{what} must not have the name {taken[0]!r}, which is the clock's column in the "
+            f"history and the logs: call it another, such as 'my_{taken[0]}'."
+        )
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import odyssey_jax as ody
+from odyssey_jax._text import missing
 from odyssey_jax.plots import save_confusion, save_curves
 
 CLASSES = 10
@@ -78,7 +79,10 @@ def loss_fn(model: nnx.Module, batch: dict[str, jax.Array]):
 
 def load_digits(batch_size: int) -> tuple[ody.ArrayDataset, ody.ArrayDataset, ody.ArrayDataset]:
     """Load scikit-learn's 1,797 digits: 70 % to train on, 10 % to validate, 20 % to test."""
-    from sklearn.datasets import load_digits  # an extra: only this job needs it
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise missing("scikit-learn", "digits") from error
 
     digits: Any = load_digits()
     # The same split for every seed, so that runs can be compared.
@@ -131,6 +135,7 @@ def train_digits(
         resume=False if fresh else "latest",
         config=dataclasses.asdict(options),
         max_time=max_time,
+        on_interrupt="return",
     )
     if result.exit_code:
         console.print(f"stopped: {result.reason}, after {result.steps} steps")

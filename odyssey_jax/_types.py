@@ -1,4 +1,4 @@
-"""The shared vocabulary: what a schedule, a callback, a task and their pytrees are."""
+"""The shared vocabulary: what a callback, a task, an event and their pytrees are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
+
+from odyssey_jax._pytree import node
 
 PyTree = Any
 Batch = PyTree
@@ -25,9 +27,9 @@ NanPolicy = Literal["bad", "ignore"]
 class Clock(NamedTuple):
     """Where a run is: the one part of the carry that a population shares.
 
-    Args:
-        step: int32 scalar, the number of train steps done; also the index of the next one.
-        epoch: int32 scalar, the number of epochs done; also the index of the running one.
+    Attributes:
+        step: Int32 scalar, the number of train steps done; also the index of the next one.
+        epoch: Int32 scalar, the number of epochs done; also the index of the running one.
     """
 
     step: Any
@@ -37,11 +39,11 @@ class Clock(NamedTuple):
 class TrainState(NamedTuple):
     """What a train step transforms.
 
-    Args:
-        params: pytree of arrays, what the optimizer updates.
-        model_state: pytree of arrays that the model itself updates (batch statistics).
-        opt_state: the optimizer's state.
-        average: an average of the parameters and the model state, where `fit(average=...)` or
+    Attributes:
+        params: Pytree of arrays, what the optimizer updates.
+        model_state: Pytree of arrays that the model itself updates (batch statistics).
+        opt_state: The optimizer's state.
+        average: An average of the parameters and the model state, where `fit(average=...)` or
             `make_loop` is told to keep one, with `params` and `model_state` of its own.
     """
 
@@ -52,7 +54,7 @@ class TrainState(NamedTuple):
 
     @property
     def for_evaluation(self) -> TrainState:
-        """The state whose parameters are validated and given back: the average's, if any.
+        """The state whose parameters are validated and returned: the average's, if any.
 
         They have the dtypes of those that are trained, which the average may exceed. Those of a
         schedule-free optimizer are what `optax.contrib.schedule_free_eval_params` gives.
@@ -140,10 +142,10 @@ class StopReason(enum.IntEnum):
     MAX_STEPS = 10
 
     def sentence(self, detail: int = 0) -> str:
-        """Says the reason in words.
+        """Return the reason in words.
 
         Args:
-            detail: the number that belongs to the reason (`Signal.detail`).
+            detail: The number that belongs to the reason (`Signal.detail`).
 
         Returns:
             A phrase without a capital or a full stop.
@@ -169,11 +171,11 @@ _SENTENCES = {
 class Signal(NamedTuple):
     """What a callback asks of the loop.
 
-    Args:
-        stop: int32 scalar, a `StopReason`; `StopReason.NONE` to go on.
-        detail: int32 scalar, the number in the reason's sentence.
-        save: bool scalar, whether the host shall save the carry.
-        state: the train state to go on with, or None to leave it as it is. This is the one
+    Attributes:
+        stop: Int32 scalar, a `StopReason`; `StopReason.NONE` to go on.
+        detail: Int32 scalar, the number in the reason's sentence.
+        save: Bool scalar, whether the shell is to save the carry.
+        state: The train state to go on with, or None to leave it as it is. This is the one
             door through which a callback changes the training.
     """
 
@@ -184,10 +186,10 @@ class Signal(NamedTuple):
 
     @classmethod
     def none(cls) -> Signal:
-        """Asks for nothing.
+        """Ask for nothing.
 
         Returns:
-            The signal that `merge` leaves everything as it is for.
+            The neutral element of `merge`.
         """
         return cls(
             jnp.asarray(StopReason.NONE, jnp.int32),
@@ -197,12 +199,12 @@ class Signal(NamedTuple):
 
     @classmethod
     def stop_if(cls, condition: Any, reason: Any = StopReason.REQUESTED, detail: Any = 0) -> Signal:
-        """Asks to stop where a condition holds.
+        """Ask to stop where a condition holds.
 
         Args:
-            condition: bool scalar.
-            reason: int32 scalar, a `StopReason`.
-            detail: int32 scalar, the number in the reason's sentence.
+            condition: Bool scalar.
+            reason: Int32 scalar, a `StopReason`.
+            detail: Int32 scalar, the number in the reason's sentence.
 
         Returns:
             The signal, which otherwise asks for nothing.
@@ -215,10 +217,10 @@ class Signal(NamedTuple):
         )
 
     def merge(self, later: Signal) -> Signal:
-        """Joins two signals: the first reason to stop wins, saves are or-ed.
+        """Merge two signals: the first reason to stop wins, saves are or-ed.
 
         Args:
-            later: the signal given after this one.
+            later: The signal given after this one.
 
         Returns:
             One signal for both; the later train state, if there is one, replaces the earlier.
@@ -232,21 +234,21 @@ class Signal(NamedTuple):
         )
 
 
-@jax.tree_util.register_dataclass
+@node
 @dataclasses.dataclass(frozen=True)
 class Event:
     """What a callback sees at a point of a run.
 
-    Args:
-        metrics: name to value (scalars, or arrays such as a confusion matrix); what is known
+    Attributes:
+        metrics: Name to value (scalars, or arrays such as a confusion matrix); what is known
             at this point. At `Point.LOSS_NOT_FINITE` that is "train/loss", NaN whatever the
             step's own was.
-        clock: the step and epoch. At `Point.EPOCH_END` the epoch is the index of the one that
+        clock: The step and epoch. At `Point.EPOCH_END` the epoch is the index of the one that
             ends, and the step the number of steps done; at `Point.LOSS_NOT_FINITE` it is that
             number at the end of the step in question.
-        state: a view of the train state, to take a snapshot from.
-        point: which point of the run this is (static).
-        capacity: the most epochs a callback needs room for (static), or None if unknown.
+        state: A view of the train state, to take a snapshot from.
+        point: Which point of the run this is (static).
+        capacity: The most epochs a callback needs room for (static), or None if unknown.
     """
 
     metrics: Mapping[str, Any]
@@ -256,17 +258,17 @@ class Event:
     capacity: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     def metric(self, name: str) -> jax.Array:
-        """Looks a scalar metric up by name.
+        """Look up a scalar metric by name.
 
         Args:
-            name: such as "valid/loss".
+            name: Such as "valid/loss".
 
         Returns:
             float32 scalar.
 
         Raises:
-            ValueError: there is no such metric, or it is not a scalar. The message names those
-                that there are.
+            ValueError: If there is no such metric, or it is not a scalar. The message names those
+                that exist.
         """
         scalars = {k: v for k, v in self.metrics.items() if jnp.ndim(v) == 0}
         if name not in scalars:
@@ -291,7 +293,7 @@ class Callback(Protocol):
       while the save before is still being written.
     - `asks_to_stop: bool`, whether `update` may ever stop the run (`asks_to_stop(callback)`, by
       default True). Those that never do may change on resume, and a run that had stopped stays so.
-    - `restore_best: bool`, whether it gives the best parameters back as the result at
+    - `restore_best: bool`, whether it puts the best parameters into the result at
       `Point.TRAIN_END` (`restores_best(callback)`, by default False). One of a run may.
     - `bests(state) -> Sequence[Tracked]`, the best epochs that it holds (`bests_of(callback,
       state)`, by default each `Best` in its state), for `FitResult.bests`.
@@ -327,7 +329,7 @@ class Task(NamedTuple):
 
     `nnx_task`, `linen_task` and `pure_task` make one from a model and a loss.
 
-    Args:
+    Attributes:
         init: `key -> (params, model_state)`.
         loss: `(params, model_state, batch, key) -> (loss, (model_state, outputs))`, in training
             mode; the loss is the scalar mean over the batch, `outputs` a dict for the metrics.

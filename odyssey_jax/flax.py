@@ -50,7 +50,7 @@ class _NnxModel(ByValue):
         return cls(graphdef, streams, loss_fn)
 
     def merge(self, params: PyTree, model_state: PyTree, key: jax.Array) -> nnx.Module:
-        """Makes the module; its random streams begin anew from the key.
+        """Make the module; its random streams start from the key.
 
         So they need not be carried: what a step draws follows from the step alone.
         """
@@ -111,25 +111,23 @@ def _normalised(model: nnx.Module) -> list[str]:
 
 
 def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
-    """The parameters, and what else the model holds but random streams, as plain dicts."""
-    # What a module sows is of one call, not of the run.
+    """Return the parameters and the rest without random streams, as plain dicts."""
+    # What a module sows belongs to one call, not to the run.
     params, _, _, model_state = nnx.state(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
 
 
-def nnx_task(
-    model: nnx.Module | Callable[[nnx.Rngs], nnx.Module], loss_fn: Callable[..., Any]
-) -> Task:
-    """Makes a task of a Flax NNX model.
+def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..., Any]) -> Task:
+    """Make a task from a Flax NNX model.
 
     The loss sees the model in training mode (`model.train()`) when it trains and in evaluation
     mode (`model.eval()`) when it validates; batch statistics are carried. Dropout and other
-    random streams begin anew at each step from a key derived from the run's and the step, so
-    they need not be carried and a resume draws what an uninterrupted run draws. The
-    module passed in is not changed.
+    random streams start at each step from a key derived from the run's and the step, so they
+    need not be carried, and a resumed run draws what an uninterrupted one draws. The module
+    passed in is not changed.
 
     Args:
-        model: the module, whose parameters the run starts from; or a function of `nnx.Rngs`
+        model: The module, whose parameters the run starts from; or a function of `nnx.Rngs`
             that makes one, for parameters drawn from the run's key (a population's members
             then differ).
         loss_fn: `(model, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
@@ -139,9 +137,9 @@ def nnx_task(
         The task; its model is a new module, in evaluation mode.
 
     Raises:
-        TypeError: the model is neither a module nor a function that makes one, or `loss_fn` is
-            no function.
-        ValueError: the model has no parameter (`nnx.Param`); or, when the loss is traced, it
+        TypeError: If the model is neither a module nor a function that makes one, or `loss_fn` is
+            not a function.
+        ValueError: If the model has no parameter (`nnx.Param`); or, when the loss is traced, it
             assigns to one.
 
     Example:
@@ -273,27 +271,27 @@ def linen_task(
     rngs: Sequence[str] = ("dropout",),
     **sample_kwargs: Any,
 ) -> Task:
-    """Makes a task of a Flax Linen model.
+    """Make a task from a Flax Linen model.
 
     Args:
-        module: the module.
+        module: The module.
         loss_fn: `(apply, batch, train) -> loss` or `-> (loss, outputs)`, where `apply` is the
             module's, with the variables and the random streams filled in: `apply(x, ...)`
             returns what the module returns, and batch statistics that it updates are carried.
             With `mutable=`, such as the collections that it sows, it returns those too, as
             the module's does. `train` is a bool for the module's own flags.
-        *sample: what the module is called with to make its variables; shapes and dtypes count,
+        *sample: What the module is called with to make its variables; shapes and dtypes count,
             values don't.
-        rngs: names of the random streams that the module draws from. In validation each batch
+        rngs: Names of the random streams that the module draws from. In validation each batch
             has its own noise, the same in every epoch.
-        **sample_kwargs: keyword arguments of that call, such as `train=False`.
+        **sample_kwargs: Keyword arguments of that call, such as `train=False`.
 
     Returns:
         The task; its model is the dict of variables that `module.apply` takes.
 
     Raises:
-        TypeError: `module` is no Linen module, or `loss_fn` is no function.
-        ValueError: at `init`, the module has no parameter.
+        TypeError: If `module` is not a Linen module, or `loss_fn` is not a function.
+        ValueError: If, at `init`, the module has no parameter.
 
     Example:
         >>> import jax, jax.numpy as jnp, odyssey_jax as ody

@@ -1,11 +1,18 @@
 """Settings of the whole suite: several devices, strict promotion, deterministic properties."""
 
 import errno
+import gc
 import os
+import resource
 import signal
 
-# Before JAX starts: sharding and populations are tested on simulated devices.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Before JAX starts: sharding and populations are tested on simulated devices. LLVM, at work for
+# most of the suite's time, may do little; the contract of schedules asks for optimized programs.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true",
+)
 
 import hypothesis
 import jax
@@ -19,6 +26,22 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("odyssey")
 
+
+# Of files that take most of the time, the longest first: the workers then end together.
+LONGEST = [
+    "fit/test_fit.py",
+    "schedules/test_contract.py",
+    "train/test_loop.py",
+    "callbacks/test_guards_within_epochs.py",
+    "fit/test_saving.py",
+    "callbacks/test_adapt_rate.py",
+    "test_cli.py",
+    "test_documents.py",
+    "train/test_population.py",
+    "compat/test_curves.py",
+    "testing/test_check_callback.py",
+    "schedules/test_metric.py",
+]
 
 # The rooms that call no other library's arithmetic: Optax's Adam mixes a float and an int32, and
 # so do metrics of clu's.
@@ -35,22 +58,46 @@ def strict_promotion(request):
         yield
 
 
+class Memory:
+    """Peak memory (KiB) at which a worker drops its compiled programs, of some 2 MiB and more each.
+
+    Without that it comes to 3.4 GiB. What is dropped is used again before the peak grows, and
+    after every test or file, what tests share would be compiled again.
+    """
+
+    allowed = 900 * 1024
+    step = 50 * 1024
+
+    def bound(self):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if peak > self.allowed:
+            jax.clear_caches()
+            gc.collect()
+            self.allowed = peak + self.step
+
+
+MEMORY = Memory()
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+    yield
+    MEMORY.bound()
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    place = lambda item: item.nodeid.partition("::")[0].removeprefix("tests/")
+    items.sort(key=lambda item: rank.get(place(item), len(rank)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """What shares compiled programs and fixtures is run by one of several processes.
+    """A file is run by one worker, since its tests share compiled programs, in the order above."""
+    from xdist.scheduler import LoadFileScheduling
 
-    That is a file, and in the contract of the schedules, which is a third of the suite, a schedule.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByProgram(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            file, _, test = nodeid.partition("::")
-            whole = not file.endswith("schedules/test_contract.py")
-            return file if whole else test.partition("[")[2].partition("-")[0].rstrip("]")
-
-    config.option.loadscopereorder = False  # the doctests, which are short, come last
-    return ByProgram(config, log)
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture

@@ -70,9 +70,9 @@ def test_the_list(made, capsys):
     head, *lines, total = run(capsys, made).splitlines()
     assert head.split() == ["step", "epoch", "metrics", "size", "format", "odyssey_jax", "saved"]
     assert [line.split()[:4] for line in lines] == [
-        ["10", "1", "loss", "0.5"],
-        ["20", "2", "loss", "0.25"],
-        ["30", "3", "loss", "nan"],
+        ["10", "0", "loss", "0.5"],
+        ["20", "1", "loss", "0.25"],
+        ["30", "2", "loss", "nan"],
     ]
     assert [line.split("ago")[1].strip() for line in lines] == ["pinned", "best", "latest"]
     assert total.startswith("3 checkpoints, ")
@@ -84,7 +84,7 @@ def test_the_list_in_json(made, capsys):
     found = run_json(capsys, made)
     assert (found["monitor"], found["mode"]) == ("loss", "min")
     ten, twenty, thirty = found["checkpoints"]
-    assert (ten["step"], ten["epoch"], ten["metrics"]["loss"]) == (10, 1, 0.5)
+    assert (ten["step"], ten["epoch"], ten["metrics"]["loss"]) == (10, 0, 0.5)
     assert ten["bytes"] == sum(
         path.stat().st_size for path in (made / "checkpoints" / "10").rglob("*") if path.is_file()
     )
@@ -181,6 +181,7 @@ def test_verify(root, capsys):
 def test_show(made, capsys):
     out = run(capsys, made, "show", "best")
     assert "step: 20\n" in out
+    assert "epoch: 1, the last that has ended\n" in out
     assert 'config: {"a": [1]}' in out
     lines = [line.split() for line in out.split("\n\n")[1].splitlines()]
     assert lines[0] == ["tree", "value", "size"]
@@ -276,8 +277,16 @@ def test_export(made, tmp_path, capsys):
     np.testing.assert_array_equal(found["b"], tree(20)["params"]["b"])
     assert main(["checkpoints", str(made), "export", "20", str(file), *params]) == 1
     assert "is there already" in capsys.readouterr().err
-    assert main(["checkpoints", str(made), "export", "20", str(tmp_path / "x")]) == 1
+    nowhere = ("--subtree", "state/params")
+    assert main(["checkpoints", str(made), "export", "20", str(tmp_path / "x"), *nowhere]) == 1
     assert "there is no subtree 'state/params'; there are " in capsys.readouterr().err
+
+
+def test_a_suffix_and_a_format_that_differ_are_refused(made, tmp_path, capsys):
+    path = str(tmp_path / "m.safetensors")
+    assert main(["checkpoints", str(made), "export", "10", path, "--format", "orbax"]) == 1
+    assert "a .safetensors file and not of format='orbax'" in capsys.readouterr().err
+    assert not os.listdir(tmp_path)
 
 
 def test_prune_says_and_with_yes_does(root, capsys):

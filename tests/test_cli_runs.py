@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import odyssey_jax as ody
-from odyssey_jax.cli import main
+from odyssey_jax.cli import _output, main
 
 REASON = "no improvement for 3 epochs"
 
@@ -43,6 +46,42 @@ def test_the_table(root, capsys):
     for text in ("acc 0.75 at epoch 0", REASON, "1 min 15 s", "s ago", "constant(value=0.1)"):
         assert text in a
     assert b.split() == ["b", "1"]
+
+
+def at_80_columns(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(_output, "Console", lambda **_: Console(width=80, force_terminal=True))
+    assert main(list(arguments)) == 0
+    return re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+
+
+def test_at_80_columns_no_name_is_cut(root, tmp_path, capsys, monkeypatch):
+    name = "a-run-with-" + "a-very-" * 8 + "long-name"
+    shutil.copytree(root / "a[0]", tmp_path / name)
+    shutil.copytree(root / "a[0]", tmp_path / "short")
+    lines = at_80_columns(monkeypatch, capsys, "runs", str(tmp_path))
+    text = "\n".join(lines)
+    for whole in (name, "acc 0.75 at epoch 0", "1 min 15 s", "constant(value=0.1)", "2 of 9"):
+        assert whole in text
+    assert text.count(f"ended: {REASON}") == 2
+    assert max(map(len, lines)) <= 80
+    wide = at_80_columns(monkeypatch, capsys, "runs", str(root))
+    assert wide[0].split() == ["run", "epochs", "best", "ended", "time"]
+    assert wide[1].split()[0] == "a[0]"
+    assert "    learning rate: constant(value=0.1)" in wide
+
+
+def test_the_best_run_comes_first(tmp_path, capsys):
+    values = {"a": 0.5, "b": 0.25, "c": None, "d": 0.75}
+    for name, value in values.items():
+        (tmp_path / name).mkdir()
+        row = {"epoch": 0, "valid/loss": value, "acc": value}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    for options, order in [([], "badc"), (["--metric", "acc", "--mode", "max"], "dabc")]:
+        assert main(["runs", str(tmp_path), *options]) == 0
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert "".join(line.split()[0] for line in lines) == order
+        assert main(["runs", str(tmp_path), "--json", *options]) == 0
+        assert "".join(run["run"] for run in json.loads(capsys.readouterr().out)) == order
 
 
 def test_what_is_broken_is_told_below(root, tmp_path, capsys):

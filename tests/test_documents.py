@@ -1,4 +1,4 @@
-"""What the documents show runs: the README's programs as printed, and the notebooks."""
+"""What the documents show runs, and the names and rooms that they speak of are there."""
 
 import operator
 import re
@@ -12,9 +12,12 @@ from nbclient import NotebookClient
 
 import odyssey_jax as ody
 from odyssey_jax import compat
+from tests.test_house import ALLOWED, PURE
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -66,9 +69,9 @@ def test_the_readmes_own_loop_runs_as_printed():
     assert len(PROGRAMS) == 5
 
 
-def tables():
+def tables(document=README):
     """The lines of each table, by the first cell of its head."""
-    found = re.findall(r"(?:^\|.*\n)+", README, flags=re.MULTILINE)
+    found = re.findall(r"(?:^\|.*\n)+", document, flags=re.MULTILINE)
     return {text.split("|")[1].strip(): text.splitlines() for text in found}
 
 
@@ -77,28 +80,79 @@ def test_the_readmes_callbacks_are_there():
     names = [name for row in rows for name in re.findall("`(.*?)`", row.split("|")[1])]
     assert len(names) > 10
     for name in names:
-        assert operator.attrgetter(name.removeprefix("ody."))(ody), name
+        assert operator.attrgetter(name)(ody), name
 
 
-def test_the_readmes_table_names_what_is_there():
-    _, _, *rows = tables()["odyssey_jax"]
-    peers = (ody, compat.torch, optax, compat.timm, compat.transformers, compat.keras)
-    ours = set()
+# What `ody.schedules` has beside schedules: for looking at them and for writing one's own.
+TOOLS = {"builds", "describe", "differences", "epochs_to_steps", "from_form", "improves", "lint"}
+TOOLS |= {"named_form", "node", "observed", "real", "smoothed", "survey", "worst"}
+
+
+def test_the_readmes_table_names_every_schedule():
+    _, _, *rows = tables()["ody.schedules"]
+    peers = (compat.torch, optax, compat.timm, compat.transformers, compat.keras)
+    peers = (ody.schedules, *peers)
+    ours, on_top = set(), set()
     for row in rows:
-        for where, cell in zip(peers, row.split("|")[1:-1], strict=True):
+        cells = row.split("|")[1:-1]
+        for where, cell in zip(peers, cells, strict=True):
             for name in re.findall(r"`([\w.]+)(?=[`(])", cell):
-                found = operator.attrgetter(name)(where)  # raises where it is not
-                assert callable(found)
-                if where is ody:
-                    ours.add(name)
-    public = {n for n in vars(ody.schedules) if hasattr(ody, n) and n[0].islower()}
-    assert public - ours <= {"describe", "lint", "epochs_to_steps"}
+                assert callable(operator.attrgetter(name)(where))  # raises where it is not
+        ours |= set(re.findall(r"`(\w+)`", cells[0]))
+        on_top |= set(re.findall(r"\*\*`(\w+)`\*\*", cells[0]))
+    public = {n for n, value in vars(ody.schedules).items() if n[0].islower() and callable(value)}
+    assert ours == public - TOOLS
+    assert on_top == ours & set(ody.__all__)
 
 
 def test_the_readme_names_rooms_that_are_there():
-    house = README.split("## The house")[1].split("```")[1]
-    for name in re.findall(r"^  (\w+(?:\.py|/))", house, flags=re.MULTILINE):
+    house = README.split("## The house")[1].split("```")[1].removeprefix("\nodyssey_jax/\n")
+    named = re.findall(r"(\w+(?:\.py|/))(?= |$)", house, flags=re.MULTILINE)
+    for name in named:
         assert (ROOT / "odyssey_jax" / name).exists(), name
+    rooms = {name.removesuffix("/").removesuffix(".py") for name in named}
+    assert rooms == {room for room in ALLOWED if room[0] != "_"} | {"_types"}
+
+
+def test_the_readmes_arrows_are_those_of_the_house():
+    """Whatever a room may import stands to the left of it."""
+    picture = README.split("## The house")[1].split("```")[3]
+    layers = [set(re.findall(r"\w+", layer)) for layer in picture.split("<-")]
+    assert set.union(*layers) == {room for room in ALLOWED if room[0] != "_"} | {"_types"}
+    for place, layer in enumerate(layers):
+        left = set.union(set(), *layers[:place])
+        for room in layer:
+            assert {name for name in ALLOWED[room] if name and name[0] != "_"} <= left, room
+
+
+def test_the_architectures_table_has_the_arrows_of_the_house():
+    _, _, *rows = tables(ARCHITECTURE)["room"]
+    found = {}
+    for row in rows:
+        room, _, allowed = (cell.strip() for cell in row.split("|")[1:-1])
+        found[room.strip("`/").removesuffix(".py")] = set(re.findall(r"`(\w+)`", allowed))
+    assert found == {
+        room: {name or "odyssey_jax" for name in names - PURE}
+        for room, names in ALLOWED.items()
+        if room not in PURE
+    }
+
+
+PATH = r"`((?:odyssey_jax|tests|benchmarks|notebooks)/[\w./]*|\w+/_\w+\.py)`"
+
+
+@pytest.mark.parametrize("document", [ARCHITECTURE, CONTRIBUTING], ids=["architecture", "contrib"])
+def test_the_documents_name_files_that_are_there(document):
+    named = re.findall(PATH, document)
+    assert named
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "odyssey_jax" / name).exists(), name
+
+
+@pytest.mark.parametrize("document", [ARCHITECTURE, CONTRIBUTING], ids=["architecture", "contrib"])
+def test_the_documents_name_what_is_there(document):
+    for name in re.findall(r"`ody\.([\w.]*\w)", document):
+        assert operator.attrgetter(name)(ody), name
 
 
 @pytest.mark.slow

@@ -13,10 +13,13 @@ PACKAGE = Path(ody.__file__).parent
 
 # What a room may import of the others, besides itself. Private modules at the top are rooms of
 # one file; `_types` is the shared vocabulary.
-PURE = {"_types", "_checks"}
+PURE = {"_types", "_checks", "_pytree", "_text"}
 ALLOWED = {
-    "_types": set(),
+    "_pytree": set(),
+    "_types": {"_pytree"},
     "_checks": set(),
+    "_text": set(),
+    "_files": set(),
     "_apply_if": PURE,
     "schedules": PURE,
     "metrics": PURE,
@@ -28,16 +31,16 @@ ALLOWED = {
     | {"_apply_if", "schedules", "metrics", "transforms", "callbacks", "data", "parallel"},
     "store": PURE | {"parallel"},
     "errors": {"store", "parallel"},
-    "writers": PURE | {"plots"},
+    "writers": PURE | {"_files", "plots"},
     "runs": PURE | {"store", "schedules"},
-    "plots": PURE | {"schedules", "runs"},
+    "plots": PURE | {"_files", "schedules", "runs"},
     "fit": PURE
     | {"schedules", "transforms", "metrics", "callbacks", "data", "parallel", "train", "store"}
     | {"writers", "plots", "runs"},
     "flax": PURE | {"train"},
     "compat": PURE | {"schedules"},
-    "_digits": {"", "plots"},
-    "cli": {"_digits", "store", "errors", "fit", "runs", "plots", "schedules"},
+    "_digits": {"", "_text", "plots"},
+    "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},
     "testing": PURE | {"store", "transforms", "callbacks"},
 }
 
@@ -46,6 +49,8 @@ EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "loggi
 PURE_ROOMS = {
     "_types",
     "_checks",
+    "_pytree",
+    "_text",
     "schedules",
     "metrics",
     "transforms",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from odyssey_jax._text import printable
 from odyssey_jax.cli._diff import compare
-from odyssey_jax.cli._output import add_command, print_json, print_table, size, when
+from odyssey_jax.cli._output import add_command, plain, print_json, print_table, size, when
 from odyssey_jax.fit import export_params
 from odyssey_jax.runs import open_checkpoints
 from odyssey_jax.store import (
@@ -147,7 +149,7 @@ def checkpoints(parsed: argparse.Namespace) -> None:
     print_table(_COLUMNS, [_cells(record, reader.monitor) for record in records])
     count = "1 checkpoint" if len(records) == 1 else f"{len(records)} checkpoints"
     best = "" if reader.monitor is None else f"; best by {reader.mode} of {reader.monitor}"
-    print(f"{count}, {size(sum(record['bytes'] for record in records))}{best}")
+    print(printable(f"{count}, {size(sum(record['bytes'] for record in records))}{best}"))
 
 
 def _records(reader: Reader) -> list[dict[str, Any]]:
@@ -183,13 +185,20 @@ def _record(reader: Reader, step: int) -> dict[str, Any] | None:
         return None
     except CheckpointError as failure:
         error = _reason(reader, step, failure)
-    names = ("epoch", "metrics", "timestamp", "format_version", "versions")
+    names = ("metrics", "timestamp", "format_version", "versions")
     said = {name: metadata.get(name) for name in names}
-    return {"step": step, **said, "bytes": count, "error": error}
+    return {"step": step, "epoch": _epoch(metadata), **said, "bytes": count, "error": error}
+
+
+def _epoch(metadata: Mapping[str, Any]) -> int | None:
+    """Return the last epoch that had ended, from 0 as everywhere; the metadata count them."""
+    done = metadata.get("epoch")
+    return done - 1 if isinstance(done, int) and not isinstance(done, bool) and done > 0 else None
 
 
 def _cells(record: dict[str, Any], monitor: str | None) -> tuple[str, ...]:
-    metrics = record["metrics"] or {}
+    metrics, versions, saved = (record[name] for name in ("metrics", "versions", "timestamp"))
+    metrics = metrics if isinstance(metrics, Mapping) else {}
     shown = [monitor] if monitor in metrics else list(metrics)[:_SHOWN]
     notes = [name for name in ("latest", "best", "pinned") if record[name]]
     notes += [] if record["error"] is None else [f"cannot be read: {record['error']}"]
@@ -199,8 +208,8 @@ def _cells(record: dict[str, Any], monitor: str | None) -> tuple[str, ...]:
         "  ".join(f"{name} {_number(metrics[name])}" for name in shown),
         size(record["bytes"]),
         "" if record["format_version"] is None else str(record["format_version"]),
-        (record["versions"] or {}).get("odyssey_jax", ""),
-        "" if record["timestamp"] is None else when(record["timestamp"]),
+        str(versions.get("odyssey_jax", "")) if isinstance(versions, Mapping) else "",
+        when(saved) if isinstance(saved, int | float) and math.isfinite(saved) else "",
         ", ".join(notes),
     )
 
@@ -229,7 +238,7 @@ def verify(parsed: argparse.Namespace) -> int:
             record["error"] = _reason(reader, step, error)
         records.append(record)
         if not parsed.json:
-            print(_verdict(step, record["bytes"], record["error"]), flush=True)
+            print(printable(_verdict(step, record["bytes"], record["error"])), flush=True)
     if parsed.json:
         print_json({"directory": reader.directory, "checkpoints": records})
     return int(any(record["error"] is not None for record in records))
@@ -252,10 +261,14 @@ def show(parsed: argparse.Namespace) -> None:
     metadata, leaves = reader.metadata(step), reader.leaves(step)
     if parsed.json:
         tree = [leaf._asdict() | {"name": leaf.name} for leaf in leaves]
-        print_json({"step": step, "metadata": metadata, "leaves": tree})
+        about = {"step": step, "epoch": _epoch(metadata), "metadata": metadata}
+        print_json({**about, "leaves": tree})
         return
     for name, value in metadata.items():
-        print(f"{name}: {value if isinstance(value, str) else json.dumps(value, default=str)}")
+        text = value if isinstance(value, str) else json.dumps(plain(value))
+        if name == "epoch" and (last := _epoch(metadata)) is not None:
+            text = f"{last}, the last that has ended"
+        print(printable(f"{name}: {text}"))
     print()
     depth = parsed.depth or max((len(leaf.keys) for leaf in leaves), default=0)
     if rows := list(_nodes(leaves, depth)):
@@ -299,9 +312,9 @@ def diff(parsed: argparse.Namespace) -> None:
         print_json(difference._asdict())
         return
     for path, what in difference.leaves.items():
-        print(f"{path}: {what}")
+        print(printable(f"{path}: {what}"))
     for name, (a, b) in difference.metadata.items():
-        print(f"metadata {name}: {a!r} in A, {b!r} in B")
+        print(printable(f"metadata {name}: {a!r} in A, {b!r} in B"))
     total = difference.equal + len(difference.leaves)
     print(f"{difference.equal} of {total} leaves are equal to the bit")
 
@@ -313,8 +326,7 @@ def export(parsed: argparse.Namespace) -> None:
     """
     reader = _open(parsed)
     step = _step_of(reader, parsed.step)
-    suffix = "safetensors" if parsed.path.suffix == ".safetensors" else "orbax"
-    how = {"format": parsed.format or suffix, "subtree": parsed.subtree}
+    how = {"format": parsed.format, "subtree": parsed.subtree}
     path = export_params(reader.directory, parsed.path, step, **how)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     nbytes = size(sum(file.stat().st_size for file in files))
@@ -361,11 +373,13 @@ def _values(reader: Reader) -> dict[int, Any]:
     values: dict[int, Any] = {}
     for step in reader.steps():
         try:
-            value = reader.metadata(step).get("metrics", {}).get(reader.monitor)
+            metrics = reader.metadata(step).get("metrics")
+            value = metrics.get(reader.monitor) if isinstance(metrics, Mapping) else None
         except CheckpointNotFoundError:
             continue  # deleted since it was listed
         except CheckpointError as error:
-            print(f"? step {step} is kept, since it cannot be read: {_reason(reader, step, error)}")
+            why = printable(_reason(reader, step, error))
+            print(f"? step {step} is kept, since it cannot be read: {why}")
             continue
         values[step] = float(value) if isinstance(value, int | float) else None
     return values

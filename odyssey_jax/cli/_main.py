@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from odyssey_jax._text import printable
 from odyssey_jax.cli import _checkpoints, _runs, _schedule, _train
 from odyssey_jax.store import CheckpointError
 
@@ -42,10 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `odyssey-jax runs . | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (CheckpointError, OSError, ValueError) as error:
+    except (CheckpointError, ImportError, OSError, ValueError) as error:
         return _failed(_one_line(error))
-    except ImportError as error:
-        return _failed(f"{_one_line(error)}: pip install 'odyssey-jax[all]'")
     except KeyboardInterrupt as interrupt:
         _failed(str(interrupt) or "interrupted")
         return 130
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(message: str) -> int:
-    print(f"odyssey-jax: {message}", file=sys.stderr)
+    print(f"odyssey-jax: {printable(message)}", file=sys.stderr)
     return 1
 
 

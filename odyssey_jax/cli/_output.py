@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from odyssey_jax._text import printable
 
 # Columns of what is not a terminal: a file or a pipe takes a line of any length.
 _ENDLESS = 100_000
@@ -49,22 +51,42 @@ def add_command(
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, without the columns that are empty in every row.
 
+    No cell is cut. The columns for which the terminal is too narrow are written below each row.
+
     Args:
         columns: Their names; one that ends in "#" is of numbers, and aligned to the right.
         rows: A cell for each column.
     """
-    rows = list(rows)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    for i in used:
-        right = columns[i].endswith("#")
-        table.add_column(
-            columns[i].rstrip("#"), justify="right" if right else "left", overflow="fold"
-        )
-    for row in rows:
-        # As `Text`, in which "[0]" is no markup.
-        table.add_row(*(Text(row[i]) for i in used))
-    console().print(table)
+    cells = [[printable(cell) for cell in row] for row in rows]
+    used = [i for i in range(len(columns)) if any(row[i] for row in cells)]
+    names = [columns[i].rstrip("#") for i in used]
+    cells = [[row[i] for i in used] for row in cells]
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    out = console()
+    room = [sum(widths[:n]) + 2 * (n - 1) <= out.width for n in range(1, len(widths) + 1)]
+    fit = max(sum(itertools.takewhile(bool, room)), 1)
+
+    def line(row: Sequence[str]) -> str:
+        padded = zip(row[:fit], widths, used, strict=False)
+        parts = [_padded(cell, width, columns[i].endswith("#")) for cell, width, i in padded]
+        return "  ".join(parts).rstrip()
+
+    # As `Text`, in which "[0]" is no markup.
+    out.print(Text(line(names), style="bold"), soft_wrap=True)
+    for row in cells:
+        out.print(Text(line(row)), soft_wrap=True)
+        below = [f"{n}: {x}" if n else x for n, x in zip(names[fit:], row[fit:], strict=True) if x]
+        for text in below:
+            wrapped = textwrap.wrap(
+                text, max(out.width - 4, 1), break_long_words=False, break_on_hyphens=False
+            )
+            for part in wrapped:
+                out.print(Text(f"    {part}"), soft_wrap=True)
+
+
+def _padded(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - cell_len(cell))
+    return space + cell if right else cell + space
 
 
 def console() -> Console:
@@ -75,17 +97,19 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """Print strict JSON: NaN is null, infinities are the strings "Infinity" and "-Infinity"."""
-    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+    print(json.dumps(plain(value), indent=2, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what strict JSON has room for; any other value as its text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return str(value) if isinstance(value, Path) else value
+    known = value is None or isinstance(value, bool | int | float | str)
+    return value if known else str(value)
 
 
 def size(count: float) -> str:
@@ -134,6 +158,9 @@ def when(timestamp: float, now: float | None = None) -> str:
         ('1 min 15 s ago', 'in the future')
     """
     ago = (time.time() if now is None else now) - timestamp
-    text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    try:
+        text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(timestamp))
+    except (OverflowError, ValueError, OSError):  # no date of a calendar
+        return f"{timestamp:g} s after 1970"
     # The clocks of two machines differ by a little.
     return f"{text}, {duration(max(round(ago), 0))} ago" if ago > -60 else f"{text}, in the future"

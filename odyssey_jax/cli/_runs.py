@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from odyssey_jax._text import printable
 from odyssey_jax.cli._output import add_command, duration, print_json, print_table, when
 from odyssey_jax.plots import plot_runs
 from odyssey_jax.runs import Run, find_runs, known_mode
@@ -36,8 +37,8 @@ def add_parser(commands: Any) -> None:
 def runs(parsed: argparse.Namespace) -> None:
     """List the runs under a directory, and compare them.
 
-    Printed are how far each run got, its best epoch, why it ended, and its learning rate. A run
-    is what has checkpoints or a metrics.jsonl. Nothing is changed.
+    Printed are how far each run got, its best epoch, why it ended, and its learning rate; the
+    best run first. A run is what has checkpoints or a metrics.jsonl. Nothing is changed.
     """
     root = parsed.directory
     found = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
@@ -48,16 +49,26 @@ def runs(parsed: argparse.Namespace) -> None:
         )
     if parsed.metric is not None and parsed.mode is None:
         parsed.mode = known_mode(found.values(), parsed.metric)
+    found = dict(sorted(found.items(), key=lambda item: _rank(*item, parsed)))
     if parsed.json:
         print_json([_record(name, run, parsed) for name, run in found.items()])
     else:
         print_table(_COLUMNS, [_cells(name, run, parsed) for name, run in found.items()])
         for trouble in (trouble for run in found.values() for trouble in run.troubles):
-            print(f"? {trouble}")
+            print(f"? {printable(trouble)}")
     if parsed.plot is not None:
         plot_runs(found, parsed.metric, mode=parsed.mode, path=parsed.plot)
         if not parsed.json:
             print(f"in {parsed.plot}: the picture")
+
+
+def _rank(name: str, run: Run, parsed: argparse.Namespace) -> tuple[Any, ...]:
+    """Return the key that sorts runs: by metric, and the best of each first."""
+    best = run.best(parsed.metric, parsed.mode)
+    if best is None:
+        return True, "", 0.0, name
+    most = (parsed.mode or known_mode([run], best.metric)) == "max"
+    return False, best.metric, -best.value if most else best.value, name
 
 
 def _cells(name: str, run: Run, parsed: argparse.Namespace) -> tuple[str, ...]:

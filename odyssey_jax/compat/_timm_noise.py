@@ -10,11 +10,10 @@ import jax
 import numpy as np
 
 from odyssey_jax.compat import _common
-from odyssey_jax.schedules import Moment, Schedule, builds, from_python, node
+from odyssey_jax.schedules import Schedule, StepCount, builds, from_python, node
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TimmNoise(Schedule):
     """A random factor for each step; see `timm_noise`."""
 
@@ -25,7 +24,7 @@ class TimmNoise(Schedule):
     seed: int = dataclasses.field(metadata={"static": True})
     kind: str = dataclasses.field(metadata={"static": True})
 
-    def at(self, now: Moment) -> jax.Array:
+    def at(self, now: StepCount) -> jax.Array:
         """Return the factors, made on the host."""
         return from_python(self._factor).at(now)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from odyssey_jax import schedules as ours
 from odyssey_jax.compat import _common
-from odyssey_jax.schedules import Moment, Schedule
+from odyssey_jax.schedules import Schedule, StepCount
 
 
 class CumulativeProduct:
@@ -206,7 +206,6 @@ def _other_value(piece: Any) -> Any:
 
 
 @ours.node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Renewed(Schedule):
     """A factor since it was last forgotten; see `renewed`."""
 
@@ -214,7 +213,7 @@ class Renewed(Schedule):
     steps: Any
     late: int = dataclasses.field(metadata={"static": True})
 
-    def at(self, now: Moment) -> jax.Array:
+    def at(self, now: StepCount) -> jax.Array:
         """Return the factor over what it was when it was last forgotten, unless that is 0."""
         steps = jnp.asarray(self.steps, jnp.int32)
         begun = now.whole > steps

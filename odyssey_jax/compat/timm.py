@@ -426,7 +426,7 @@ def _fall(kind: Any, top: Any, floor: Any, steps: Any, power: Any, ratio: Any) -
     return ours.sum([fall, ours.constant(floor - height * ratio)])
 
 
-def _of_part(function: Callable[[float], float], steps: Any, step: float) -> float:
+def _of_part(function: Callable[..., Any], steps: Any, step: float) -> float:
     return function(min(step / steps, 1.0))
 
 

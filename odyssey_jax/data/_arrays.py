@@ -22,18 +22,18 @@ class ArrayDataset:
     Pass $p$ goes through the examples in the order `permutation(fold_in(key, p))`, so the batch
     of any step is a pure function of `(key, step)` and a resume needs no replay.
 
-    Args:
-        data: pytree of arrays [examples, ...] of any dtype, numpy's or JAX's; a batch has the
+    Attributes:
+        data: Pytree of arrays [examples, ...] of any dtype, numpy's or JAX's; a batch has the
             same structure with leaves [batch_size, ...].
-        batch_size: examples in a batch, from 1 to the number of examples.
-        shuffle: whether every pass has its own random order.
-        drop_remainder: whether the examples that fill no whole batch are left out of a pass
+        batch_size: Examples in a batch, from 1 to the number of examples.
+        shuffle: Whether every pass has its own random order.
+        drop_remainder: Whether the examples that fill no whole batch are left out of a pass
             (shuffled, they are others each time) or come as a last, smaller batch. A smaller
-            batch is a second shape, which the step is compiled for a second time.
+            batch is a second shape, for which the step is compiled a second time.
 
     Raises:
-        ValueError: there is no array, a scalar, arrays of different lengths, or a batch size
-            that is not possible.
+        ValueError: If there is no array, or a scalar, or arrays of different lengths, or the batch
+            size is out of its range.
 
     Example:
         >>> import numpy as np, odyssey_jax as ody
@@ -61,13 +61,13 @@ class ArrayDataset:
         object.__setattr__(self, "batch_size", operator.index(size))
 
     def tree_flatten_with_keys(self):
-        """Registers the arrays as the one child, and the rest as static."""
+        """Return the arrays as the one child, and the rest as static."""
         static = (self.batch_size, self.shuffle, self.drop_remainder)
         return ((jax.tree_util.GetAttrKey("data"), self.data),), static
 
     @classmethod
     def tree_unflatten(cls, static, children):
-        """Rebuilds without the checks: JAX fills pytrees with tracers, shapes and sentinels."""
+        """Rebuild without the checks: JAX fills pytrees with tracers, shapes and sentinels."""
         self = object.__new__(cls)
         names = ("data", "batch_size", "shuffle", "drop_remainder")
         for name, value in zip(names, (*children, *static), strict=True):
@@ -79,17 +79,17 @@ class ArrayDataset:
 
     @property
     def full_batches(self) -> int:
-        """The number of whole batches in a pass."""
+        """Whole batches in a pass."""
         return len(self) // self.batch_size
 
     @property
     def remainder(self) -> int:
-        """The size of a pass's last, smaller batch; 0 where there is none."""
+        """Examples in a pass's last, smaller batch; 0 where there is none."""
         return 0 if self.drop_remainder else len(self) % self.batch_size
 
     @property
     def steps_per_pass(self) -> int:
-        """The number of batches in one pass over the data."""
+        """Batches in a pass."""
         return self.full_batches + (self.remainder > 0)
 
     def signature(self) -> dict[str, Any]:
@@ -102,11 +102,11 @@ class ArrayDataset:
         }
 
     def order(self, key: jax.Array, index: Any) -> jax.Array | None:
-        """Gives the order of a pass.
+        """Return the order of a pass.
 
         Args:
-            key: typed PRNG key of the run's shuffles.
-            index: int32 scalar, which pass.
+            key: Typed PRNG key of the run's shuffles.
+            index: Int32 scalar, which pass.
 
         Returns:
             int32 [examples], or None where the data is not shuffled.
@@ -116,11 +116,11 @@ class ArrayDataset:
         return jax.random.permutation(jax.random.fold_in(key, index), len(self))
 
     def batch(self, order: jax.Array | None, index: Any) -> Batch:
-        """Cuts a whole batch out.
+        """Return a whole batch of a pass.
 
         Args:
-            order: what `order` gave for the pass.
-            index: int32 scalar, from 0 to `full_batches - 1`.
+            order: What `order` gave for the pass.
+            index: Int32 scalar, from 0 to `full_batches - 1`.
 
         Returns:
             Pytree with leaves [batch_size, ...].
@@ -128,10 +128,10 @@ class ArrayDataset:
         return self._slice(order, index * self.batch_size, self.batch_size)
 
     def last_batch(self, order: jax.Array | None) -> Batch:
-        """Cuts the last, smaller batch out.
+        """Return a pass's last, smaller batch.
 
         Args:
-            order: what `order` gave for the pass.
+            order: What `order` gave for the pass.
 
         Returns:
             Pytree with leaves [remainder, ...].

@@ -9,7 +9,7 @@ from odyssey_jax._checks import check_count
 from odyssey_jax.data._source import Source
 
 # On a GPU a loop of unknown length costs a synchronisation an iteration, so steps run in blocks
-# of a fixed number. Few enough of them, so that the host is never long without the carry.
+# of a static number: a small one, since a run can be interrupted between blocks only.
 MAX_BLOCK = 10
 
 
@@ -52,7 +52,7 @@ class Calendar(NamedTuple):
             The calendar.
 
         Raises:
-            ValueError: If `steps_per_epoch` is no integer of at least 1.
+            ValueError: If `steps_per_epoch` is not an integer of at least 1.
         """
         epoch = source.steps_per_pass if steps_per_epoch is None else steps_per_epoch
         epoch = check_count("steps_per_epoch", epoch, 1)
@@ -73,8 +73,7 @@ class Calendar(NamedTuple):
     def examples(self, step: int) -> int:
         """Return the examples seen after so many steps."""
         passes, position = divmod(step, self.data_pass)
-        seen = min(position * self.batch_size, self.examples_per_pass)
-        return passes * self.examples_per_pass + seen
+        return passes * self.examples_per_pass + position * self.batch_size
 
     def steps_for(self, examples: int) -> int:
         """Return the first step at which so many examples are seen."""

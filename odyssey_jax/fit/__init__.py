@@ -1,6 +1,9 @@
 """`fit`: plan, resume, run, result, and what a run leaves behind."""
 
 from odyssey_jax.fit._fit import fit as fit
+from odyssey_jax.fit._hooks import Hook as Hook
+from odyssey_jax.fit._hooks import View as View
+from odyssey_jax.fit._hooks import hook as hook
 from odyssey_jax.fit._params import export_params as export_params
 from odyssey_jax.fit._params import load_params as load_params
 from odyssey_jax.fit._rate_range import RateRange as RateRange

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from odyssey_jax._types import Callback, ScheduleFn, Task
+from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
 from odyssey_jax.data import Source
+from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
-from odyssey_jax.fit._plan import Plan, Resume, ScheduleChange, make_plan
+from odyssey_jax.fit._plan import (
+    OnFailedWrite,
+    OnInterrupt,
+    Plan,
+    Resume,
+    RunChange,
+    ScheduleChange,
+    make_plan,
+)
+from odyssey_jax.fit._reports import Reports
 from odyssey_jax.fit._result import FitResult, make_result
 from odyssey_jax.fit._resume import Start, start
 from odyssey_jax.fit._shell import Shell
@@ -45,11 +56,15 @@ def fit(
     directory: str | Path | None = None,
     resume: Resume = "latest",
     schedule_change: ScheduleChange = "refuse",
+    run_change: RunChange = "refuse",
     writers: Sequence[Writer] | None = None,
+    on_failed_write: OnFailedWrite = "raise",
     config: Mapping[str, Any] | None = None,
     log_every_n_steps: int | None = None,
     log_outputs: Sequence[str] | None = None,
     max_time: MaxTime | None = None,
+    on_interrupt: OnInterrupt = "raise",
+    hooks: Sequence[Hook] = (),
 ) -> FitResult:
     """Train a model: one compiled program, with validation, callbacks and checkpoints.
 
@@ -59,13 +74,16 @@ def fit(
     never interrupted.
 
     Ctrl-C (SIGINT) and SIGTERM end the training, and so does `max_time`, as soon as the loop
-    comes up: within about a second once it is compiled, or after ten steps where those take
-    longer. The run is saved, the save is waited for, and then:
+    comes up: within about 1 s once it is compiled, or after 10 steps (`MAX_BLOCK`) where those
+    take longer. The run is saved, the save is waited for, and then:
 
-    - after Ctrl-C or `max_time`, `fit` returns what there is, with `StopReason.INTERRUPTED` or
-      `StopReason.TIME_BUDGET`. A script that shall end there too says
-      `if result.exit_code: sys.exit(result.exit_code)`;
-    - after SIGTERM it raises `SystemExit(143)`, which runs `finally` blocks and ends the program;
+    - after Ctrl-C it raises `KeyboardInterrupt`, so that a sweep does not go on to its next run;
+      what there is is its `result`. With `on_interrupt="return"` it is returned instead, with
+      `StopReason.INTERRUPTED`;
+    - after `max_time` it returns what there is, with `StopReason.TIME_BUDGET`. A script that is to
+      end there too says `if result.exit_code: sys.exit(result.exit_code)`;
+    - after SIGTERM it raises `SystemExit(143)`, after SIGHUP `SystemExit(129)`, which runs
+      `finally` blocks and ends the program;
     - a handler of your own for the signal is called then, and if it returns, `fit` returns.
 
     A second signal acts at once, also while the compiled program runs: SIGTERM ends the process,
@@ -118,8 +136,15 @@ def fit(
             update of the run. A plain function is recorded as its values at some 65 of
             those that the run then had; the schedule of an optimizer that is made already can't
             be compared at all.
+        run_change: Whether a run may go on with another loss function, optimizer, data, `config`
+            or kind of random numbers than it was begun with: "refuse" it, naming what differs, or
+            "accept" it. Functions are compared by the operations that JAX traces of them, data by
+            a checksum (of rows spread over it where it is larger than 64 MiB).
         writers: Where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
+        on_failed_write: What happens where a writer raises: "raise" it, when the run so far is
+            saved, with what there is as the exception's `result`; or "warn" and go on without
+            that writer.
         config: What else to record in the checkpoints' metadata; JSON.
         log_every_n_steps: As in `StepOptions`; the samples go to the writers and
             `FitResult.samples`.
@@ -127,6 +152,9 @@ def fit(
         max_time: The longest that this call may train, from its beginning and compilation
             included: seconds greater than 0, or a `datetime.timedelta`; the last save comes
             on top. None for as long as it takes.
+        on_interrupt: Whether `fit` shall "raise" `KeyboardInterrupt` after Ctrl-C, when the run is
+            saved, or "return" what there is.
+        hooks: Host code at marks of the run, from `hook`; on several processes each calls them.
 
     Returns:
         The model, why and when the run ended, its history, and its carry.
@@ -171,9 +199,13 @@ def fit(
         directory=directory,
         resume=resume,
         schedule_change=schedule_change,
+        run_change=run_change,
         writers=writers,
+        on_failed_write=on_failed_write,
         config=config,
         max_time=max_time,
+        on_interrupt=on_interrupt,
+        hooks=hooks,
     )
     interrupt = Interrupt(plan.max_seconds)
     with contextlib.ExitStack() as stack:
@@ -183,11 +215,22 @@ def fit(
             store.acquire()  # before anything is read that another run may change
         begun = start(plan, store)
         shell = Shell.of(plan, begun, store, interrupt)
-        opened = _open_writers(plan, begun, stack)
-        carry = shell.train(begun.carry, opened)
+        reports = _open_writers(plan, begun, stack)
+        try:
+            carry = shell.train(begun.carry, reports)
+        except Exception as error:
+            so_far = lambda: make_result(task, begun.program, shell.carry, nan, interrupt)
+            _add_result(error, so_far)
+            raise
         steps_per_second = from_first(shell.steps_per_second, "fit")
     interrupt.pass_on()
-    return make_result(task, begun.program, carry, steps_per_second, interrupt)
+    result = make_result(task, begun.program, carry, steps_per_second, interrupt)
+    if interrupt.by_ctrl_c and plan.on_interrupt == "raise":
+        where = "not saved" if store is None else f"saved in {plan.directory}"
+        error = KeyboardInterrupt(f"the run is {where}, at step {result.steps:,}")
+        error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+        raise error
+    return result
 
 
 def _open_store(plan: Plan, stack: contextlib.ExitStack) -> Store | None:
@@ -198,7 +241,18 @@ def _open_store(plan: Plan, stack: contextlib.ExitStack) -> Store | None:
     return stack.enter_context(Store(plan.directory / "checkpoints", **how))
 
 
-def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Sequence[Writer]:
+def _add_result(error: Exception, make: Callable[[], FitResult]) -> None:
+    """Put what the run came to on an exception, so that a failing writer costs no model."""
+    with contextlib.suppress(Exception):
+        result = make()
+        if result.steps and result.stop_reason is not StopReason.FIRST_LOSS_NOT_FINITE:
+            error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+            error.add_note(
+                f"what the run came to in {result.steps:,} steps is this error's `result`"
+            )
+
+
+def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Reports:
     """Tell the writers where the run begins; on several processes the first one writes."""
     writers = plan.writers if is_first() else []
     progress = begun.program.look(begun.carry).fetch()
@@ -209,8 +263,27 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Sequ
         samples=as_rows(progress.sampled()),
         step=progress.step,
         config=plan.config,
+        steps_per_epoch=plan.calendar.epoch,
+        monitor=_monitor(plan),
     )
     for writer in writers:
-        stack.callback(writer.close)
+        stack.push(lambda kind, error, trace, writer=writer: _close(writer, error))
         writer.open(info)
-    return writers
+    return Reports(writers, begun.program, progress, plan.on_failed_write)
+
+
+def _monitor(plan: Plan) -> str | None:
+    """Return the metric that says which epoch is best: the callbacks', or the checkpoints'."""
+    tracked = (getattr(callback, "monitor", None) for callback in plan.callbacks.callbacks)
+    found = next((name for name in tracked if isinstance(name, str)), None)
+    kept = None if plan.saving is None else plan.saving.retention.monitor
+    return found or kept or ("train/loss" if plan.valid is None else "valid/loss")
+
+
+def _close(writer: Any, error: BaseException | None) -> None:
+    """Close a writer, and tell one that asks for it of the exception that ends the run."""
+    try:
+        if error is not None and callable(fail := getattr(writer, "fail", None)):
+            fail(error)
+    finally:
+        writer.close()

@@ -1,4 +1,4 @@
-"""What ends a run before it is over: a signal, or the wall clock."""
+"""What ends a run early: a signal, or the time budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MaxTime = float | timedelta
 
 
 class Interrupt:
-    """Says, at every exit of the loop, whether the run ends there and how far it goes else.
+    """What may end a run early: asked at every exit of the loop, and agreed on by all processes.
 
     It is part of no carry and no checkpoint: the run that goes on knows nothing of it.
 
@@ -67,8 +67,14 @@ class Interrupt:
             self.reason, self.exit_code = StopReason.TIME_BUDGET, _TIMED_OUT
         return steps
 
+    @property
+    def by_ctrl_c(self) -> bool:
+        """Whether it was Ctrl-C that ended the run, and Python's own handler is for it."""
+        own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        return own and self._signals.received == signal.SIGINT
+
     def pass_on(self) -> None:
-        """Let a signal do what it is for, when the run is saved: see `Signals.pass_on`."""
+        """Let a signal take its effect, once the run is saved: see `Signals.pass_on`."""
         self._signals.pass_on()
 
 
@@ -76,7 +82,7 @@ _TIMED_OUT = 124  # as timeout(1) has it
 
 
 def in_seconds(max_time: Any) -> float:
-    """Return a time in seconds; raise ValueError if it is none.
+    """Return a time in seconds; raise ValueError unless it is one.
 
     Example:
         >>> in_seconds(timedelta(minutes=2))
@@ -92,10 +98,15 @@ def in_seconds(max_time: Any) -> float:
     return float(seconds)
 
 
-class Signals:
-    """Notes the first signal, while it is entered, instead of what the signal would do.
+# A terminal that closes ends what runs in it as SIGTERM does; not every system has it.
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_NOTED = (signal.SIGINT, *_ENDING)
 
-    The second one, of either kind, does at once what it would have done without this. Only the
+
+class Signals:
+    """A context that notes the first signal instead of letting it take effect.
+
+    The second one, of either kind, takes effect at once, as without this. Only the
     main thread can set handlers, so in another one nothing is noted; nor is a signal that the
     program ignores, as one in the background of a shell ignores Ctrl-C.
 
@@ -113,7 +124,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _NOTED:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.getsignal(number), _action(number)
                     signal.signal(number, self._note)
@@ -128,20 +139,20 @@ class Signals:
         self._restore()
 
     def pass_on(self) -> None:
-        """Do, now that the run is saved, what the noted signal is for.
+        """Raise what the noted signal is for, now that the run is saved.
 
-        A handler that was there before is called. Without one, SIGTERM ends the program, and
-        Ctrl-C has done what it is for: the run has come back.
+        A handler that was there before is called. Without one, SIGTERM and SIGHUP end the
+        program. Ctrl-C is left to the caller: see `Interrupt.by_ctrl_c`.
 
         Raises:
-            SystemExit: With status 143, on SIGTERM.
+            SystemExit: With status 143 on SIGTERM, 129 on SIGHUP.
         """
         if not self.received:
             return
         handler = signal.getsignal(self.received)
         if callable(handler) and handler is not signal.default_int_handler:
             signal.raise_signal(self.received)
-        elif self.received == signal.SIGTERM:
+        elif self.received in _ENDING:
             raise SystemExit(128 + self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -161,8 +172,8 @@ class Signals:
         self._before.clear()
 
 
-# A handler that Python did not set, such as jax.distributed's, Python does not know, and could
-# not set again: the system's own record of it is kept, whatever is in it.
+# Python can't restore a handler that it did not set, such as jax.distributed's. So the system's
+# record of it is kept, as bytes.
 _BYTES = 256  # no system's `struct sigaction` is as long
 
 

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
 
 from odyssey_jax._types import Mode, PyTree
 from odyssey_jax.runs import open_checkpoints
 from odyssey_jax.store import (
     CheckpointError,
+    CheckpointNotFoundError,
     Reader,
-    Restored,
     Transfer,
     export,
 )
 
-_PARAMS = "state/params"  # where a checkpoint of a run has the parameters
+# What `fit` returned, wherever a checkpoint has it; any other subtree is a path.
+RETURNED = ("params", "model_state")
+
+ExportFormat = Literal["orbax", "safetensors"]
+
+# What people call the parameters' files of one format or another.
+_FILES = {
+    *(".safetensors", ".npy", ".npz", ".pt", ".pth", ".bin", ".h5", ".hdf5", ".keras", ".msgpack"),
+    *(".pkl", ".pickle", ".onnx", ".gguf", ".json", ".zip", ".tar"),
+}
 
 Step = Literal["latest", "best"] | int
 
@@ -27,7 +39,7 @@ def load_params(
     step: Step = "latest",
     *,
     transfer: Transfer | None = None,
-    subtree: str = _PARAMS,
+    subtree: str = "params",
     monitor: str | None = None,
     mode: Mode = "min",
 ) -> PyTree:
@@ -43,8 +55,12 @@ def load_params(
             `jax.ShapeDtypeStruct`; None reads what is there.
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
         transfer: What is renamed, initialized and ignored on the way to the target.
-        subtree: The node of the checkpoint to read; "state/model_state" is what the model
-            itself updates, such as batch statistics.
+        subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
+            where it was told so; with `step="best"` those that were measured there, or restored by
+            the same metric. "model_state"
+            is what the model itself updates, such as batch statistics, alike. Anything else is a
+            node of the checkpoint by its path: "state/params" are the parameters as they were
+            trained.
         monitor: The metric that says what is best; None is the run's.
         mode: Whether "min" or "max" of `monitor` is better.
 
@@ -73,12 +89,18 @@ def load_params(
         >>> bool((model.kernel[...] == run.model.kernel[...]).all())
         True
     """
+    if target is None and transfer is not None:
+        raise ValueError("a transfer needs a target: pass the parameters to restore into.")
     reader = _reader(directory, step, monitor, mode)
-    if target is not None:
-        return reader.restore(target, step, transfer=transfer, subtree=subtree).tree
-    if transfer is not None:
-        raise CheckpointError("a transfer needs a target: pass the parameters to restore into")
-    return reader.load(step, subtree=subtree).tree
+    number, path = _where(reader, step, subtree)
+    if target is None:
+        return _as_returned(reader, number, path, reader.load(number, subtree=path).tree)
+    if not path.startswith(_AVERAGE):
+        return reader.restore(target, number, transfer=transfer, subtree=path).tree
+    # An average is kept in at least 32 bits, and returned in the parameters' own.
+    wide = jax.tree.map(_wide, target)
+    found = reader.restore(wide, number, transfer=transfer, subtree=path).tree
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), found, target)
 
 
 def export_params(
@@ -86,8 +108,8 @@ def export_params(
     path: str | os.PathLike[str],
     step: Step = "latest",
     *,
-    format: Literal["orbax", "safetensors"] = "orbax",
-    subtree: str = _PARAMS,
+    format: ExportFormat | None = None,
+    subtree: str = "params",
     monitor: str | None = None,
     mode: Mode = "min",
 ) -> Path:
@@ -101,7 +123,8 @@ def export_params(
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
         format: "orbax" for the directory of a plain Orbax checkpoint, which
             `orbax.checkpoint.StandardCheckpointer` reads alone; "safetensors" for one file, in
-            which a parameter's name is its keys with "." between them.
+            which a parameter's name is its keys with "." between them. None is "safetensors"
+            for a path that ends in ".safetensors", and else "orbax".
         subtree: The node of the checkpoint to write; "" is all of it.
         monitor: The metric that says what is best; None is the run's.
         mode: Whether "min" or "max" of `monitor` is better.
@@ -110,6 +133,7 @@ def export_params(
         The path, absolute.
 
     Raises:
+        ValueError: If the suffix is that of another format.
         CheckpointError: If there is no such checkpoint or subtree, something is at the path
             already, the format can't hold what is there, or two parameters would have one name.
 
@@ -120,15 +144,74 @@ def export_params(
         >>> data = ody.ArrayDataset(jnp.ones((8, 3)), batch_size=4)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = ody.fit(task, optax.sgd(0.1), data, epochs=1, directory=folder, writers=[])
-        ...     path = ody.export_params(
-        ...         folder, f"{folder}/model.safetensors", format="safetensors"
-        ...     )
+        ...     path = ody.export_params(folder, f"{folder}/model.safetensors")
         ...     path.name
         'model.safetensors'
     """
+    chosen = _format(Path(path), format)
     reader = _reader(directory, step, monitor, mode)
-    found: Restored = reader.load(step, subtree=subtree)
-    return export(found.tree, path, format, {"step": str(found.step)})
+    number, where = _where(reader, step, subtree)
+    tree = _as_returned(reader, number, where, reader.load(number, subtree=where).tree)
+    return export(tree, path, chosen, {"step": str(number)})
+
+
+def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
+    """Return the format that the suffix says, unless it is said otherwise."""
+    suffix = path.suffix.lower()
+    chosen = format or ("safetensors" if suffix == ".safetensors" else "orbax")
+    if suffix in _FILES and suffix != f".{chosen}":
+        what = "" if format is None else f" and not of format={format!r}"
+        raise ValueError(
+            f"{path.name!r} is the name of a {suffix} file{what}: written are files that end in "
+            ".safetensors, and directories of Orbax without such a suffix."
+        )
+    return chosen
+
+
+_AVERAGE = "state/average/"
+
+
+def _where(reader: Reader, step: Step, subtree: str) -> tuple[int, str]:
+    """Return the step that is read, which is verified, and the path of a subtree in it."""
+    if step == "latest":
+        number = reader.latest(verify=True)
+    elif step == "best":
+        number = reader.best(verify=True)
+    else:
+        number = step
+    if number is None:
+        raise CheckpointNotFoundError(
+            f"there is no checkpoint in {str(reader.directory)!r} with a metric that is a number"
+        )
+    if subtree not in RETURNED:
+        return number, subtree
+    paths = reader.metadata(number).get("paths")
+    if paths is None:  # a store of one's own, without `fit`
+        return number, subtree
+    # The best of a run that restores it may be in a later checkpoint alone.
+    other = step == "best" and paths["monitor"] != reader.monitor
+    return number, paths["measured" if other else "result"][subtree]
+
+
+def _as_returned(reader: Reader, step: int, path: str, tree: PyTree) -> PyTree:
+    """Return an average in the dtypes of the parameters that it is of, as `fit` returns it."""
+    if not path.startswith(_AVERAGE):
+        return tree
+    raw = "state/" + path.removeprefix(_AVERAGE)
+    dtypes = {leaf.name: leaf.dtype for leaf in reader.leaves(step)}
+
+    def cast(where: Any, x: Any) -> Any:
+        below = jax.tree_util.keystr(where, simple=True, separator="/")
+        dtype = dtypes[f"{raw}/{below}".rstrip("/")]
+        return x if dtype.startswith("key<") else x.astype(jnp.dtype(dtype))
+
+    return jax.tree_util.tree_map_with_path(cast, tree)
+
+
+def _wide(x: Any) -> jax.ShapeDtypeStruct:
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    dtype = jnp.promote_types(x.dtype, jnp.float32) if floating else x.dtype
+    return jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def _reader(

@@ -1,21 +1,24 @@
-"""What `fit` is to do: its arguments, checked, before anything on the disk is touched."""
+"""The plan of a run: `fit`'s arguments, checked before anything on the disk is touched."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import json
+import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
+import numpy as np
 
 from odyssey_jax._checks import check_count, check_words
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
 from odyssey_jax.data import Calendar, Source
+from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
 from odyssey_jax.parallel import OneDevice, Placement, Replicated
 from odyssey_jax.schedules import Schedule, constant
@@ -24,7 +27,9 @@ from odyssey_jax.writers import JsonLines, ProgressLine, Writer
 
 Resume = Literal["latest", "best", False] | int
 ScheduleChange = Literal["refuse", "extend", "replace"]
-_CHANGES = ("refuse", "extend", "replace")
+RunChange = Literal["refuse", "accept"]
+OnFailedWrite = Literal["raise", "warn"]
+OnInterrupt = Literal["raise", "return"]
 
 # Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
 _LEAST_CAPACITY = 128
@@ -52,10 +57,14 @@ class Plan:
         seed: Of the run's root key.
         directory: The run's, or None.
         resume: What to go on from.
-        schedule_change: What may differ on a resume.
+        schedule_change: What may differ of the schedule on a resume.
+        run_change: Whether the run may go on made of something else.
         writers: Where the history goes.
+        on_failed_write: What happens where a writer raises.
         config: What is recorded beside.
         max_seconds: How long the call may take, or None.
+        on_interrupt: What Ctrl-C comes to.
+        hooks: Host code at marks of the run.
     """
 
     task: Task
@@ -76,9 +85,13 @@ class Plan:
     directory: Path | None
     resume: Resume
     schedule_change: ScheduleChange
+    run_change: RunChange
     writers: Sequence[Writer]
+    on_failed_write: OnFailedWrite
     config: Mapping[str, Any]
     max_seconds: float | None
+    on_interrupt: OnInterrupt
+    hooks: Sequence[Hook]
 
     @property
     def last_step(self) -> int:
@@ -163,9 +176,13 @@ def make_plan(
     directory: Any,
     resume: Any,
     schedule_change: Any,
+    run_change: Any,
     writers: Any,
+    on_failed_write: Any,
     config: Any,
     max_time: MaxTime | None,
+    on_interrupt: Any,
+    hooks: Any,
 ) -> Plan:
     """Check the arguments of `fit`, and bring them into the form that the run takes.
 
@@ -181,10 +198,9 @@ def make_plan(
     _check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
     if valid is not None:
         _check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
-    try:
-        seed = operator.index(seed)
-    except TypeError:
-        raise ValueError(f"seed must be an integer, got {seed!r}.") from None
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise ValueError(f"seed must be an integer, got {seed!r}.")
+    seed = operator.index(seed)
     directory = None if directory is None else Path(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
@@ -209,13 +225,17 @@ def make_plan(
     _check_resume(resume)
     if directory is None and resume != "latest":
         raise ValueError(f"resume={resume!r} needs a directory to resume from.")
-    check_words("schedule_change", schedule_change, _CHANGES)
-    if directory is None and schedule_change != "refuse":
-        raise ValueError(
-            f"schedule_change={schedule_change!r} needs a directory with a run to go on with."
-        )
+    check_words("schedule_change", schedule_change, get_args(ScheduleChange))
+    check_words("on_failed_write", on_failed_write, get_args(OnFailedWrite))
+    check_words("on_interrupt", on_interrupt, get_args(OnInterrupt))
+    check_words("run_change", run_change, get_args(RunChange))
+    for name, change in (("schedule_change", schedule_change), ("run_change", run_change)):
+        if directory is None and change != "refuse":
+            raise ValueError(f"{name}={change!r} needs a directory with a run to go on with.")
+    if not isinstance(config or {}, Mapping):
+        raise TypeError(f"config must be a mapping such as {{'width': 128}}, got {config!r}.")
     try:
-        json.dumps(dict(config or {}))
+        json.dumps(dict(config or {}), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
     callbacks, saving = _without_checkpoint(callbacks, directory)
@@ -238,9 +258,13 @@ def make_plan(
         directory=directory,
         resume=resume,
         schedule_change=schedule_change,
+        run_change=run_change,
         writers=writers,
+        on_failed_write=on_failed_write,
         config=dict(config or {}),
         max_seconds=max_seconds,
+        on_interrupt=on_interrupt,
+        hooks=_as_hooks(hooks),
     )
 
 
@@ -271,11 +295,21 @@ def _without_checkpoint(
     return chain(*others), found[0] if found else None
 
 
+def _as_hooks(hooks: Any) -> tuple[Hook, ...]:
+    found = tuple(hooks) if isinstance(hooks, Iterable) else (hooks,)
+    for one in found:
+        if not isinstance(one, Hook):
+            raise TypeError(
+                f"hooks must be a list of what hook(function, when) makes, got {one!r}."
+            )
+    return found
+
+
 def as_writers(writers: Any) -> list[Writer]:
     """Return the writers as a list.
 
     Raises:
-        TypeError: If they are not several, or one is no writer.
+        TypeError: If they are not a list, or one is not a writer.
         ValueError: If one is there twice.
 
     Example:
@@ -324,12 +358,15 @@ def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
     if isinstance(learning_rate, Schedule):
         return learning_rate
     if callable(learning_rate):
-        return jax.tree_util.Partial(learning_rate)  # a bare function is no pytree
-    try:
-        return constant(float(learning_rate))  # any kind of number is one program
-    except TypeError:
+        return jax.tree_util.Partial(learning_rate)  # a bare function is not a pytree
+    number = hasattr(learning_rate, "__float__") and np.ndim(learning_rate) == 0
+    if isinstance(learning_rate, bool) or not number:
         raise ValueError(
             f"learning_rate must be a number or a schedule, got {learning_rate!r}. A rate for each "
             "group of parameters goes to its group, by optax.partition; a rule that follows a "
             "metric is a callback, adapt_rate."
-        ) from None
+        )
+    rate = float(learning_rate)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"learning_rate must be finite and at least 0, got {learning_rate!r}.")
+    return constant(rate)  # any kind of number is one program

@@ -1,4 +1,4 @@
-"""The learning-rate range test: train for a moment at ever larger rates, and look at the loss."""
+"""The learning-rate range test: train briefly at ever larger rates, and look at the loss."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from odyssey_jax.schedules import exponential_warmup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SKIPPED = 5  # steps at the start, which no neighbours before them smooth
+_CLEAR = 4.0  # standard deviations of the noise that the loss must fall by
 _CURVE, _SMOOTHED, _MARK = "#BBBBBB", "#0072B2", "#D55E00"
 
 
@@ -25,23 +27,25 @@ _CURVE, _SMOOTHED, _MARK = "#BBBBBB", "#0072B2", "#D55E00"
 class RateRange:
     """What `rate_range_test` finds, up to where the loss diverges.
 
-    Args:
+    Attributes:
         rates: float32 [steps], the learning rates.
         losses: float32 [steps], the training loss at each rate.
         smoothed: float64 [steps], their moving average.
-        suggestion: the rate at which the loss falls the fastest; None if it never falls.
+        suggestion: The rate at which the loss falls the fastest; None if there is no clear slope.
+        reason: Why there is no suggestion, or None.
     """
 
     rates: np.ndarray = dataclasses.field(repr=False)
     losses: np.ndarray = dataclasses.field(repr=False)
     smoothed: np.ndarray = dataclasses.field(repr=False)
     suggestion: float | None
+    reason: str | None = None
 
     def plot(self, path: str | os.PathLike | None = None) -> Figure:
-        """Draw the loss by rate, and mark the suggestion.
+        """Draw the loss by rate, and mark the suggestion; the axis is that of the smoothed loss.
 
         Args:
-            path: where to save it; the suffix (.png, .svg, .pdf) says in which format. None
+            path: Where to save it; the suffix (.png, .svg, .pdf) says in which format. None
                 saves nothing.
 
         Returns:
@@ -49,7 +53,7 @@ class RateRange:
 
         Raises:
             ImportError: If matplotlib is not installed.
-            ValueError: If the suffix is no picture's.
+            ValueError: If the suffix is not a picture's.
         """
         figure, (ax,) = new_axes(3.6, x="learning rate")
         ax.plot(self.rates, self.losses, color=_CURVE, linewidth=1, label="loss")
@@ -58,6 +62,10 @@ class RateRange:
             label = f"suggestion {self.suggestion:.2g}"
             ax.axvline(self.suggestion, color=_MARK, linewidth=1, linestyle=":", label=label)
         ax.set_xscale("log")
+        # A single loss of a batch may be far above all others.
+        low, high = float(self.smoothed.min()), float(self.smoothed.max())
+        margin = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
+        ax.set_ylim(low - margin, high + margin)
         ax.set_ylabel("training loss")
         ax.legend(frameon=False)
         return save_picture(figure, path)
@@ -76,16 +84,17 @@ def rate_range_test(
     seed: int = 0,
     **options: Any,
 ) -> RateRange:
-    r"""Train at rates that grow by the same factor each step, and suggests one.
+    r"""Train at rates that grow by the same factor each step, and suggest one.
 
     The suggestion is where the smoothed loss falls the fastest by the logarithm of the rate,
     $\operatorname{argmin}_t \, d\bar{L} / d \log \eta_t$ up to its minimum: less than the largest
-    rate that works, with some room. The losses are smoothed by a moving average,
-    $\bar{L}_t = (1 - s) \sum_i s^{t-i} L_i / (1 - s^{t+1})$, and cut off where that is not finite
-    or `divergence` times its least.
+    rate that works, with some room. The losses are averaged to both sides, so that the curve is
+    not late, $\bar{L}_t = \sum_i s^{|t-i|} L_i / \sum_i s^{|t-i|}$, and cut off where the average
+    of those before is not finite or `divergence` times its least. The first 5 steps are not
+    suggested, and neither is a fall of less than 4 standard deviations of the noise.
 
     Args:
-        task: As for `fit`; what it trains is thrown away.
+        task: As for `fit`; what it trains is discarded.
         optimizer: A function of the learning rate, such as `optax.adamw`.
         train: The training data.
         start: The first rate, above 0.
@@ -142,13 +151,14 @@ def rate_range_test(
         result.samples[name][: result.steps // each * each].reshape(-1, each).mean(axis=1)
         for name in ("learning_rate", "loss")
     )
-    smoothed = _smoothed(losses.astype(np.float64), smoothing)
-    kept = _before_it_diverges(smoothed, divergence)
-    rates, losses, smoothed = rates[:kept], losses[:kept], smoothed[:kept]
-    return RateRange(rates, losses, smoothed, _steepest(rates, smoothed))
+    kept = _before_it_diverges(losses.astype(np.float64), smoothing, divergence)
+    rates, losses = rates[:kept], losses[:kept]
+    smoothed, spread = _smoothed(losses.astype(np.float64), smoothing)
+    return RateRange(rates, losses, smoothed, *_steepest(rates, smoothed, spread))
 
 
-def _smoothed(losses: np.ndarray, share: float) -> np.ndarray:
+def _trailing(losses: np.ndarray, share: float) -> np.ndarray:
+    """Return the average of what was before each loss, which an explosion does not reach."""
     average, found = 0.0, np.empty_like(losses)
     for t, loss in enumerate(losses):
         average = share * average + (1 - share) * loss
@@ -156,18 +166,48 @@ def _smoothed(losses: np.ndarray, share: float) -> np.ndarray:
     return found
 
 
-def _before_it_diverges(smoothed: np.ndarray, divergence: float) -> int:
-    """How many losses there are before one that is too large, or is no number."""
-    least = np.fmin.accumulate(smoothed)
+def _before_it_diverges(losses: np.ndarray, share: float, divergence: float) -> int:
+    """Return how many losses there are before their average is too large, or is no number."""
+    average = _trailing(losses, share)
+    least = np.fmin.accumulate(average)
     # A loss below 0 (a likelihood) has no such multiple: then only what is not finite counts.
-    over = ~np.isfinite(smoothed) | ((least > 0) & (smoothed > divergence * least))
-    return int(np.argmax(over)) if over.any() else len(smoothed)
+    over = ~np.isfinite(average) | ((least > 0) & (average > divergence * least))
+    kept = int(np.argmax(over)) if over.any() else len(average)
+    if kept == 0:
+        raise ValueError("the first loss is not finite: there is no rate to find.")
+    return kept
 
 
-def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float | None:
+def _smoothed(losses: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the losses averaged to both sides, and the standard deviation of each average.
+
+    What rises above all losses before the minimum is cut off there: it would move the minimum.
+    """
+    lowest = int(np.argmin(_trailing(losses, share)))
+    clipped = np.minimum(losses, losses[: lowest + 1].max())
+    place = np.arange(len(losses))
+    weights = share ** np.abs(place[:, None] - place).astype(float)
+    weights /= weights.sum(axis=1, keepdims=True)
+    # Second differences have nothing of a slope, and 6 times the variance of the noise. Their
+    # median, 0.67 standard deviations, has nothing of an explosion.
+    bends = np.abs(np.diff(losses, 2))
+    noise = np.median(bends) / 0.6745 / np.sqrt(6) if bends.size else 0.0
+    return weights @ clipped, noise * np.sqrt((weights**2).sum(axis=1))
+
+
+def _steepest(
+    rates: np.ndarray, smoothed: np.ndarray, spread: np.ndarray
+) -> tuple[float | None, str | None]:
+    """Return the rate of the steepest fall that is no noise; or None, and why."""
     until = int(np.argmin(smoothed)) + 1
-    if until < 3:
-        return None
+    if until < _SKIPPED + 3:
+        return None, "the loss never falls: try a smaller start"
+    fallen = np.cumsum(smoothed[:until]) / np.arange(1, until + 1) - smoothed[:until]
+    clear = np.flatnonzero((fallen > _CLEAR * spread[:until]) & (np.arange(until) >= _SKIPPED))
+    if not clear.size:
+        return None, (
+            "the loss has no clear slope: it falls by less than its noise; try more steps, larger "
+            "batches or more smoothing"
+        )
     slope = np.gradient(smoothed[:until], np.log(rates[:until]))
-    at = int(np.argmin(slope))
-    return float(rates[at]) if slope[at] < 0 else None
+    return float(rates[clear[np.argmin(slope[clear])]]), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,18 +13,26 @@ from odyssey_jax.writers import Live, Row, Writer
 
 
 class Reports:
-    """Tells the writers of a run: those that read the state at once, the others later.
+    """What tells the writers of a run: those that read the state at once, the others later.
 
-    The program that runs on takes the state over, so a writer that reads it must be done before.
-    All others can write while it runs.
+    The next call of the program donates the state, so a writer that reads it must be done before.
+    All others write while that call runs.
 
     Args:
         writers: Who is told; they are open.
         program: What is run.
         progress: The run as the writers know it.
+        on_failed_write: "raise" what a writer raises, or "warn" and go on without it.
     """
 
-    def __init__(self, writers: Sequence[Writer], program: Program, progress: Progress):
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        program: Program,
+        progress: Progress,
+        on_failed_write: str = "raise",
+    ):
+        self._on_failed_write = on_failed_write
         self._at_once = [writer for writer in writers if getattr(writer, "reads_state", True)]
         self._later = [writer for writer in writers if writer not in self._at_once]
         self._program = program
@@ -49,21 +58,37 @@ class Reports:
         self.tell()
         rows = as_rows(progress.history(self._written))
         samples = as_rows(progress.sampled(self._sampled))
-        if not (rows or samples):
-            return
         self._written += len(rows)
         self._sampled += len(samples)
         rates = (steps_per_second, examples_per_second)
         live = Live(progress.step, *rates, samples=samples, arrays=progress.arrays())
         self._pending = _Report(rows, live)
-        if self._at_once:
-            self._pending.write(self._at_once, self._program.state(carry))
+        if self._at_once and self._pending.is_new:
+            self._write(self._pending, self._at_once, self._program.state(carry))
 
     def tell(self) -> None:
         """Tell the writers that do not read the state."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.write(self._later, TrainState(None))
+            told = self._later
+            if not pending.is_new:
+                told = [w for w in self._later if getattr(w, "wants_progress", False)]
+            self._write(pending, told, TrainState(None))
+
+    def _write(self, report: _Report, writers: list[Writer], state: TrainState) -> None:
+        for writer in list(writers):
+            try:
+                writer.write(report.rows, report.live._replace(state=state))
+            except Exception as error:
+                if self._on_failed_write == "raise":
+                    raise
+                for told in (self._at_once, self._later):
+                    told[:] = [other for other in told if other is not writer]
+                warnings.warn(
+                    f"{type(writer).__name__} failed, and the run goes on without it: {error!r}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
 
 class _Report(NamedTuple):
@@ -72,6 +97,7 @@ class _Report(NamedTuple):
     rows: Sequence[Row]
     live: Live
 
-    def write(self, writers: Sequence[Writer], state: TrainState) -> None:
-        for writer in writers:
-            writer.write(self.rows, self.live._replace(state=state))
+    @property
+    def is_new(self) -> bool:
+        """Whether there are rows or samples, and not only more steps."""
+        return bool(self.rows or self.live.samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,11 @@ class FitResult:
         best_epoch: Its index, which is also its row in the history; None where there is none.
         bests: Metric's name to best epoch, of every metric that a callback tracks; its
             `snapshot` are the parameters and model state, where a copy was kept.
-        metrics: The last epoch's metrics, arrays of any shape included; empty where none ended.
+        metrics: The scalar metrics of the model that is returned, as floats: those of the best
+            epoch where it is restored, else of the last one. Empty where the model was not
+            measured, as when a run ends within an epoch.
+        last_metrics: The last epoch's metrics, arrays of any shape included; empty where none
+            ended.
         history: Column to array [epochs]: "epoch", "step" and every scalar metric; prints as
             a table, and `history.to_pandas()` is a data frame.
         samples: The same of the sampled train steps: "step", the train steps done, and each of
@@ -54,7 +58,8 @@ class FitResult:
     best: Best | None = dataclasses.field(repr=False)
     best_epoch: int | None
     bests: Mapping[str, Best] = dataclasses.field(repr=False)
-    metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    metrics: Mapping[str, float] = dataclasses.field(repr=False)
+    last_metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     history: Table = dataclasses.field(repr=False)
     samples: Table = dataclasses.field(repr=False)
     carry: Any = dataclasses.field(repr=False)
@@ -65,7 +70,7 @@ class FitResult:
 def make_result(
     task: Task, program: Program, carry: Any, steps_per_second: float, interrupt: Interrupt
 ) -> FitResult:
-    """Let the callbacks finish, and say what a user wants to know of the run."""
+    """Let the callbacks finish, and make the result of a run."""
     progress = program.look(carry).fetch()
     state, found = program.finish(carry)
     stop, reason = why(progress, interrupt.reason, over=True)
@@ -82,7 +87,8 @@ def make_result(
         best=best,
         best_epoch=None if best is None else int(best.epoch),
         bests=_by_metric(tracked),
-        metrics=progress.latest if progress.epoch else {},
+        metrics=_measured(program, progress, restored),
+        last_metrics=progress.latest if progress.epoch else {},
         history=Table(progress.history()),
         samples=Table(progress.sampled()),
         carry=carry,
@@ -91,11 +97,23 @@ def make_result(
     )
 
 
+def _measured(program: Program, progress: Progress, restored: Sequence[Best]) -> dict[str, float]:
+    """Return the metrics of the model that is returned."""
+    if restored:
+        row = int(restored[0].epoch)
+    elif progress.epoch and program.calendar.ends_epoch(progress.step):
+        row = progress.epoch - 1
+    else:
+        return {}
+    columns = progress.history()
+    return {name: float(x[row]) for name, x in columns.items() if name not in ("epoch", "step")}
+
+
 def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[StopReason, str]:
     """Return why a run ended, and the same as a sentence; where it is not over, that it runs."""
     if interrupted:
         return interrupted, interrupted.sentence()
-    # A callback of the user's own may give a code that we don't know.
+    # A user's own callback may give a code that is not ours.
     known = progress.stop in set(StopReason)
     stop = StopReason(progress.stop) if known else StopReason.REQUESTED
     if over and stop is StopReason.NONE:
@@ -104,7 +122,7 @@ def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[Sto
 
 
 def _by_metric(tracked: Iterable[Tracked]) -> dict[str, Best]:
-    """Return the first of each metric, but rather one with a copy of the parameters."""
+    """Return the first of each metric; one with a copy of the parameters is preferred."""
     bests: dict[str, Best] = {}
     for name, best, _ in tracked:
         if name is not None and (name not in bests or bests[name].snapshot is None):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
+from odyssey_jax.fit._matching import match
 from odyssey_jax.fit._plan import Plan, Resume
 from odyssey_jax.fit._schedule_change import check_schedule, schedule_record
-from odyssey_jax.parallel import check_alike
+from odyssey_jax.parallel import check_alike, is_first
 from odyssey_jax.store import Store
-from odyssey_jax.train import Program
+from odyssey_jax.train import Program, Progress
 
 
 class Start(NamedTuple):
@@ -55,6 +60,7 @@ def start(plan: Plan, store: Store | None) -> Start:
         "epochs": plan.epochs,
         "samples": _samples_record(plan),
         "callbacks": _deciding(plan.callbacks),
+        "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
         "program": dict(program.record),
         "config": dict(plan.config),
         **schedule_record(plan.schedule, plan.updates),
@@ -73,12 +79,21 @@ def start(plan: Plan, store: Store | None) -> Start:
             "model or optimizer": carry,
         }
     )
-    if store is None or saved is None:
+    if store is None:
         return Start(program, carry, about, 0.0)
-    tree = store.restore(program.target(carry, saved["program"]), saved["step"]).tree
-    # Callbacks with other hyper-parameters decide anew: more patience goes on.
+    about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}
+    if saved is None:
+        return Start(program, carry, about, 0.0)
+    target, names = program.target(carry, saved["program"]), store.leaves(saved["step"])
+    found = match([x.name for x in names], target, saved["chain"], about["chain"])
+    tree = store.restore(target, saved["step"], transfer=found.transfer).tree
+    # After the restore, whose error names each leaf of another model.
+    if plan.run_change == "refuse":
+        _check_made_of(saved, about, plan)
+    # Callbacks with other hyper-parameters decide anew: with more patience the run goes on.
     anew = saved["callbacks"] != about["callbacks"]
-    carry = program.restored(tree, carry, decide_anew=anew)
+    carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh)
+    _say_where(saved, program.look(carry).fetch(), plan, found.said)
     return Start(program, carry, about, saved.get("seconds", 0.0))
 
 
@@ -109,10 +124,10 @@ def _step_to_resume(store: Store, resume: Resume) -> int | None:
 
 
 def _give_up_later(store: Store, step: int | None) -> None:
-    """Have checkpoints past the one that a run goes on from deleted, when it has saved one.
+    """Schedule later checkpoints than this one for deletion, at the run's first commit.
 
-    They are no longer its own. Those that were passed over for being corrupt stay until the run
-    is there.
+    They are not of this run's history. Those that were passed over as corrupt stay until the run
+    has saved the same step.
     """
     later = [saved for saved in store.steps() if step is None or saved > step]
     store.give_up(saved for saved in later if saved not in store.skipped)
@@ -141,6 +156,49 @@ def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], pla
             f"and can't go on with {_samples_words(about['samples'])}: its samples would not be "
             "of one kind. Use the same, or another directory."
         )
+
+
+def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Plan) -> None:
+    """Raise ValueError, naming it, if what a run is made of is not what it was."""
+    then, now = saved.get("made_of", {}), about["made_of"]
+    # Another version of JAX may trace the same function differently.
+    traced = ("loss function", "optimizer") if then.get("jax") != now["jax"] else ()
+    names = [k for k, v in now.items() if k not in ("jax", *traced) and k in then and then[k] != v]
+    was, given = saved.get("config", {}), json.loads(json.dumps(about["config"]))
+    names += [
+        f"config[{k!r}] ({was.get(k)!r} then, {given.get(k)!r} now)"
+        for k in sorted(was.keys() | given.keys())
+        if was.get(k) != given.get(k)
+    ]
+    if names:
+        raise ValueError(
+            f"the run in {plan.directory} was begun with another {', another '.join(names)}. Use "
+            "the same; or go on all the same with run_change='accept'; or begin again with "
+            "resume=False or in another directory."
+        )
+
+
+def _say_where(
+    saved: Mapping[str, Any], progress: Progress, plan: Plan, other: Sequence[str]
+) -> None:
+    """Say on stderr, whatever the writers, that this run is not a new one."""
+    if not is_first():
+        return
+    if progress.step >= plan.last_step or progress.stop != StopReason.NONE:
+        line = f"{plan.directory} is complete: nothing to train; resume=False begins again"
+    else:
+        age = max(time.time() - saved["timestamp"], 0.0)
+        line = f"resumed from step {progress.step:,} of {plan.directory}, saved {_ago(age)}"
+    line += "".join(f"; {phrase}" for phrase in other)
+    print(line, file=sys.stderr, flush=True)
+
+
+def _ago(seconds: float) -> str:
+    """Return a duration in its largest whole unit, as "5 min ago"."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def _samples_record(plan: Plan) -> dict[str, Any] | None:

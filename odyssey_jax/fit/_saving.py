@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from odyssey_jax._types import StopReason
-from odyssey_jax.callbacks import NEVER, Checkpoint, Moment
+from odyssey_jax.callbacks import NEVER, Checkpoint, Moment, When
 from odyssey_jax.data import Calendar
 from odyssey_jax.fit._result import why
 from odyssey_jax.parallel import greatest
@@ -18,14 +18,14 @@ from odyssey_jax.train import Program, Progress, fresh_copy
 
 
 class SaveBudget:
-    """Lets a run save about every 30 s, but for no more than 5 % of its time.
+    """The time that saving may take: about every 30 s, and at most 5 % of the run.
 
     Args:
         now: Seconds, when the run begins.
         seconds: The least time from one save to the next at the ends of epochs; within an epoch
             twice that, since the end may come in time.
         share: The most that saving may take of the time, from the copy to the commit.
-        least: The least seconds that a save is taken to need: of the first none are known.
+        least: The least seconds that a save is assumed to take: the first one's are not known.
     """
 
     def __init__(self, now: float, seconds: float = 30.0, share: float = 0.05, least: float = 0.05):
@@ -52,10 +52,10 @@ class SaveBudget:
 
 
 class Cadence:
-    """Decides at each exit of the loop whether a save is due.
+    """When a save is due, asked at each exit of the loop.
 
     Args:
-        saving: What was asked for; None is nothing.
+        saving: What was asked for, or the condition of a hook; None is nothing.
         calendar: How the run is cut.
         step: Train steps done when the run is begun or gone on with.
         clock: Seconds, from any origin.
@@ -63,15 +63,16 @@ class Cadence:
 
     def __init__(
         self,
-        saving: Checkpoint | None,
+        saving: Checkpoint | When | None,
         calendar: Calendar,
         step: int,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._when = NEVER if saving is None else saving.condition
+        asked = saving.condition if isinstance(saving, Checkpoint) else saving
+        self._when = NEVER if asked is None else asked
         self._calendar, self._clock = calendar, clock
         self._begun = clock()
-        by_time = saving is not None and saving.when is None
+        by_time = isinstance(saving, Checkpoint) and saving.when is None
         self._budget = SaveBudget(self._begun) if by_time else None
         self._before = self._moment(step)
 
@@ -100,7 +101,7 @@ class Cadence:
         return min([end, *(mark for mark in marks if mark is not None)])
 
     def due(self, step: int, took: float | None) -> bool:
-        """Return whether a save is due, since the last look.
+        """Return whether a save has become due since the last call.
 
         Args:
             step: Train steps done.
@@ -115,7 +116,7 @@ class Cadence:
         return due or self._budget.suffices(self._clock(), at_end, took)
 
     def is_free(self, took: float | None) -> bool:
-        """Return whether a save that can wait need not.
+        """Return whether a save that may wait can begin now.
 
         Args:
             took: Seconds that the save before took; None while it goes on.
@@ -139,12 +140,12 @@ class Cadence:
 
 
 class PendingBest:
-    """A place for one carry, while the save before is going on: the newest best takes it.
+    """A buffer for one carry while a save is under way: the newest best replaces the older one.
 
-    Each that comes is better than the one that waits, which nobody would have kept.
+    Each that comes is better than the one that waits, which would be deleted at once.
 
     Args:
-        allowed: Whether there is such a place: see `Plan.holds_pending_best`.
+        allowed: Whether there is one: see `Plan.holds_pending_best`.
     """
 
     def __init__(self, allowed: bool):
@@ -161,7 +162,7 @@ class PendingBest:
         self._held = copy, progress
 
     def take(self) -> tuple[Any, Progress] | None:
-        """Hand over what waits, if anything does."""
+        """Return what waits and clear the buffer; None if nothing does."""
         held, self._held = self._held, None
         return held
 
@@ -170,12 +171,12 @@ class PendingBest:
 
 
 _copy = jax.jit(fresh_copy)
-# Fresh memory costs more than the copy: the carry that waits no longer gives its own.
+# Allocating costs more than copying: the carry that is replaced donates its buffers.
 _copy_over = jax.jit(lambda old, new: fresh_copy(new), donate_argnums=0, keep_unused=True)
 
 
 class Saver:
-    """Saves a run's carry when it is due.
+    """The one that saves a run's carry, when it is due.
 
     Args:
         store: Where to, or None.
@@ -266,7 +267,7 @@ class Saver:
     ) -> None:
         assert self._store is not None
         step = self._saved_step = progress.step
-        # Within an epoch nothing was measured: the parameters are others than at its start.
+        # Within an epoch the metrics are of other parameters: those of its start.
         at_end = self._program.calendar.ends_epoch(step)
         stop, reason = why(progress, interrupted, over=over or bool(progress.stop))
         metadata = {
@@ -275,6 +276,7 @@ class Saver:
             "stop_reason": stop.name,
             "reason": reason,
             "seconds": seconds,
+            "paths": self._program.result_paths(carry),
             **self._about,
         }
         self._store.save(step, self._program.to_save(carry), metadata)

@@ -25,11 +25,11 @@ _PROBES = 65
 class Difference(NamedTuple):
     """Where two curves differ.
 
-    Args:
-        first: the first update at which they do.
-        most: the update at which they do the most, relative to the greater of the two.
-        then: the values at these of the curve that was.
-        now: the same of the curve that is.
+    Attributes:
+        first: The first update at which they do.
+        most: The update at which they do the most, relative to the greater of the two.
+        then: The old curve's values at these two.
+        now: The new curve's.
     """
 
     first: int
@@ -47,14 +47,14 @@ class Difference(NamedTuple):
 
 
 def schedule_form(schedule: ScheduleFn | None) -> Any:
-    """The schedule as a checkpoint's metadata has it: its JSON form, or a foreign one's name."""
+    """Return the schedule as the metadata has it: its JSON form, or a plain function's name."""
     if isinstance(schedule, Schedule):
         return json.loads(schedule.to_json())
     return None if schedule is None else _name(schedule)
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """A foreign function as every process and every version of JAX names it."""
+    """Return a plain function's name, the same in every process and version of JAX."""
     if isinstance(function, functools.partial):  # as jax.tree_util.Partial is
         more = [repr(x) for x in function.args]
         more += [f"{key}={x!r}" for key, x in function.keywords.items()]
@@ -66,10 +66,10 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def schedule_record(schedule: ScheduleFn | None, updates: int) -> dict[str, Any]:
-    """What a checkpoint's metadata says of the schedule.
+    """Return what a checkpoint's metadata says of the schedule.
 
-    Of one that its form can't build again, a plain function, values over the run as well: they
-    are then what another one is compared with.
+    A plain function can't be built again from its name, so its values at some updates of the run
+    are recorded as well: another schedule is then compared with these.
     """
     form = schedule_form(schedule)
     if schedule is None or from_form(form) is not None:
@@ -91,18 +91,19 @@ def check_schedule(
     done: int,
     last: int,
 ) -> None:
-    """Refuses to go on with another learning rate, as far as it may not be another.
+    """Raise ValueError if a run can't go on with this learning rate.
 
     Args:
-        saved: the metadata of the checkpoint to go on from.
-        schedule: the schedule to go on with.
-        change: what may differ.
-        directory: of the run, for the message.
-        done: the updates done.
-        last: the updates of the whole run.
+        saved: The metadata of the checkpoint to go on from.
+        schedule: The schedule to go on with.
+        change: What may differ.
+        directory: Of the run, for the message.
+        done: The updates done.
+        last: The updates of the whole run.
 
     Raises:
-        ValueError: saying where they first differ and by how much, or why that is not known.
+        ValueError: If it may not differ and does; the message says where they first differ and
+            by how much, or why that is not known.
     """
     if change == "replace":
         return
@@ -134,7 +135,7 @@ def check_schedule(
 def _compare(
     saved: Mapping[str, Any], schedule: ScheduleFn | None, updates: int
 ) -> tuple[bool, Difference | None]:
-    """Whether they could be compared, and where they differ."""
+    """Return whether they could be compared, and where they differ."""
     if schedule is None:
         return False, None
     form, recorded = saved.get("schedule"), saved.get("schedule_values")
@@ -151,13 +152,13 @@ def _compare(
 
 
 def _known_until(saved: Mapping[str, Any], updates: int) -> int:
-    """How many of the updates the record says something of: a plain function's ends somewhere."""
+    """Return how many updates the record covers: a plain function's ends with the run it was of."""
     recorded = saved.get("schedule_values")
     return updates if recorded is None else recorded["updates"][-1] + 1
 
 
 def _curve(schedule: ScheduleFn) -> Callable[[np.ndarray], np.ndarray]:
-    """The schedule over an array of updates."""
+    """Return the schedule as a function of an array of updates."""
     # A plain function gets one update at a time, as in the loop: it may know of nothing else.
     one = lambda update: jnp.asarray(schedule(update), jnp.float32)
     each = jax.jit(lambda updates: jax.lax.map(one, updates))
@@ -166,7 +167,7 @@ def _curve(schedule: ScheduleFn) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _chunks(updates: int) -> Iterator[np.ndarray]:
-    """Every update, in arrays of one length: the last one is repeated to fill it."""
+    """Yield every update, in arrays of one length: the last update is repeated to fill it."""
     size = min(_CHUNK, max(updates, 1))
     for start in range(0, updates, size):
         yield np.minimum(np.arange(start, start + size), updates - 1)
@@ -199,7 +200,7 @@ def _difference(
 
 
 def _alike(then: Any, now: Any) -> bool:
-    """Whether two forms are the same, but for where in memory a function was."""
+    """Return whether two forms are the same, memory addresses aside."""
     return _without_address(json.dumps(then)) == _without_address(json.dumps(now))
 
 
@@ -208,7 +209,7 @@ def _without_address(text: str) -> str:
 
 
 def _change(then: Any, now: Any) -> str:
-    """What differs in the records, the first few places of it."""
+    """Return what differs in the records, the first 3 places of it."""
     if None in (then, now):
         own = "an optimizer that was made already keeps its own to itself"
         return f"{own}, {named_form(now if then is None else then)} is given as learning_rate"

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
+
 from odyssey_jax._types import StopReason
+from odyssey_jax.fit._hooks import View
 from odyssey_jax.fit._interrupt import Interrupt
 from odyssey_jax.fit._plan import Plan
 from odyssey_jax.fit._reports import Reports
 from odyssey_jax.fit._resume import Start
 from odyssey_jax.fit._saving import Cadence, PendingBest, Saver
+from odyssey_jax.fit._table import as_rows
 from odyssey_jax.fit._throughput import CallLength, Throughput
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
-from odyssey_jax.writers import Writer
 
 
 class Shell:
-    """Calls a program until the run is over; saves and writes in between.
+    """The loop of `fit`: calls a program until the run is over; saves and writes in between.
 
     Args:
         program: What is run.
@@ -29,7 +32,9 @@ class Shell:
         saver: What saves it.
         cadence: How far a call may go.
         interrupt: What may end the run before it is over.
-        seconds: What the run took before.
+        seconds: The time that earlier calls of `fit` trained for.
+        hooks: When to call which function.
+        rebuild: As in `Task.rebuild`, for the hooks' views.
     """
 
     def __init__(
@@ -40,11 +45,15 @@ class Shell:
         cadence: Cadence,
         interrupt: Interrupt,
         seconds: float = 0.0,
+        hooks: Sequence[tuple[Cadence, Callable[[View], None]]] = (),
+        rebuild: Callable[[Any, Any], Any] = lambda params, model_state: params,
     ):
+        self._hooks, self._rebuild = hooks, rebuild
         self._program, self._last, self._saver = program, last_step, saver
         self._cadence, self._interrupt, self._seconds = cadence, interrupt, seconds
         self._throughput = Throughput(program.calendar)
         self._watch = ThreadPoolExecutor(1, "odyssey_jax")
+        self.carry: Any = None  # the newest that the program has given back
 
     @classmethod
     def of(cls, plan: Plan, start: Start, store: Store | None, interrupt: Interrupt) -> Shell:
@@ -54,58 +63,91 @@ class Shell:
         cadence = Cadence(plan.saving, program.calendar, step)
         pending = PendingBest(plan.holds_pending_best)
         saver = Saver(store, program, cadence, pending, start.about, step)
-        return cls(program, plan.last_step, saver, cadence, interrupt, start.seconds)
+        hooks = [(Cadence(x.when, program.calendar, step), x.function) for x in plan.hooks]
+        how = (start.seconds, hooks, plan.task.rebuild)
+        return cls(program, plan.last_step, saver, cadence, interrupt, *how)
 
     @property
     def steps_per_second(self) -> float:
         """Train steps a second so far, without compilation, validation and saving."""
         return self._throughput.steps_per_second
 
-    def train(self, carry: Any, writers: Sequence[Writer]) -> Any:
-        """Run to the end, or until it is interrupted, and save it there."""
-        progress = self._program.look(carry).fetch()
+    def train(self, carry: Any, reports: Reports) -> Any:
+        """Run to the end, or until it is interrupted, and save it there.
+
+        Whatever is raised on the way (by a writer, by a save), the run so far is saved first, and
+        is `carry`.
+        """
+        self.carry, progress = carry, self._program.look(carry).fetch()
         if self._is_over(progress):
             return carry
         with self._interrupt, contextlib.ExitStack() as stack:
             # Not waited for: after a second Ctrl-C the program may still run.
             stack.callback(self._watch.shutdown, wait=False)
-            reports = Reports(writers, self._program, progress)
             try:
                 carry, progress = self._run(carry, progress, reports)
-                # First, so that a writer that fails at the last rows does not cost the run.
+                # Before the last rows are written: a writer that fails must not cost the run.
                 over, why = self._is_over(progress), self._interrupt.reason
                 self._saver.at_end(carry, progress, self._seconds, why, over)
+            except Exception:
+                self._save_what_there_is()
+                raise
             finally:
                 reports.tell()
             self._saver.wait()
         return carry
 
+    def _save_what_there_is(self) -> None:
+        """Save the newest carry, if the program still has it; what is being raised matters more.
+
+        On several processes the others are not here to save their share.
+        """
+        if jax.process_count() > 1:
+            return
+        with contextlib.suppress(Exception):
+            progress = self._program.look(self.carry).fetch()
+            if progress.stop != StopReason.FIRST_LOSS_NOT_FINITE:
+                over = self._is_over(progress)
+                self._saver.at_end(self.carry, progress, self._seconds, StopReason.NONE, over)
+                self._saver.wait()
+
     def _run(self, carry: Any, progress: Progress, reports: Reports) -> tuple[Any, Progress]:
         length = CallLength(first=self._program.calendar.block)
-        # Compiles; no step is done, so the throughput stays clean.
+        # Compile in a call of no steps, so that the throughput is without it.
         carry, progress, _ = self._call(carry, progress.step)
+        reports.take(carry, progress, float("nan"), float("nan"))
         while not self._is_over(progress):
             steps = self._interrupt.agree(length.steps)
             if self._interrupt.reason:
                 break  # what is due here is the run's last save, which says why it ended
             self._saver.if_due(carry, progress, self._seconds)
             step = progress.step
-            limit = min(self._cadence.limit(step, steps), self._last)
+            marks = (self._cadence, *(marks for marks, _ in self._hooks))
+            limit = min(self._last, *(cadence.limit(step, steps) for cadence in marks))
             carry, progress, seconds = self._run_to(limit, carry, step, reports)
             length.took(progress.step - step, seconds)
             self._seconds += seconds
             _check_first_loss(progress)
             rate = self.steps_per_second
             reports.take(carry, progress, rate, rate * self._program.calendar.batch_size)
+            self._call_hooks(carry, progress)
         return carry, progress
+
+    def _call_hooks(self, carry: Any, progress: Progress) -> None:
+        for marks, function in self._hooks:
+            if marks.due(progress.step, None):
+                at_end = self._program.calendar.ends_epoch(progress.step)
+                row = as_rows(progress.history(progress.epoch - 1))[-1] if at_end else {}
+                state = self._program.state(carry).for_evaluation
+                function(View(state, progress.step, progress.epoch, row, self._rebuild))
 
     def _run_to(
         self, limit: int, carry: Any, step: int, reports: Reports
     ) -> tuple[Any, Progress, float]:
         """Call the program, in parts where that shows how fast it trains.
 
-        The writers are told during the last of them: the others may take less than a ms, and
-        nobody shall keep the interpreter from seeing their end.
+        The writers are told during the last part only: the others may take less than 1 ms, and a
+        busy interpreter would notice their end late.
         """
         total, progress = 0.0, None
         for until in self._throughput.parts(step, limit):
@@ -124,6 +166,7 @@ class Shell:
         """Call the program, and meanwhile tell the writers what it did before."""
         begun = time.perf_counter()
         carry, running = self._program.run(carry, limit)
+        self.carry = carry
         if reports is None:
             progress, ended = _fetch(running)
         else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from odyssey_jax._text import missing
 from odyssey_jax.writers import Row
 
 _SHOWN = 10  # rows printed: half from the start, half from the end
@@ -83,7 +84,5 @@ class Table(Mapping[str, np.ndarray]):
         try:
             import pandas
         except ImportError as error:
-            raise ImportError(
-                "a DataFrame is pandas', which is not installed: pip install odyssey-jax[pandas]"
-            ) from error
+            raise missing("pandas", "pandas") from error
         return pandas.DataFrame(self._columns)

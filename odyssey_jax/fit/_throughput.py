@@ -1,4 +1,4 @@
-"""How fast a run trains, and how long a call of the program shall be."""
+"""The throughput of a run, and the length of a call of the program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from odyssey_jax.data import Calendar
 
 
 class CallLength:
-    """Choose the steps per compiled call so that a call takes about 0.5 s.
+    """The steps per compiled call, chosen so that a call takes about 0.5 s.
 
     Args:
         seconds: How long a call should take. Short enough for a progress line and for Ctrl-C,
@@ -46,7 +46,7 @@ class Throughput:
 
     Args:
         calendar: How the run is cut.
-        enough: How many pairs of calls there shall be; their median counts.
+        enough: Pairs of calls to measure; their median counts.
     """
 
     def __init__(self, calendar: Calendar, enough: int = 5):

@@ -45,6 +45,8 @@ class Accuracy:
         As `clu.metrics.Accuracy`, which counts in float32.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from odyssey_jax import Accuracy
         >>> logits, labels = jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0])
         >>> float(Accuracy().from_model_output(logits=logits, labels=labels).compute())
         0.5
@@ -114,6 +116,8 @@ class ConfusionMatrix:
         `zero_division=0`.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from odyssey_jax import ConfusionMatrix
         >>> labels, predictions = jnp.array([0, 1, 1, 2]), jnp.array([0, 1, 2, 2])
         >>> matrix = ConfusionMatrix(3).from_model_output(labels=labels, predictions=predictions)
         >>> matrix.compute().tolist()

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax._pytree import node
+
 M = TypeVar("M", bound="Metric")
 Kind = TypeVar("Kind", bound=type[Any])
 
@@ -47,7 +49,8 @@ class Metric(Protocol):
 @dataclass_transform(eq_default=False, frozen_default=True, field_specifiers=(dataclasses.field,))
 def pytree_dataclass(kind: Kind) -> Kind:
     """Make a class a frozen dataclass and a pytree; fields marked `static` are no leaves."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(kind))
+    # By identity: a dataclass would compare its arrays to a bool.
+    return node(dataclasses.dataclass(frozen=True, eq=False)(kind))
 
 
 def empty(metric: Any, outputs: Mapping[str, Any] | None = None) -> Any:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed  # the service has no public name; Orbax takes it from here too
+from jax._src import distributed  # not public; Orbax imports it from here too
 
-_PATIENCE = 30 * 60.0  # seconds; a process that died is noticed sooner, by JAX
-_SLICE = 1000  # milliseconds; Python's signal handlers run between two waits only
+_PATIENCE = 30 * 60.0  # seconds; JAX notices a process that died sooner
+_SLICE = 1000  # ms; Python runs signal handlers between two waits only
 
 _numbers: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
@@ -25,10 +25,10 @@ _numbers: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 class ProcessFailedError(RuntimeError):
     """Another process of the program failed, so that this one can't go on.
 
-    Args:
-        process: its index.
-        reason: what it said.
-        errno: the number of the system's error, where it was one.
+    Attributes:
+        process: The other process's index.
+        reason: What it said.
+        errno: The system's error number, where it was one.
     """
 
     def __init__(self, process: int, reason: str, errno: int | None = None) -> None:
@@ -42,7 +42,7 @@ class Meeting:
     Where there is one process, it costs nothing.
 
     Args:
-        name: the same in all processes. Several of one name are told apart by their order.
+        name: The same in all processes. Several of one name are told apart by their order.
 
     Example:
         >>> Meeting("example").decide(3, max, "size")
@@ -55,21 +55,21 @@ class Meeting:
         self._told: Exception | None = None
 
     def decide(self, value: Any, choose: Callable[[list[Any]], Any], what: str) -> Any:
-        """Chooses one value for all; returns when every process has come.
+        """Choose one value for all: a barrier and a broadcast.
 
         Args:
-            value: this process's; JSON.
-            choose: from the values, in the order of the processes, to the one for all; JSON.
+            value: This process's; JSON.
+            choose: From the values, in the order of the processes, to the one for all; JSON.
                 Called in process 0 only.
-            what: which decision this is, for an error if another process is at another one.
+            what: Which decision this is, for an error if another process is at another one.
 
         Returns:
             What was chosen; the same in every process.
 
         Raises:
-            ProcessFailedError: another process failed instead of coming, or process 0 and
+            ProcessFailedError: If another process failed instead of coming, or process 0 and
                 another are at different decisions.
-            TimeoutError: another process did not come.
+            TimeoutError: If another process did not come.
         """
         if jax.process_count() == 1:
             return choose([value])
@@ -83,12 +83,12 @@ class Meeting:
 
     @contextlib.contextmanager
     def together(self, reason: Callable[[Exception], str] = str) -> Iterator[None]:
-        """Lets the others know of an exception: they are, or will be, waiting at a decision.
+        """Tell the others of an exception: they wait at a decision, or will.
 
-        It fails the next one for all, in place of taking part in it, and does not wait.
+        It fails the next decision for all instead of taking part in it, and does not wait.
 
         Args:
-            reason: says what to tell them of it.
+            reason: Says what to tell them of it.
         """
         try:
             yield
@@ -109,7 +109,7 @@ class Meeting:
         self, here: str, own: dict[str, Any], choose: Callable[[list[Any]], Any]
     ) -> dict[str, Any]:
         said = [own, *_hear_all(here)]
-        # Everyone is here, and so has read the answer before.
+        # All have come, so all have read the answer of the round before.
         _client().key_value_delete(f"{self._place}/{self._round - 1}")
         answer = next((s for s in said if "failed" in s), None) or _apart(said)
         if answer is None:
@@ -127,7 +127,7 @@ _main = Meeting("main")
 
 
 def decide(value: Any, choose: Callable[[list[Any]], Any], what: str) -> Any:
-    """`Meeting.decide` for the main thread.
+    """Choose one value for all, from the main thread: see `Meeting.decide`.
 
     Example:
         >>> decide(3, sum, "example")
@@ -137,11 +137,11 @@ def decide(value: Any, choose: Callable[[list[Any]], Any], what: str) -> Any:
 
 
 def greatest(*values: int, what: str) -> tuple[int, ...]:
-    """The greatest of each value over all processes; each of them must call this.
+    """Return the greatest of each value over all processes; each must call this.
 
     Args:
-        *values: integers.
-        what: which decision this is, for an error if another process is at another one.
+        *values: Integers.
+        what: Which decision this is, for an error if another process is at another one.
 
     Returns:
         As many integers, the same on every process; on one process, the values.
@@ -155,11 +155,11 @@ def greatest(*values: int, what: str) -> tuple[int, ...]:
 
 
 def from_first(value: Any, what: str) -> Any:
-    """Process 0's value; to be called by all, from the main thread.
+    """Broadcast process 0's value; all must call this, from the main thread.
 
     Args:
         value: JSON; the other processes' is ignored.
-        what: which decision this is, for an error if another process is at another one.
+        what: Which decision this is, for an error if another process is at another one.
 
     Returns:
         Process 0's; the same in every process.
@@ -172,17 +172,17 @@ def from_first(value: Any, what: str) -> Any:
 
 
 def first(values: list[Any]) -> Any:
-    """Chooses process 0's."""
+    """Return process 0's."""
     return values[0]
 
 
 def together() -> contextlib.AbstractContextManager[None]:
-    """Lets the others know of an exception: it is raised at their next decision."""
+    """Tell the others of an exception: it is raised at their next decision."""
     return _main.together()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes for all."""
+    """Return whether this is the process that writes for all."""
     return jax.process_index() == 0
 
 
@@ -236,7 +236,7 @@ def _hear(key: str) -> dict[str, Any]:
 
 
 def _hear_all(here: str) -> Sequence[dict[str, Any]]:
-    """What each process but this one, the first, said: mostly in two calls, however many."""
+    """Return what every process but process 0 said: mostly in 2 calls, however many there are."""
     keys = [f"{here}/{process}" for process in range(1, jax.process_count())]
     while True:
         said = dict(_client().key_value_dir_get(f"{here}/"))

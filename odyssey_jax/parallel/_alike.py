@@ -1,4 +1,4 @@
-"""What every process must hold alike."""
+"""A check that all processes hold the same values."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from odyssey_jax.parallel._placement import is_key
 
 
 def check_alike(values: Mapping[str, Any]) -> None:
-    """Refuses what differs between the processes, where all must hold the same.
+    """Raise ValueError unless all processes hold the same.
 
     Args:
-        values: what it is, in words -> pytree of arrays, numbers and strings.
+        values: What each is called in the error -> pytree of arrays, numbers and strings.
 
     Raises:
-        ValueError: one process has others than process 0.
+        ValueError: If a process differs from process 0; the message names what and which.
     """
     if jax.process_count() == 1:
         return

@@ -56,7 +56,7 @@ class OneDevice:
 class Replicated:
     """Batches laid out over a mesh, all else on each of its devices.
 
-    Args:
+    Attributes:
         sharding: How a batch is laid out, such as `NamedSharding(mesh, PartitionSpec("data"))`.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from odyssey_jax._text import printable
 from odyssey_jax.plots import _style
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def save_confusion(
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Draw a confusion matrix into a file: counts as numbers, shares of the row as colour.
+
+    What is right (the diagonal) and the mistakes have a scale of colours each: that of the
+    mistakes ends at the most frequent one, so that mistakes of 1 % are told apart.
 
     Args:
         counts: Integers [classes, classes], true class by row, predicted by column.
@@ -73,16 +77,20 @@ def _figure(counts: np.ndarray, class_names: Sequence[str] | None = None) -> Fig
     if np.any(counts < 0):
         raise ValueError(f"counts must not be negative, got {counts.min()}.")
     n = len(counts)
-    names = [str(name) for name in (range(n) if class_names is None else class_names)]
+    names = [printable(str(name)) for name in (range(n) if class_names is None else class_names)]
     if len(names) != n:
         raise ValueError(f"class_names must be {n} names, one for each class, got {len(names)}.")
 
     side = float(np.clip(0.5 * n + 1, 4, 16))
-    figure = _style.new_figure(side + 1.2, side + 0.4)
+    figure = _style.new_figure(side + 2.2, side + 0.4)
     ax = figure.add_subplot()
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    diagonal = np.eye(n, dtype=bool)
+    worst = float(shares[~diagonal].max(initial=0.0)) or 1.0
+    right_image = ax.imshow(np.ma.masked_where(~diagonal, shares), cmap="Blues", vmin=0, vmax=1)
+    wrong = np.ma.masked_where(diagonal, shares)
+    wrong_image = ax.imshow(wrong, cmap="Reds", vmin=0, vmax=worst)
     right, total = np.trace(counts), counts.sum()
     ax.set_title(f"{right} of {total} right" + (f" ({right / total:.1%})" if total else ""))
     ax.set_xlabel("predicted")
@@ -90,11 +98,12 @@ def _figure(counts: np.ndarray, class_names: Sequence[str] | None = None) -> Fig
     ax.spines[:].set_visible(False)
     _name_classes(ax, names, side / n)
     if n <= _MOST_NUMBERED:
-        _number_cells(ax, counts, shares, 0.9 * side / n)
-    bar = figure.colorbar(image, ax=ax, shrink=0.8, pad=0.03, aspect=4 * side)
-    bar.set_label("share of the true class")
-    bar.ax.yaxis.set_major_formatter("{x:.0%}")
-    bar.outline.set_visible(False)
+        _number_cells(ax, counts, np.where(diagonal, shares, shares / worst), 0.9 * side / n)
+    for image, what, top in ((wrong_image, "mistaken", worst), (right_image, "right", 1.0)):
+        bar = figure.colorbar(image, ax=ax, shrink=0.8, pad=0.03, aspect=4 * side)
+        bar.set_label(f"{what}, share of the true class")
+        bar.ax.yaxis.set_major_formatter("{x:.0%}" if top > 0.05 else "{x:.2%}")
+        bar.outline.set_visible(False)
     return figure
 
 
@@ -112,12 +121,19 @@ def _name_classes(ax: Axes, names: Sequence[str], cell: float) -> None:
     ax.tick_params(length=0)
 
 
-def _number_cells(ax: Axes, counts: np.ndarray, shares: np.ndarray, cell: float) -> None:
-    """Write each count that is not 0 into its cell, legible on its colour."""
+def _number_cells(ax: Axes, counts: np.ndarray, shades: np.ndarray, cell: float) -> None:
+    """Write each count that is not 0 into its cell, legible on its colour.
+
+    Args:
+        ax: Where the matrix is drawn.
+        counts: Integers [classes, classes].
+        shades: The place of each cell in its scale of colours, in [0, 1].
+        cell: The width of a cell in inches.
+    """
     room = 0.85 * cell / _inches(max(2, len(str(counts.max()))), 1)
     size = min(11.0, room)
     for t, p in np.argwhere(counts > 0):
-        color = "white" if shares[t, p] > 0.55 else "#222222"
+        color = "white" if shades[t, p] > 0.55 else "#222222"
         ax.text(p, t, str(counts[t, p]), ha="center", va="center", color=color, fontsize=size)
 
 

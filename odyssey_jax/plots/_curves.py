@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odyssey_jax._text import printable
 from odyssey_jax._types import Mode
 from odyssey_jax.plots import _style
-from odyssey_jax.runs import Run, known_mode
+from odyssey_jax.runs import Run, find_runs, known_mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +33,9 @@ def save_curves(
     Args:
         history: One value for each epoch, by name, each [epochs]. Used are "train/loss",
             "valid/loss", "train/accuracy", "valid/accuracy", "learning_rate" and, for the
-            horizontal axis, "epoch" (default 1, 2, ...).
+            horizontal axis, "epoch" (default 0, 1, ...).
         path: Where to save it; the suffix (.png, .svg, .pdf) is the format.
-        best_epoch: The epoch to mark, in the units of the axis (so the first is 1).
+        best_epoch: The epoch to mark, in the units of the axis (so the first is 0).
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -45,7 +46,7 @@ def save_curves(
         >>> import tempfile
         >>> history = {"train/loss": np.array([2.0, 1.0]), "learning_rate": np.array([0.1, 0.05])}
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     save_curves(history, f"{directory}/curves.svg", best_epoch=2)
+        ...     save_curves(history, f"{directory}/curves.svg", best_epoch=1)
         ...     print(os.listdir(directory))
         ['curves.svg']
     """
@@ -82,6 +83,8 @@ def plot_history(
         OSError: If the file cannot be written; what was there before is kept.
 
     Example:
+        >>> import numpy as np
+        >>> from odyssey_jax import plot_history
         >>> history = {"train/loss": np.array([2.0, 1.0]), "valid/accuracy": np.array([0.6, 0.9])}
         >>> [axes.get_ylabel() for axes in plot_history(history).axes]
         ['loss', 'accuracy']
@@ -139,7 +142,7 @@ def _epochs(series: Mapping[str, np.ndarray], used: Sequence[str]) -> np.ndarray
             "there is nothing to draw: the history needs 'train/loss', 'valid/loss', "
             f"'train/accuracy', 'valid/accuracy' or 'learning_rate', and has {names}."
         )
-    epochs = series.get("epoch", np.arange(1, len(series[used[0]]) + 1))
+    epochs = series.get("epoch", np.arange(len(series[used[0]])))
     lengths = {name: list(series[name].shape) for name in used}
     if any(shape != list(epochs.shape) for shape in lengths.values()) or epochs.size == 0:
         raise ValueError(
@@ -163,13 +166,14 @@ def _draw_panel(
     ]
     values = [series[name] for name in found]
     log = quantity == "loss" and _style.span(values) > _style.WIDE
-    ax.set_ylabel(quantity.replace("_", " ") + (" (log scale)" if log else ""), parse_math=False)
+    name = printable(quantity.replace("_", " "))
+    ax.set_ylabel(name + (" (log scale)" if log else ""), parse_math=False)
     if log:
         _style.scale_values(ax, values, log=True)
     if best_epoch is not None:
         _style.draw_mark(ax, best_epoch)
     if is_rate:
-        _scale_rates(ax)
+        _scale_rates(ax, values)
         return
     if best_epoch is not None:
         value = float(values[-1][np.flatnonzero(epochs == best_epoch)[0]])
@@ -179,13 +183,24 @@ def _draw_panel(
     _style.add_legend(ax, named)
 
 
-def _scale_rates(ax: Axes) -> None:
-    ax.set_ylim(bottom=0)
-    _style.scale_values(ax, ())
+def _scale_rates(ax: Axes, curves: Sequence[np.ndarray]) -> None:
+    """Scale the rates: from 0, or logarithmic where runs, or half of one, span decades.
+
+    The end of a schedule does not count: a cosine falls to 0, and is best seen from there.
+    """
+    positive = [curve[np.isfinite(curve) & (curve > 0)] for curve in curves]
+    typical = [[curve.max(), np.median(curve)] for curve in positive if curve.size]
+    if not typical or _style.span([np.ravel(typical)]) <= _style.WIDE:
+        ax.set_ylim(bottom=0)
+        _style.scale_values(ax, ())
+        return
+    _style.scale_values(ax, [np.ravel(typical)], log=True)
+    least = min(curve.min() for curve in positive if curve.size)
+    ax.set_ylim(bottom=max(float(least), 1e-2 * float(np.min(typical))))
 
 
 def plot_runs(
-    runs: Mapping[str, Run] | Iterable[Run],
+    runs: Mapping[str, Run] | Iterable[Run] | str | os.PathLike[str],
     metric: str | None = None,
     *,
     mode: Mode | None = None,
@@ -193,12 +208,12 @@ def plot_runs(
 ) -> Figure:
     """Draw a metric of several runs over one another, each with its best epoch.
 
-    Below it are their learning rates, where they are recorded. NaN is a gap. A run without the
-    metric is left out.
+    Below it are their learning rates, where they are recorded, on a logarithmic axis if they
+    span decades. NaN is a gap. A run without the metric is left out.
 
     Args:
-        runs: The runs, or names to runs; `find_runs` finds them. Without names they are called
-            as their directories are.
+        runs: A directory, which is searched by `find_runs`; or runs, or names to runs. Without
+            names they are called as their directories are.
         metric: The metric's name; None is the first run's, as `Run.best` chooses it.
         mode: Whether "min" or "max" is better; None is as one of the runs knows, or "min"
             for a loss.
@@ -209,8 +224,9 @@ def plot_runs(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If no run has the metric, it is not known whether more or less of it is
-            better, or the suffix is not that of a picture.
+        TypeError: If `runs` are something else.
+        ValueError: If the directory is none, no run has the metric, it is not known whether more
+            or less of it is better, or the suffix is not that of a picture.
         OSError: If the file cannot be written; what was there before is kept.
 
     Example:
@@ -221,10 +237,7 @@ def plot_runs(
         >>> plot_runs(runs).axes[0].get_ylabel()
         'valid/loss'
     """
-    if isinstance(runs, Mapping):
-        named = {str(name): run for name, run in runs.items()}
-    else:
-        named = {str(run.directory): run for run in runs}
+    named = _named(runs)
     metric = metric or next((best.metric for run in named.values() if (best := run.best())), None)
     mode = mode or (known_mode(named.values(), metric) if metric else None)
     found = {name: run.best(metric, mode) for name, run in named.items()} if metric else {}
@@ -247,9 +260,26 @@ def plot_runs(
     values = [run.history[metric] for run in drawn.values()]
     if _style.span(values) > _style.WIDE:
         _style.scale_values(ax, values, log=True)
-    ax.set_ylabel(metric, parse_math=False)
+    ax.set_ylabel(printable(metric), parse_math=False)
     for rates in below:
         rates.set_ylabel("learning rate")
-        _scale_rates(rates)
+        _scale_rates(rates, [run.history[_RATE] for run in drawn.values() if _RATE in run.history])
     _style.add_legend_below(figure, curves)
     return _style.save_picture(figure, path)
+
+
+def _named(runs: Any) -> dict[str, Run]:
+    """Return the runs by their names."""
+    if isinstance(runs, str | os.PathLike):
+        found = {str(run.directory.relative_to(runs)): run for run in find_runs(runs)}
+    elif isinstance(runs, Mapping):
+        found = {str(name): run for name, run in runs.items()}
+    else:
+        several = [runs] if isinstance(runs, Run) or not isinstance(runs, Iterable) else list(runs)
+        found = {str(getattr(run, "directory", i)): run for i, run in enumerate(several)}
+    if wrong := [run for run in found.values() if not isinstance(run, Run)]:
+        raise TypeError(
+            "runs must be a directory, or what ody.runs.find_runs(directory) returns, or names to "
+            f"such runs; got {type(wrong[0]).__name__}. plot_history draws the result of a fit."
+        )
+    return found

@@ -156,7 +156,7 @@ def _mark_parts(ax: Axes, seen: Survey) -> None:
 
 
 def _part_at(seen: Survey, step: float) -> str:
-    span = [span for span in seen.spans if span.start <= step][-1]
+    span = [part for part in seen.parts if part.start <= step][-1]
     return "held" if span.end is not None and span.end <= step else span.kind.replace("_", " ")
 
 

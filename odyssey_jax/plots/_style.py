@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from odyssey_jax._files import create
+from odyssey_jax._text import missing, printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -41,10 +44,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "pictures are drawn with matplotlib, which is not installed: "
-            "pip install odyssey-jax[plot]"
-        ) from error
+        raise missing("matplotlib", "plot") from error
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
@@ -139,7 +139,7 @@ def add_legend(where: Axes | Figure, curves: Sequence[tuple[str, Line2D]], **how
     lines = [line for _, line in curves]
     legend = where.legend(lines, [" "] * len(lines), frameon=False, **how)
     for text, (name, _) in zip(legend.get_texts(), curves, strict=True):
-        text.set(text=name, parse_math=False)
+        text.set(text=printable(name), parse_math=False)
 
 
 def add_legend_below(figure: Figure, curves: Sequence[tuple[str, Line2D]]) -> None:
@@ -182,7 +182,8 @@ def save_picture(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
         )
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        figure.savefig(partial, format=suffix)
+        with create(partial) as file:
+            figure.savefig(file, format=suffix)
         os.replace(partial, path)
     except OSError as error:
         if error.errno is None:  # not the system's: its text says what is wrong

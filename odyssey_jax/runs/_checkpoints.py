@@ -33,8 +33,7 @@ def open_checkpoints(
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from odyssey_jax._types import Mode
-    from odyssey_jax.store import Store
+        >>> from odyssey_jax.store import Store
         >>> with tempfile.TemporaryDirectory() as run:
         ...     with Store(f"{run}/checkpoints", monitor="valid/loss") as store:
         ...         store.save(10, {"w": np.zeros(3)}, {"metrics": {"valid/loss": 0.5}})
@@ -56,8 +55,10 @@ def open_checkpoints(
             "the runs below a directory"
         )
     kept = {} if monitor and mode else _retention(reader)
-    monitor = monitor or kept.get("monitor")
-    mode = mode or (kept.get("mode") if monitor == kept.get("monitor") else None)
+    known = kept.get("monitor")
+    monitor = monitor or (known if isinstance(known, str) else None)
+    mode = mode or (kept.get("mode") if monitor == known else None)
+    mode = mode if mode in ("min", "max") else None
     if monitor is not None and mode is None:
         raise unknown_mode(monitor, mode)
     return Reader(reader.directory, monitor=monitor, mode=mode or "min")
@@ -75,7 +76,9 @@ def _retention(reader: Reader) -> dict[str, Any]:
     """Return how the newest checkpoint that can be read was kept."""
     for step in reversed(reader.steps()):
         try:
-            return reader.metadata(step).get("retention", {})
+            kept = reader.metadata(step).get("retention")
         except CheckpointError:
             continue
+        if isinstance(kept, dict):
+            return kept
     return {}

@@ -9,9 +9,10 @@ import dataclasses
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -21,6 +22,15 @@ from odyssey_jax.schedules import named_form
 from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
 
 _LINES = "metrics.jsonl"
+_MOST_BYTES = 2**28  # of a file of lines that is read: 256 MB
+_MOST_LETTERS = 2**20  # of a line
+_MOST_CELLS = 2**25  # of a history: 256 MB of numbers
+
+# What a parser raises at a document that is mangled, or nested without an end.
+_UNREADABLE = (
+    *(ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError),
+    *(RecursionError, MemoryError),
+)
 _DEFAULTS = ("valid/loss", "train/loss")
 
 
@@ -86,7 +96,10 @@ class Run:
     def schedule(self) -> str | None:
         """Its learning-rate schedule as it prints; None if it is part of the optimizer."""
         form = self.metadata.get("schedule")
-        return None if form is None else named_form(form)
+        try:
+            return None if form is None else named_form(form)
+        except _UNREADABLE:  # a store of the user's own, or of a stranger
+            return None
 
     def best(self, metric: str | None = None, mode: Mode | None = None) -> BestEpoch | None:
         """Find the best epoch.
@@ -114,8 +127,12 @@ class Run:
     @property
     def monitor(self) -> tuple[str, Mode] | None:
         """The metric that its best checkpoints were kept by, and which is better; or None."""
-        kept = self.metadata.get("retention", {})
-        return (kept["monitor"], kept["mode"]) if kept.get("monitor") else None
+        kept = self.metadata.get("retention")
+        kept = kept if isinstance(kept, Mapping) else {}
+        monitor, mode = kept.get("monitor"), kept.get("mode")
+        if not isinstance(monitor, str) or not monitor or mode not in ("min", "max"):
+            return None
+        return monitor, mode
 
     def _chosen(self, metric: str | None, mode: Mode | None) -> tuple[str, Mode]:
         if metric is None:
@@ -181,7 +198,7 @@ def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
 def _found(root: Path) -> Iterator[Run]:
     unlisted: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=unlisted.append):
-        if CHECKPOINTS in folders or _LINES in files:
+        if CHECKPOINTS in folders or _LINES in files or _LINES in folders:
             yield _read(Path(folder))
         if CHECKPOINTS in folders:
             folders.remove(CHECKPOINTS)  # nothing below it is a run
@@ -193,40 +210,48 @@ def _read(directory: Path) -> Run:
     troubles: list[str] = []
     saved = _metadata(directory / CHECKPOINTS, troubles)
     lines = directory / _LINES
-    rows = _rows(lines, troubles) if lines.exists() else list(map(_row, saved))
+    rows = _rows(lines, troubles) if os.path.lexists(lines) else list(map(_row, saved))
     return Run(directory, _columns(rows), saved[-1] if saved else {}, tuple(troubles))
 
 
 def _metadata(checkpoints: Path, troubles: list[str]) -> list[dict[str, Any]]:
     """Return the metadata of each checkpoint that can be read."""
-    reader = Reader(checkpoints)
     found: list[dict[str, Any]] = []
     try:
+        reader = Reader(checkpoints)
         steps = reader.steps()
-    except CheckpointError as error:
+    except (CheckpointError, OSError, *_UNREADABLE) as error:
         troubles.append(str(error))
         return found
     for step in steps:
         try:
-            found.append(reader.metadata(step))
+            found.append({**reader.metadata(step)})
         except CheckpointNotFoundError:  # deleted since it was listed: the run goes on
             continue
         except CheckpointError as error:
             troubles.append(str(error))
+        except (OSError, *_UNREADABLE) as error:
+            what = f"{type(error).__name__}: {error}"
+            troubles.append(f"step {step} in {str(checkpoints)!r} cannot be read: {what}")
     return found
 
 
 def _row(metadata: Mapping[str, Any]) -> dict[str, float]:
     """Return a checkpoint as a row of a history: its epoch is the last one that had ended."""
-    clock = {"epoch": (_count(metadata, "epoch") or 0) - 1, "step": metadata["step"]}
-    metrics = metadata.get("metrics", {})
-    return clock | {name: x for name in metrics if (x := _number(metrics, name)) is not None}
+    clock = {"epoch": (_count(metadata, "epoch") or 0) - 1, "step": _count(metadata, "step") or 0}
+    metrics = metadata.get("metrics")
+    metrics = metrics if isinstance(metrics, Mapping) else {}
+    values = {str(name): x for name in metrics if (x := _number(metrics, name)) is not None}
+    return values | clock
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     # A store of the user's own may hold anything under the names that `fit` uses.
     value = values.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # An integer of JSON may be larger than any float.
+    return None if isinstance(value, int) and abs(value) > 2**63 else value
 
 
 def _finite(values: Mapping[str, Any], name: str) -> float | None:
@@ -236,26 +261,56 @@ def _finite(values: Mapping[str, Any], name: str) -> float | None:
 
 def _count(values: Mapping[str, Any], name: str) -> int | None:
     value = _finite(values, name)
-    return None if value is None else int(value)
+    return None if value is None or abs(value) > 2**63 else int(value)
 
 
 def _rows(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
     """Return the lines of a file, up to one that can't be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        troubles.append(f"{path} cannot be read: {error}")
-        return []
     rows: list[dict[str, Any]] = []
-    # A line without an end is being written, or its writer was killed.
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
-        try:
-            row = {name: _read_number(x) for name, x in json.loads(line).items()}
-            rows.append({"epoch": float(int(row.pop("epoch"))), **row})
-        except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
-            troubles.append(f"{path}, line {number} is no row of a history: {line[:60]!r}")
-            break
+    names: set[str] = set()
+    number, line = 0, ""
+    try:
+        with _opened(path) as file:
+            for number, line in enumerate(_lines(file), 1):
+                row = {name: _read_number(x) for name, x in json.loads(line).items()}
+                epoch = float(int(row.pop("epoch")))
+                if not 0 <= epoch < 2**53:
+                    raise ValueError(f"epoch {epoch:g} is none")
+                names |= row.keys()
+                if len(names) * number > _MOST_CELLS:
+                    troubles.append(f"{path} is read to line {number - 1}: the rest is too much")
+                    break
+                rows.append({"epoch": epoch, **row})
+    except (OSError, UnicodeDecodeError, _TooLongError) as error:
+        troubles.append(f"{path} cannot be read: {error}")
+    except _UNREADABLE:
+        troubles.append(f"{path}, line {number} is no row of a history: {line[:60]!r}")
     return rows
+
+
+class _TooLongError(Exception):
+    """A file that is no history: it has a line, or lines, without an end."""
+
+
+def _opened(path: Path) -> TextIO:
+    """Open a file, and nothing else: a pipe would be waited for, a device has no end."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError("it is not a file")
+    return os.fdopen(file, encoding="utf-8")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines; one without an end is being written, or its writer was killed."""
+    letters = 0
+    while (line := file.readline(_MOST_LETTERS)).endswith("\n"):
+        letters += len(line)
+        if letters > _MOST_BYTES:
+            raise _TooLongError(f"it has more than {_MOST_BYTES} letters")
+        yield line.rstrip("\n")
+    if len(line) >= _MOST_LETTERS:
+        raise _TooLongError(f"a line has more than {_MOST_LETTERS} letters")
 
 
 def _read_number(value: Any) -> float:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._moment import Moment, moment
-from ._node import is_static
-from ._numbers import Wide, canonical, exact
-from ._operators import Operators
-from ._units import Length, measures
+from odyssey_jax._pytree import is_static
+from odyssey_jax.schedules._fields import require_divisor
+from odyssey_jax.schedules._numbers import Wide, canonical, exact, is_number
+from odyssey_jax.schedules._parts import Part
+from odyssey_jax.schedules._steps import StepCount, clamp_step
+from odyssey_jax.schedules._units import Length, measures
 
 FORMAT = "odyssey_jax.schedule"
 FORMAT_VERSION = 1
-
 _FACTORIES: dict[str, Callable[..., Schedule]] = {}
-_Factory = TypeVar("_Factory", bound=Callable[..., "Schedule"])
 
 
-class Schedule(Operators):
+class Schedule:
     r"""A function of the step, `value = schedule(step)`, that is also a piece of data.
 
     A schedule is a frozen dataclass and a pytree. Its numbers (rates, lengths) are leaves, so
@@ -57,12 +55,15 @@ class Schedule(Operators):
     steady: ClassVar[bool] = False
     """Whether the value is the same at every step."""
 
-    def at(self, now: Moment) -> jax.Array:
-        """The formula: elementwise over `now` and over the hyper-parameters."""
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the value at a step: the formula, elementwise over it and the hyper-parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no formula: define `at`.")
 
+    def check(self) -> None:
+        """Raise ValueError if hyper-parameters, each accepted by itself, don't fit each other."""
+
     def prepared(self) -> Schedule:
-        """The same schedule as the formulas see it: numbers as `canonical` has them."""
+        """Return the schedule as the formulas see it, with numbers as `canonical` has them."""
         fields = {
             f.name: f.metadata.get("canonical", _prepared)(getattr(self, f.name))
             for f in _data_fields(self)
@@ -70,7 +71,7 @@ class Schedule(Operators):
         return dataclasses.replace(self, **fields)  # pyright: ignore[reportArgumentType]
 
     def __call__(self, step: Any) -> jax.Array:
-        """The value in force for optimizer update `step`.
+        """Return the value in force for optimizer update `step`.
 
         Args:
             step: 0-based update; any real dtype, any shape.
@@ -82,10 +83,10 @@ class Schedule(Operators):
             ValueError: If a hyper-parameter is an array: such a schedule is a batch of them.
             TypeError: If the step is not a real number.
         """
-        return _evaluate(self._prepared_once(), moment(step))
+        return _evaluate(self._prepared_once(), clamp_step(step))
 
     def precise(self) -> Schedule:
-        """The same schedule, for an argument of a jitted function: it keeps all of its digits.
+        """Return the schedule as an argument of a jitted function: it keeps all of its digits.
 
         `jax.jit` makes a float32 of every Python float among its arguments, and 0.99999 rounded
         to float32 and raised to the 100,000th power is off by 0.1 %. Here a float is two float32
@@ -127,14 +128,31 @@ class Schedule(Operators):
     def __getstate__(self) -> dict[str, Any]:
         return {name: x for name, x in self.__dict__.items() if name != "_kept"}
 
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule, in order, each with the steps in which it is in force.
+
+        `describe`, `survey` and `lint` go by them. A schedule of your own is one part without an
+        end, unless it defines this method.
+
+        Returns:
+            At least one part; the first begins at 0, each of the others where one stops. The
+            numbers of the schedule must be known.
+
+        Example:
+            >>> from odyssey_jax.schedules import warmup_cosine
+            >>> [(part.kind, part.start, part.end) for part in warmup_cosine(0.1, 10, 100).parts()]
+            [('linear_warmup', 0.0, 10.0), ('cosine_decay', 10.0, 100.0)]
+        """
+        return [Part(self.name)]
+
     def resolve(
         self, *, steps_per_epoch: Any = None, tokens_per_step: Any = None, total_steps: Any = None
     ) -> Schedule:
-        """The schedule in steps, where it was written with `epochs`, `tokens` or `fraction`.
+        """Return the schedule in steps, if it was written with `epochs`, `tokens` or `fraction`.
 
         Each length is rounded to the nearest whole step (of two, the even one), by itself. A
         unit of which nothing is said here stays as it is, for another call. A schedule in steps
-        is given back as it is.
+        is returned as it is.
 
         Args:
             steps_per_epoch: Optimizer updates in an epoch; in [1e-6, 2**31 - 1].
@@ -160,13 +178,13 @@ class Schedule(Operators):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The schedule as plain data: dicts, lists, numbers and strings, ready for JSON."""
+        """Return the schedule as plain data: dicts, lists, numbers and strings, ready for JSON."""
         fields = {f.name: plain(getattr(self, f.name)) for f in _fields(self)}
         return {"name": self.name, **fields}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Schedule:
-        """Build a schedule from what `to_dict` gave.
+        """Build a schedule from what `to_dict` returned.
 
         Raises:
             ValueError: If there is no schedule of that name, or an argument is not accepted.
@@ -183,7 +201,7 @@ class Schedule(Operators):
         return _FACTORIES[name](**arguments)
 
     def to_json(self) -> str:
-        """The schedule as JSON text with the version of its form; compositions are included."""
+        """Return the schedule as JSON text with the version of its form, compositions included."""
         form = {"format": FORMAT, "version": FORMAT_VERSION, "schedule": self.to_dict()}
         return json.dumps(form, allow_nan=False)
 
@@ -205,6 +223,64 @@ class Schedule(Operators):
             )
         return Schedule.from_dict(form["schedule"])
 
+    # NumPy's numbers leave `number * schedule` to the schedule.
+    __array_ufunc__ = None
+
+    # Compositions are schedules too, built on this class: they are looked up by their names.
+
+    def then(self, second: Schedule | Callable[[Any], Any], after: Any) -> Schedule:
+        """Follow this schedule for `after` steps, then another; see the function `then`."""
+        return factory("then")(self, second, after)
+
+    def shift(self, steps: Any) -> Schedule:
+        """Start this schedule `steps` later; see the function `shift`."""
+        return factory("shift")(self, steps)
+
+    def stretch(self, factor: Any) -> Schedule:
+        """Let this schedule take `factor` times as long; see the function `stretch`."""
+        return factory("stretch")(self, factor)
+
+    def clip(self, min_value: Any = None, max_value: Any = None) -> Schedule:
+        """Keep this schedule within bounds; see the function `clip`."""
+        return factory("clip")(self, min_value, max_value)
+
+    def repeat(self, period: Any, mirror: bool = False) -> Schedule:
+        """Begin this schedule again every `period` steps; see the function `repeat`."""
+        return factory("repeat")(self, period, mirror)
+
+    def __mul__(self, other: Any) -> Schedule:
+        if is_number(other):
+            return factory("scale")(self, other)
+        return factory("product")([self, other]) if callable(other) else NotImplemented
+
+    def __rmul__(self, other: Any) -> Schedule:
+        return self.__mul__(other)
+
+    def __truediv__(self, other: Any) -> Schedule:
+        if not is_number(other):
+            return NotImplemented
+        require_divisor("schedule", other)
+        return self.__mul__(1 / other)
+
+    def __neg__(self) -> Schedule:
+        return self.__mul__(-1)
+
+    def __add__(self, other: Any) -> Schedule:
+        if is_number(other):
+            other = factory("constant")(other)
+        return factory("sum")([self, other]) if callable(other) else NotImplemented
+
+    def __radd__(self, other: Any) -> Schedule:
+        return self.__add__(other)
+
+    def __sub__(self, other: Any) -> Schedule:
+        if is_number(other):
+            return self.__add__(-other)
+        return self.__add__(factory("scale")(other, -1)) if callable(other) else NotImplemented
+
+    def __rsub__(self, other: Any) -> Schedule:
+        return self.__neg__().__add__(other)
+
     def __repr__(self) -> str:
         given = []
         for name, parameter in inspect.signature(_FACTORIES[self.name]).parameters.items():
@@ -224,42 +300,13 @@ class Schedule(Operators):
         return hash(jax.tree.structure(self))
 
 
-def builds(kind: type[Schedule]) -> Callable[[_Factory], _Factory]:
-    """Mark the public function that builds a kind of schedule; they share their argument names."""
-
-    def register(function: _Factory) -> _Factory:
-        kind.name = function.__name__
-        return recipe(function)
-
-    return register
-
-
-def recipe(function: _Factory) -> _Factory:
-    """Mark a public function that gives a schedule: its lengths may be in any unit.
-
-    Where one is not in steps, the call is kept as it is until `Schedule.resolve`.
-    """
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def build(*args: Any, **kwargs: Any) -> Schedule:
-        from ._unresolved import is_unresolved, unresolved  # a kind of schedule: built on this
-
-        if not is_unresolved((args, kwargs)):
-            return function(*args, **kwargs)
-        return unresolved(function, signature.bind(*args, **kwargs).arguments)
-
-    _FACTORIES[function.__name__] = build
-    return build  # pyright: ignore[reportReturnType]
-
-
 def factory(name: str) -> Callable[..., Schedule]:
-    """The public function of a name."""
+    """Return the public function of a name."""
     return _FACTORIES[name]
 
 
 @jax.jit
-def _evaluate(schedule: Schedule, now: Moment) -> jax.Array:
+def _evaluate(schedule: Schedule, now: StepCount) -> jax.Array:
     value = jax.lax.convert_element_type(schedule.at(now), jnp.float32)
     if schedule.steady:
         return jnp.broadcast_to(value, now.whole.shape)
@@ -287,7 +334,7 @@ def _prepared(x: Any) -> Any:
 
 
 def plain(x: Any) -> Any:
-    """An argument as plain data."""
+    """Return an argument as plain data."""
     if isinstance(x, Schedule):
         return x.to_dict()
     if isinstance(x, Length):
@@ -310,7 +357,7 @@ def _from_plain(x: Any) -> Any:
 
 
 def shown(x: Any) -> str:
-    """An argument as it is written in a call."""
+    """Return an argument as it is written in a call."""
     if isinstance(x, Tracer):
         return f"<traced {x.aval.str_short()}>"
     if isinstance(x, Wide):

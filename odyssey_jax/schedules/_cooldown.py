@@ -1,38 +1,46 @@
-"""Any schedule brought down to a value of one's own, along the curve of a decay."""
+"""Any schedule brought down along the curve of a decay: cooldown, SWA, warmup-stable-decay."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
-from ._base import Schedule, builds, recipe
-from ._callable import as_schedule
-from ._check import (
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._builds import as_schedule, builds, recipe
+from odyssey_jax.schedules._curves import geometric, line, phase_power, root, wave
+from odyssey_jax.schedules._endless import constant, inverse_sqrt
+from odyssey_jax.schedules._fields import (
+    FINITE,
+    OPEN_SHARE,
+    POSITIVE,
+    STEPS,
+    checked,
+    choice,
+    field,
+    flag,
     require_choice,
-    require_finite,
-    require_flag,
-    require_length,
-    require_positive,
-    require_share,
+    require_part,
 )
-from ._cosine import wave
-from ._geometric import geometric
-from ._linear import line
-from ._moment import Interval, Moment, Phase, interval, length, select
-from ._node import node
-from ._numbers import canonical_exponent, real
-from ._raise import raised
-from ._sqrt import root
+from odyssey_jax.schedules._join import Join, join
+from odyssey_jax.schedules._numbers import canonical_exponent, real
+from odyssey_jax.schedules._parts import Part, known_steps, limited
+from odyssey_jax.schedules._steps import ONE_STEP, Interval, Phase, StepCount, select, step_count
+from odyssey_jax.schedules._warmups import (
+    cosine_warmup,
+    exponential_warmup,
+    linear_warmup,
+    sqrt_warmup,
+)
 
 DecayShape = Literal["linear", "cosine", "1-sqrt", "power", "exponential"]
 
 
 def _exponential(where: Interval, ratio: Any) -> Phase:
-    """`(1 - r ** done) / (1 - r)` is done: geometric, and moved so that it ends at 0."""
+    """Return the phase of which `(1 - r ** done) / (1 - r)` is done: it ends at 0."""
     time, ratio = where.phase(), real(ratio)
     log = jnp.log(ratio)
     # Near the end the difference has few digits; there the logarithm has them all.
@@ -43,35 +51,51 @@ def _exponential(where: Interval, ratio: Any) -> Phase:
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Cooldown(Schedule):
     """A schedule and how it is brought down; see `cooldown`."""
 
-    schedule: Schedule
-    cooldown_begin: Any
-    cooldown_steps: Any
-    end_value: Any
-    shape: str = dataclasses.field(metadata={"static": True})
-    decay_power: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    decay_ratio: Any
-    freeze: bool = dataclasses.field(metadata={"static": True})
-    end_on_last_step: bool = dataclasses.field(metadata={"static": True})
+    schedule: Schedule = field(as_schedule)
+    cooldown_begin: Any = field(STEPS)
+    cooldown_steps: Any = field(STEPS)
+    end_value: Any = field(FINITE)
+    shape: str = choice(DecayShape)
+    decay_power: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
+    decay_ratio: Any = field(OPEN_SHARE, optional=True)
+    freeze: bool = flag()
+    end_on_last_step: bool = flag()
 
-    def at(self, now: Moment) -> jax.Array:
-        """The formula."""
-        begin, total = length(self.cooldown_begin), length(self.cooldown_steps)
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the value at a step: the formula."""
+        begin, total = step_count(self.cooldown_begin), step_count(self.cooldown_steps)
         if self.end_on_last_step:
-            total = total.minus(Moment(jnp.ones((), jnp.int32)))
+            total = total.minus(ONE_STEP)
         begun = now.reached(begin)
         start = self.schedule.at(select(begun, begin, now) if self.freeze else now)
-        fall = self._fall(interval(now.minus(begin), total))
+        fall = self._fall(now.minus(begin).interval(total))
         # A cooldown of length 0 is over at once, and yet not before it begins.
         done, left = jnp.where(begun, fall.done, 0.0), jnp.where(begun, fall.left, 1.0)
         return line(Phase(done, left), start, self.end_value)
 
+    def check(self) -> None:
+        """Raise ValueError unless each shape has its own argument, and no other's."""
+        for name, owner in (("decay_power", "power"), ("decay_ratio", "exponential")):
+            value = getattr(self, name)
+            if (value is not None) != (self.shape == owner):
+                raise ValueError(
+                    f"{name} belongs to the shape {owner!r}, which needs it; got {name} = "
+                    f"{value!r} with the shape {self.shape!r}."
+                )
+
+    def parts(self) -> list[Part]:
+        """Return the parts of the schedule up to the cooldown, and the cooldown."""
+        begin = known_steps(self.cooldown_begin)
+        steps = max(known_steps(self.cooldown_steps) - self.end_on_last_step, 0.0)
+        last = Part("cooldown", begin, None, begin + steps)
+        return [*limited(self.schedule.parts(), 0, begin), last]
+
     def _fall(self, where: Interval) -> Phase:
         if self.shape == "power":
-            return raised(where, self.decay_power)
+            return phase_power(where, self.decay_power)
         if self.shape == "exponential":
             return _exponential(where, self.decay_ratio)
         return _SHAPES[self.shape](where.phase())
@@ -138,39 +162,7 @@ def cooldown(
         >>> print(schedule(89), schedule(95), schedule(100))
         0.4 0.2 0.0
     """
-    inner = as_schedule("schedule", schedule)
-    begin = require_length("cooldown_begin", cooldown_begin)
-    steps = require_length("cooldown_steps", cooldown_steps)
-    require_finite("end_value", end_value)
-    require_choice("shape", shape, get_args(DecayShape))
-    _require_own("decay_power", decay_power, "power", shape)
-    _require_own("decay_ratio", decay_ratio, "exponential", shape)
-    if decay_power is not None:
-        require_positive("decay_power", decay_power)
-    if decay_ratio is not None:
-        require_share("decay_ratio", decay_ratio, open_low=True)
-    require_flag("freeze", freeze)
-    require_flag("end_on_last_step", end_on_last_step)
-    return Cooldown(
-        inner,
-        begin,
-        steps,
-        end_value,
-        shape,
-        decay_power,
-        decay_ratio,
-        freeze,
-        end_on_last_step,
-    )
-
-
-def _require_own(name: str, value: Any, owner: str, shape: str) -> None:
-    """An argument that one shape needs, and that the others would ignore."""
-    if (value is not None) != (shape == owner):
-        raise ValueError(
-            f"{name} belongs to the shape {owner!r}, which needs it; got {name} = {value!r} "
-            f"with the shape {shape!r}."
-        )
+    return checked(Cooldown, locals())
 
 
 @recipe
@@ -210,8 +202,116 @@ def swa(
         >>> [round(float(schedule(t)), 4) for t in (0, 50, 55, 60, 100)]
         [0.4, 0.2, 0.15, 0.1, 0.1]
     """
-    require_finite("swa_value", swa_value)
-    require_length("swa_start", swa_start)
-    require_length("anneal_steps", anneal_steps)
+    FINITE("swa_value", swa_value)
+    STEPS("swa_start", swa_start)
+    STEPS("anneal_steps", anneal_steps)
     require_choice("anneal", anneal, ("linear", "cosine"))
     return cooldown(schedule, swa_start, anneal_steps, swa_value, anneal, freeze=True)
+
+
+WarmupShape = Literal["linear", "cosine", "1-sqrt", "exponential"]
+StableShape = Literal["constant", "inverse_sqrt"]
+_WARMUPS = {
+    "linear": linear_warmup,
+    "cosine": cosine_warmup,
+    "1-sqrt": sqrt_warmup,
+    "exponential": exponential_warmup,
+}
+
+
+@recipe
+def warmup_stable_decay(
+    peak_value: Any,
+    warmup_steps: Any,
+    decay_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    *,
+    warmup: WarmupShape = "linear",
+    stable: StableShape = "constant",
+    decay: DecayShape = "1-sqrt",
+    stable_timescale: Any = None,
+    decay_power: Any = None,
+    decay_ratio: Any = None,
+    end_on_last_step: bool = False,
+) -> Join:
+    r"""Warm up, stay, and decay over the last `decay_steps` (WSD, also called trapezoidal).
+
+    $$f(t) = \begin{cases}
+      w(t) & t < W \\
+      s(t - W) & W \le t < T - D \\
+      v_1 + (s(t - W) - v_1) \, d\left(\frac{t - T + D}{D}\right) & t \ge T - D
+    \end{cases}$$
+
+    with $s = v$, or $v / \sqrt{1 + t / \tau}$, which goes on falling during the decay; the
+    factors $d$ are those of `cooldown`.
+
+    $T$ includes the warm-up and the decay. The peak is reached at $t = W$ and the end value at
+    $t = T$, one step after the last of $T$ updates (with `end_on_last_step` at $t = T - 1$), and
+    held from there.
+
+    Args:
+        peak_value: The value $v$ at the end of the warm-up; scalar, finite.
+        warmup_steps: The length $W$ of the warm-up in steps; scalar, in [0, 2**31 - 1].
+        decay_steps: The length $D$ of the decay in steps; scalar, in [0, 2**31 - 1].
+        total_steps: The length $T$ of all three in steps; scalar, at least the two together.
+        init_value: The value at step 0; scalar, finite; above 0 for an exponential warm-up.
+        end_value: The value $v_1$ at the end; scalar, finite.
+        warmup: The curve up: `"linear"`, `"cosine"`, `"1-sqrt"` or `"exponential"`.
+        stable: The curve between: `"constant"` or `"inverse_sqrt"`.
+        decay: The curve down: `"linear"`, `"cosine"`, `"1-sqrt"`, `"power"` or
+            `"exponential"`.
+        stable_timescale: The steps $\tau$ of `"inverse_sqrt"`; scalar, in [1, 2**31 - 1], or
+            None for as many as the warm-up has.
+        decay_power: The exponent of the decay `"power"`; scalar, above 0.
+        decay_ratio: The factor of the decay `"exponential"`; scalar, in (0, 1).
+        end_on_last_step: Reach the end value at $T - 1$, the last of $T$ updates.
+
+    Returns:
+        A `join` of the warm-up and a `cooldown`: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range, or belongs to another choice.
+
+    Source:
+        Hu et al., "MiniCPM" (2024), section 4; Hägele et al., "Scaling Laws and Compute-Optimal
+        Training Beyond Fixed Training Durations" (2024); timm's `WSDLRScheduler`,
+        `transformers.get_wsd_schedule`.
+
+    Example:
+        >>> from odyssey_jax.schedules import warmup_stable_decay
+        >>> schedule = warmup_stable_decay(0.4, 10, 20, 100, decay="linear")
+        >>> [round(float(schedule(t)), 4) for t in (5, 10, 80, 90, 100)]
+        [0.2, 0.4, 0.4, 0.2, 0.0]
+    """
+    FINITE("peak_value", peak_value)
+    warmup_steps = STEPS("warmup_steps", warmup_steps)
+    decay_steps = STEPS("decay_steps", decay_steps)
+    total_steps = STEPS("total_steps", total_steps)
+    both = warmup_steps + decay_steps
+    require_part("warmup_steps + decay_steps", both, "total_steps", total_steps)
+    require_choice("warmup", warmup, get_args(WarmupShape))
+    rest = cooldown(
+        _stable(peak_value, stable, stable_timescale, warmup_steps),
+        total_steps - both,
+        decay_steps,
+        end_value,
+        decay,
+        decay_power=decay_power,
+        decay_ratio=decay_ratio,
+        end_on_last_step=end_on_last_step,
+    )
+    return join([_WARMUPS[warmup](peak_value, warmup_steps, init_value), rest], [warmup_steps])
+
+
+def _stable(peak_value: Any, stable: str, timescale: Any, warmup_steps: Any) -> Schedule:
+    require_choice("stable", stable, get_args(StableShape))
+    if stable == "inverse_sqrt":
+        return inverse_sqrt(peak_value, warmup_steps if timescale is None else timescale)
+    if timescale is not None:
+        raise ValueError(
+            f"stable_timescale belongs to stable = 'inverse_sqrt'; got stable_timescale = "
+            f"{timescale!r}, stable = {stable!r}."
+        )
+    return constant(peak_value)

@@ -1,95 +1,73 @@
-"""Half a cosine from one value to another, or several: a decay, and its twin, a warm-up."""
+"""Half a cosine from one value to another, or several, and with a linear warm-up before it."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from ._base import builds
-from ._check import require_cycles, require_finite, require_flag, require_length, require_positive
-from ._laps import laps
-from ._linear import line
-from ._moment import Interval, Moment, Phase, choose
-from ._node import node
-from ._numbers import canonical_exponent, pair, real
-from ._past_end import Ending, PastEnd, require_ending
-from ._raise import raised
-from ._warmup import Warmup, require_warmup
-
-
-def _from_nearer_end(where: Phase | Interval) -> jax.Array:
-    """`(1 - cos(pi * x)) / 2` in the form `sin(pi / 2 * x) ** 2`, x the nearer end's distance.
-
-    So it is small where the other form cancels: one transcendental, all digits at both ends.
-    """
-    return jnp.square(jnp.sin((math.pi / 2) * where.nearer))
-
-
-def wave(where: Phase) -> Phase:
-    """`(1 - cos(pi * done)) / 2` is done."""
-    small = _from_nearer_end(where)
-    return choose(where.late, Phase(1 - small, small), Phase(small, 1 - small))
-
-
-def cosine(where: Phase | Interval, start: Any, end: Any) -> jax.Array:
-    """`end + (start - end) * (1 + cos(pi * done)) / 2`."""
-    start, end, late = real(start), real(end), where.late
-    near, far = jnp.where(late, end, start), jnp.where(late, start, end)
-    return near + (far - near) * _from_nearer_end(where)
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._builds import builds, recipe
+from odyssey_jax.schedules._curves import cosine, laps, line, phase_power, wave
+from odyssey_jax.schedules._decays import Ending, PastEnd
+from odyssey_jax.schedules._fields import (
+    CYCLES,
+    FINITE,
+    POSITIVE,
+    STEPS,
+    checked,
+    field,
+    flag,
+    require_part,
+)
+from odyssey_jax.schedules._join import Join, join
+from odyssey_jax.schedules._numbers import canonical_exponent, choose, pair
+from odyssey_jax.schedules._steps import Interval, Phase
+from odyssey_jax.schedules._warmups import linear_warmup
 
 
 @node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CosineDecay(Ending):
     """Half a cosine, or several; see `cosine_decay`."""
 
-    init_value: Any
-    decay_steps: Any
-    end_value: Any
-    exponent: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    num_cycles: Any
-    k_decay: Any = dataclasses.field(metadata={"canonical": canonical_exponent})
-    hard_restarts: bool = dataclasses.field(metadata={"static": True})
+    init_value: Any = field(FINITE)
+    decay_steps: Any = field(STEPS)
+    end_value: Any = field(FINITE)
+    exponent: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
+    num_cycles: Any = field(CYCLES, optional=True)
+    k_decay: Any = field(POSITIVE, optional=True, canonical=canonical_exponent)
+    hard_restarts: bool = flag()
 
-    def at(self, now: Moment) -> jax.Array:
-        """The formula."""
-        return self.until(now, self.decay_steps, self._curve)
-
-    def _curve(self, where: Interval) -> jax.Array:
+    def curve(self, where: Interval) -> jax.Array:
+        """Return the cosine, as cheaply as the options allow."""
         if self.num_cycles is None and self.k_decay is None and self.exponent is None:
             return cosine(where, self.init_value, self.end_value)
         fall = wave(self._time(where))
         if self.exponent is not None:
-            fall = raised(fall.backwards, self.exponent).backwards
+            fall = phase_power(fall.backwards, self.exponent).backwards
         return line(fall, self.init_value, self.end_value)
 
+    def check(self) -> None:
+        """Raise ValueError if there is no number of falls to restart."""
+        super().check()
+        if self.hard_restarts and self.num_cycles is None:
+            raise ValueError(
+                "hard_restarts needs num_cycles, the number of falls; got num_cycles = None."
+            )
+
     def _time(self, where: Interval) -> Phase:
-        """How much of the current half of a cosine is done."""
+        """Return how much of the current half of a cosine is done."""
         time = where.phase()
         if self.num_cycles is None:
-            return time if self.k_decay is None else raised(where, self.k_decay)
+            return time if self.k_decay is None else phase_power(where, self.k_decay)
         high, low = pair(self.num_cycles)
         if self.hard_restarts:
             _, lap = laps(where, (high, low))
             lap = choose(time.left > 0, lap, time)
-            return lap if self.k_decay is None else raised(lap, self.k_decay)
-        whole, lap = laps(where, (2 * high, 2 * low))
-        lap = choose(whole % 2 == 1, lap.backwards, lap)
-        return lap if self.k_decay is None else raised(lap, self.k_decay)
-
-
-@node
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class CosineWarmup(Warmup):
-    """Half a cosine; see `cosine_warmup`."""
-
-    def at(self, now: Moment) -> jax.Array:
-        """The formula."""
-        return cosine(self.where(now), self.init_value, self.peak_value)
+        else:
+            whole, lap = laps(where, (2 * high, 2 * low))
+            lap = choose(whole % 2 == 1, lap.backwards, lap)
+        return lap if self.k_decay is None else phase_power(lap, self.k_decay)
 
 
 @builds(CosineDecay)
@@ -156,64 +134,57 @@ def cosine_decay(
         >>> [round(float(sawtooth(t)), 4) for t in (0, 24, 25, 99, 100)]
         [0.1, 0.0004, 0.1, 0.0004, 0.0]
     """
-    require_finite("init_value", init_value)
-    decay_steps = require_length("decay_steps", decay_steps)
-    require_finite("end_value", end_value)
-    if exponent is not None:
-        require_positive("exponent", exponent)
-    if num_cycles is not None:
-        require_cycles("num_cycles", num_cycles)
-    if k_decay is not None:
-        require_positive("k_decay", k_decay)
-    require_flag("hard_restarts", hard_restarts)
-    if hard_restarts and num_cycles is None:
-        raise ValueError(
-            "hard_restarts needs num_cycles, the number of falls; got num_cycles = None."
-        )
-    require_ending(past_end, end_on_last_step)
-    return CosineDecay(
-        init_value=init_value,
-        decay_steps=decay_steps,
-        end_value=end_value,
-        exponent=exponent,
-        num_cycles=num_cycles,
-        k_decay=k_decay,
-        hard_restarts=hard_restarts,
-        past_end=past_end,
-        end_on_last_step=end_on_last_step,
-    )
+    return checked(CosineDecay, locals())
 
 
-@builds(CosineWarmup)
-def cosine_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> CosineWarmup:
-    r"""Rise to `peak_value` along half a cosine, and stay there.
+@recipe
+def warmup_cosine(
+    peak_value: Any,
+    warmup_steps: Any,
+    total_steps: Any,
+    init_value: Any = 0.0,
+    end_value: Any = 0.0,
+    *,
+    end_on_last_step: bool = False,
+) -> Join:
+    r"""Warm up linearly, then fall along half a cosine.
 
-    $$f(t) = v_0 + (v - v_0) \, \tfrac{1}{2}\left(1 - \cos \frac{\pi t}{W}\right),
-      \qquad 0 \le t \le W$$
+    $$f(t) = \begin{cases}
+      v_0 + (v - v_0) \, t / W & t < W \\
+      v_1 + (v - v_1) \, \tfrac{1}{2}\left(1 + \cos \pi \frac{t - W}{T - W}\right) & t \ge W
+    \end{cases}$$
 
-    $W$ is the length of the warm-up alone. The peak is reached at $t = W$ to the bit: the first
-    step after the warm-up.
+    $T$ includes the warm-up. The peak is reached at $t = W$ and the end value at $t = T$, one
+    step after the last of $T$ updates (with `end_on_last_step` at $t = T - 1$), and held from
+    there.
 
     Args:
-        peak_value: The value $v$ at the end; scalar, finite.
-        warmup_steps: The length $W$ in steps; scalar, in [0, 2**31 - 1]. If 0, the peak is in
-            force at once.
+        peak_value: The value $v$ at the end of the warm-up; scalar, finite.
+        warmup_steps: The length $W$ of the warm-up in steps; scalar, in [0, 2**31 - 1].
+        total_steps: The length $T$ of both in steps; scalar, in [warmup_steps, 2**31 - 1].
         init_value: The value $v_0$ at step 0; scalar, finite.
+        end_value: The value $v_1$ at the end; scalar, finite.
+        end_on_last_step: Reach the end value at $T - 1$, the last of $T$ updates.
 
     Returns:
-        A schedule: step to float32.
+        A `join` of `linear_warmup` and `cosine_decay`: step to float32.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or the warm-up is longer than the
+            whole.
 
     Source:
-        `transformers.get_wsd_schedule` with `warmup_type="cosine"`.
+        `optax.warmup_cosine_decay_schedule`, `transformers.get_cosine_schedule_with_warmup`.
 
     Example:
-        >>> from odyssey_jax.schedules import cosine_warmup
-        >>> schedule = cosine_warmup(0.2, warmup_steps=10)
-        >>> [round(float(schedule(t)), 4) for t in (0, 5, 10, 11)]
-        [0.0, 0.1, 0.2, 0.2]
+        >>> from odyssey_jax.schedules import warmup_cosine
+        >>> schedule = warmup_cosine(0.1, warmup_steps=10, total_steps=110)
+        >>> [round(float(schedule(t)), 4) for t in (0, 10, 60, 110)]
+        [0.0, 0.1, 0.05, 0.0]
     """
-    warmup_steps = require_warmup(peak_value, warmup_steps, init_value)
-    return CosineWarmup(peak_value, warmup_steps, init_value)
+    rise = linear_warmup(peak_value, warmup_steps, init_value)
+    total_steps = STEPS("total_steps", total_steps)
+    require_part("warmup_steps", rise.warmup_steps, "total_steps", total_steps)
+    rest = total_steps - rise.warmup_steps
+    decay = cosine_decay(peak_value, rest, end_value, end_on_last_step=end_on_last_step)
+    return join([rise, decay], [rise.warmup_steps])

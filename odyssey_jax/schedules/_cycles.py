@@ -1,244 +1,375 @@
-"""Cycles of growing length: which one a step is in, and where in it.
-
-Never by `floor(log(t))`, which a rounding error puts into the cycle before at the very step of a
-restart: the starts are exact, and the step is compared to them.
-
-Where the numbers are known, the starts are a table. Where they are traced, the cycle is found in
-spans of 2048, 1024, ... 1 cycles, each taken if the step is past it. A span of $2^j$ cycles is
-$1 + m + ... + m^{2^j - 1}$ times as long as its first cycle, and the cycle after it $m^{2^j}$
-times.
-"""
+"""What begins again: decays restarted from a lower peak over a longer time, and triangles."""
 
 from __future__ import annotations
 
 import dataclasses
-from fractions import Fraction
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._moment import LAST_STEP, Interval, Moment, fold, interval, length, select, turns
-from ._node import node
-from ._numbers import Wide, canonical, pair, real
-from ._pairs import add, multiply
-from ._power import Pair, with_gradient_of
-
-SPANS = 12
-MOST_CYCLES = 2**SPANS
-"""How many cycles may begin before step 2^31, if they grow."""
-
-# Tables have a multiple of so many rows, so that most of them share a program.
-_ROWS = 32
-# Tables are made in units of 2^-80 steps.
-_POINT = 2**80
-# A pair has 48 bits: two of them that are nearer than this are equal.
-_PAIR_BITS = 2.0**-44
-# What is longer than this is to 2^31 steps as if it were as long.
-_GREATEST = 2.0**60
-
-
-class Cycle(NamedTuple):
-    """The cycle that a step is in.
-
-    Attributes:
-        number: int32, of cycles before it.
-        where: What of it is behind and ahead: in steps, or in units of `2^k` steps if it is
-            longer than 2^31 - 1.
-    """
-
-    number: jax.Array
-    where: Interval
-
-
-def cycles(first: Any, factor: Any) -> Equal | Growing | Table:
-    """Cycles from the length of the first, and that of each as a multiple of the one before."""
-    if not (_is_number(first) and _is_number(factor)):
-        return Growing(canonical(first), canonical(factor))
-    return table(first, factor) if factor > 1 else Equal(canonical(first))
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._builds import as_schedule, builds, recipe
+from odyssey_jax.schedules._cosine import cosine_decay
+from odyssey_jax.schedules._curves import line
+from odyssey_jax.schedules._cycle_lengths import cycles
+from odyssey_jax.schedules._decays import Ending
+from odyssey_jax.schedules._endless import exponential
+from odyssey_jax.schedules._fields import (
+    AT_LEAST_ONE,
+    FINITE,
+    POSITIVE,
+    SOME_STEPS,
+    STEPS,
+    checked,
+    choice,
+    count,
+    field,
+    is_known,
+)
+from odyssey_jax.schedules._numbers import between, is_integer, pair, real, whole_pair
+from odyssey_jax.schedules._parts import Part
+from odyssey_jax.schedules._power import power
+from odyssey_jax.schedules._steps import (
+    LAST_STEP,
+    Interval,
+    Phase,
+    StepCount,
+    fold,
+    select,
+    step_count,
+    turns,
+)
 
 
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float, np.generic)) or (isinstance(x, np.ndarray) and x.ndim == 0)
-
-
-@node
-@dataclasses.dataclass(frozen=True)
-class Equal:
-    """Cycles of one length."""
-
-    first: Any
-
-    def at(self, now: Moment) -> Cycle:
-        """The cycle of a step."""
-        local = fold(now, self.first, mirror=False)
-        return Cycle(turns(now, self.first).whole, interval(local, length(self.first)))
-
-
-@node
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Cycles whose starts are known: one row a cycle."""
-
-    start: Moment
-    stop: Moment
-    total: Moment
-    shift: Any
-
-    def at(self, now: Moment) -> Cycle:
-        """The cycle of a step."""
-        number = self._number(now)
-        row = jax.tree.map(lambda x: jnp.asarray(x).at[number].get(mode="promise_in_bounds"), self)
-        done = _shifted(now.minus(row.start), row.shift)
-        # Where the stop is beyond 2^31 it has wrapped, and the difference wraps back.
-        left = select(row.shift > 0, row.total.minus(done), row.stop.minus(now))
-        return Cycle(number, Interval(done, left, row.total))
-
-    def _number(self, now: Moment) -> jax.Array:
-        """How many cycles are over."""
-        if now.part is None and len(self.shift) <= _ROWS:
-            # One by one: XLA gives a reduction a kernel of its own, of some 30 ns.
-            before = self.start.whole - (self.start.part == 0).astype(jnp.int32)
-            over = (now.whole > before[i] for i in range(1, len(self.shift)))
-            return sum((each.astype(jnp.int32) for each in over), start=jnp.zeros_like(now.whole))
-        tall = jax.tree.map(lambda x: x.reshape(x.shape + (1,) * now.whole.ndim), self.start)
-        ahead = Moment(now.whole[None], None if now.part is None else now.part[None])
-        return jnp.sum(ahead.reached(tall)[1:], axis=0, dtype=jnp.int32)
-
-
-def table(first: Any, factor: Any) -> Table:
-    """The cycles that begin before step 2^31, of numbers that are known.
-
-    Raises:
-        ValueError: If there are too many.
-    """
-    growth = Fraction(float(factor))
-    start, total = 0, int(Fraction(float(first)) * _POINT)
-    rows = []
-    while start <= LAST_STEP * _POINT:
-        if len(rows) == MOST_CYCLES:
-            raise ValueError(
-                f"t_mul must be 1, or so much more that fewer than {MOST_CYCLES} cycles begin "
-                f"before step 2**31; got t_mul = {factor!r}, with a first cycle of {first!r} steps."
-            )
-        stop = _snapped(start + total, (start + total) * len(rows) >> 52)
-        shift = max(0, (total // _POINT).bit_length() - 31)
-        rows.append((*_split(start), *_split(stop), *_split(total >> shift), shift))
-        start = stop
-        total = min(total * growth.numerator // growth.denominator, int(_GREATEST) * _POINT)
-    # Rows that no step reaches.
-    rows += [(LAST_STEP, 0.5) * 3 + (0,)] * (-len(rows) % _ROWS)
-    start, stop, total = (_column(rows, i) for i in (0, 2, 4))
-    return Table(start, stop, total, np.asarray([row[6] for row in rows], np.int32))
-
-
-def _column(rows: list[Any], i: int) -> Any:
-    """Moments, their whole steps in column `i` and their parts in the next."""
-    whole = np.asarray([row[i] for row in rows], np.int64).astype(np.int32)
-    return Moment(whole, np.asarray([row[i + 1] for row in rows], np.float32))  # pyright: ignore
-
-
-def _snapped(x: int, slack: int) -> int:
-    """The whole number of steps that a moment is, if it is one to within `slack`."""
-    whole = round(Fraction(x, _POINT)) * _POINT
-    return whole if abs(x - whole) <= slack else x
-
-
-def _split(x: int) -> tuple[int, float]:
-    """A moment as whole steps and a part that stays below 1 as a float32."""
-    return x // _POINT, min(x % _POINT / _POINT, 1 - 2.0**-24)
+def _require_decay(name: str, schedule: Any) -> Schedule:
+    """Return a decay that can be restarted."""
+    if not isinstance(schedule, Ending) or not hasattr(schedule, "init_value"):
+        raise ValueError(
+            f"{name} must be a decay from an init_value over a number of steps, such as "
+            f"cosine_decay; got {name} = {schedule!r}."
+        )
+    if schedule.past_end != "hold" or schedule.end_on_last_step:
+        raise ValueError(
+            f"{name} must hold its end value (past_end = 'hold', end_on_last_step = False): "
+            f"what is past the end is the next cycle; got {name} = {schedule!r}."
+        )
+    begin = 0 if schedule.begin is None else schedule.begin
+    if is_known(begin) and np.any(np.asarray(begin) != 0):
+        raise ValueError(
+            f"{name} must decay from its first step; got {schedule.begin_field} = {begin!r}."
+        )
+    SOME_STEPS(schedule.length_field, schedule.length)
+    return schedule
 
 
 @node
-@dataclasses.dataclass(frozen=True)
-class Growing:
-    """Cycles each `factor` times as long as the one before, of numbers that are traced."""
+class Restarting(Schedule):
+    """Restarts as they are evaluated: the cycles known as well as they can be."""
 
-    first: Any
-    factor: Any
+    schedule: Any
+    cycles: Any
+    m_mul: Any
+    cycle_limit: Any
 
-    def at(self, now: Moment) -> Cycle:
-        """The cycle of a step."""
-        grows = real(self.factor) > 1
-        equal, growing = Equal(self.first).at(now), self._growing(now)
-        where = [select(grows, a, b) for a, b in zip(growing.where, equal.where, strict=True)]
-        return Cycle(jnp.where(grows, growing.number, equal.number), Interval(*where))
+    def prepared(self) -> Restarting:
+        """Return it as it is: it is prepared."""
+        return self
 
-    def _growing(self, now: Moment) -> Cycle:
-        moment = jax.lax.stop_gradient(now.pair())
-        start, total, number = self._find(moment)
-        # The same once more in float32, for the derivatives.
-        first, factor = real(self.first), real(self.factor)
-        factor = jnp.where(factor > 1, factor, 2.0)
-        log = jnp.minimum(number.astype(jnp.float32) * jnp.log(factor), 40.0)
-        begin, size = first * (jnp.expm1(log) / (factor - 1)), first * jnp.exp(log)
-        # A float32's exponent says by how many bits a length exceeds an int32.
-        bits = jax.lax.bitcast_convert_type(total[0], jnp.int32)
-        unit = jnp.exp2(-jnp.maximum((bits >> 23) - 127 - 30, 0).astype(jnp.float32))
-        left = add(add(start, total), (-moment[0], -moment[1]))
-        return Cycle(
-            number,
-            Interval(
-                _moment(add(moment, (-start[0], -start[1])), unit, now.real() - begin),
-                _moment(left, unit, begin + size - now.real()),
-                _moment(total, unit, size),
-            ),
+    def at(self, now: StepCount) -> jax.Array:
+        """Evaluate one decay, with the numbers of each step's cycle."""
+        cycle = self.cycles.at(now)
+        number, where = cycle.number, cycle.where
+        if self.cycle_limit is not None:
+            last = jnp.asarray(self.cycle_limit, jnp.int32) - 1
+            where = _over(number > last, where)
+            number = jnp.minimum(number, last)
+        peak = self.schedule.init_value
+        if self.m_mul is not None:
+            peak = real(peak) * power(pair(self.m_mul), whole_pair(number))
+        numbers = {"init_value": peak, self.schedule.length_field: where}
+        return dataclasses.replace(self.schedule, **numbers).at(where.done)
+
+
+def _over(condition: jax.Array, where: Interval) -> Interval:
+    """Return the end of an interval where the condition holds."""
+    done = select(condition, where.total, where.done)
+    return Interval(
+        done, select(condition, where.total.minus(where.total), where.left), where.total
+    )
+
+
+@node
+class Restarts(Schedule):
+    """A decay and how it begins again; see `restarts`."""
+
+    schedule: Any = field(_require_decay)
+    t_mul: Any = field(AT_LEAST_ONE)
+    m_mul: Any = field(POSITIVE)
+    cycle_limit: Any = field(count(1), optional=True)
+
+    def prepared(self) -> Restarting:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the cycles as a table, where their lengths are known."""
+        plain = super().prepared()
+        assert isinstance(plain, Restarts)
+        first = self.schedule.length
+        falls = not (isinstance(self.m_mul, (int, float)) and self.m_mul == 1)
+        return Restarting(
+            plain.schedule,
+            cycles(first, self.t_mul),
+            plain.m_mul if falls else None,
+            plain.cycle_limit,
         )
 
-    def _find(self, moment: Pair) -> tuple[Pair, Pair, jax.Array]:
-        """Start, length and number of the cycle: exact, and without derivatives."""
-        numbers = (moment, pair(self.first), pair(self.factor))
-        moment, first, factor = _broadcast(jax.lax.stop_gradient(numbers))
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the value of the restarted decay."""
+        return self.prepared().at(now)
 
-        def take(place: Any, span: Any) -> tuple[Any, None]:
-            start, total, number = place
-            count, growth, lengths = span
-            end = add(start, multiply(total, lengths))
-            past = (moment[0] - end[0]) + (moment[1] - end[1]) >= -_PAIR_BITS * end[0]
-            there = (end, _bounded(multiply(total, growth)), number + count)
-            return jax.tree.map(lambda a, b: jnp.where(past, a, b), there, place), None
+    def check(self) -> None:
+        """Raise ValueError if too many cycles begin before step 2**31."""
+        cycles(self.schedule.length, self.t_mul)
 
-        place = (_like(moment, 0.0), first, jnp.zeros_like(first[0], jnp.int32))
-        counts = 2 ** np.arange(SPANS, dtype=np.int32)
-        # A loop, because its body is compiled once.
-        return jax.lax.scan(take, place, (counts, *_spans(factor)), reverse=True)[0]
+    def parts(self) -> list[Part]:
+        """Return one part, which turns where the first cycle ends."""
+        return [Part(self.name, turn=self.schedule.parts()[0].end)]
 
 
-def _spans(factor: Pair) -> tuple[Pair, Pair]:
-    """For 1, 2, 4, ... cycles: how much longer the next one is, and how long they are."""
+@builds(Restarts)
+def restarts(
+    schedule: Schedule, t_mul: Any = 1.0, m_mul: Any = 1.0, cycle_limit: Any = None
+) -> Restarts:
+    r"""Begin a decay again at its end: each cycle longer by `t_mul`, from a peak times `m_mul`.
 
-    def double(spans: tuple[Pair, Pair], _: None) -> tuple[Any, Any]:
-        growth, lengths = spans
-        twice = add(lengths, multiply(lengths, growth))
-        return (_bounded(multiply(growth, growth)), _bounded(twice)), spans
+    $$f(t) = g_{v_0 d^i, \, T_0 m^i}(t - t_i), \qquad t_i \le t < t_{i+1}, \quad
+      t_i = T_0 (1 + m + \dots + m^{i - 1})$$
 
-    return jax.lax.scan(double, (factor, _like(factor, 1.0)), length=SPANS)[1]
+    where $g_{v, T}$ is the decay from $v$ over $T$ steps. A restart need not fall on a whole
+    step; the first step not before it belongs to the next cycle, and where it does fall on one,
+    that step is at the peak to the bit.
+
+    Where the lengths are traced, or several of these are joined, the starts have 48 bits: exact
+    if they are whole, and to $10^{-4}$ of a step near step $2^{31}$ if they are not.
+
+    There is no end, unless `cycle_limit` sets it: from the end of the last cycle on the decay's
+    end value is held. A warm-up before it is joined to it, and its steps count from the end of
+    that warm-up.
+
+    Args:
+        schedule: The first cycle: a decay that holds its end value, such as `cosine_decay`,
+            `polynomial` or `tanh_decay`; its length $T_0$ is at least 1 step.
+        t_mul: The factor $m$ of the lengths; scalar, at least 1. If it is not 1, fewer than
+            4096 cycles may begin before step $2^{31}$.
+        m_mul: The factor $d$ of the peaks; scalar, above 0.
+        cycle_limit: How many cycles there are; scalar, in [1, 2**31 - 1], or None for no limit.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the schedule can't be restarted.
+
+    Source:
+        Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017);
+        the cycles of timm's schedulers.
+
+    Example:
+        >>> from odyssey_jax.schedules import linear, restarts
+        >>> schedule = restarts(linear(0.8, 0.0, 10), t_mul=2.0, m_mul=0.5, cycle_limit=2)
+        >>> print(schedule(0), schedule(5), schedule(10), schedule(20), schedule(30))
+        0.8 0.4 0.4 0.2 0.0
+    """
+    return checked(Restarts, locals())
 
 
-def _like(x: Pair, value: float) -> Pair:
-    return jnp.full_like(x[0], value), jnp.zeros_like(x[0])
+@recipe
+def cosine_restarts(
+    init_value: Any,
+    first_decay_steps: Any,
+    t_mul: Any = 1.0,
+    m_mul: Any = 1.0,
+    end_value: Any = 0.0,
+    *,
+    cycle_limit: Any = None,
+) -> Restarts:
+    r"""Fall along half a cosine, jump back to the peak, and fall again, ever more slowly.
+
+    $$f(t) = v_1 + (v_0 d^i - v_1) \, \tfrac{1}{2}\left(1 + \cos \frac{\pi (t - t_i)}{T_i}
+      \right), \qquad T_i = T_0 m^i, \quad t_i = T_0 + \dots + T_{i-1} \le t < t_{i+1}$$
+
+    The peak is reached at each restart to the bit, where that is a whole step. The end value is
+    reached only if `cycle_limit` sets an end: at $t$ = the sum of all lengths, one step after
+    the last update, and it is held from there. Steps count from the end of a warm-up joined
+    before it.
+
+    Args:
+        init_value: The first peak $v_0$; scalar, finite.
+        first_decay_steps: The length $T_0$ of the first cycle in steps; scalar, in
+            [1, 2**31 - 1].
+        t_mul: The factor $m$ of the lengths; scalar, at least 1. If it is not 1, fewer than
+            4096 cycles may begin before step $2^{31}$.
+        m_mul: The factor $d$ of the peaks; scalar, above 0.
+        end_value: The value $v_1$ that each cycle falls to; scalar, finite.
+        cycle_limit: How many cycles there are; scalar, in [1, 2**31 - 1], or None for no limit.
+
+    Returns:
+        The `restarts` of a `cosine_decay`: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Source:
+        Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017),
+        equation 5; `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`,
+        `optax.sgdr_schedule`, timm's `CosineLRScheduler`.
+
+    Example:
+        >>> from odyssey_jax.schedules import cosine_restarts
+        >>> schedule = cosine_restarts(0.8, 10, t_mul=2.0, m_mul=0.5)
+        >>> [round(float(schedule(t)), 4) for t in (0, 5, 10, 20, 30)]
+        [0.8, 0.4, 0.4, 0.2, 0.2]
+    """
+    first_decay_steps = SOME_STEPS("first_decay_steps", first_decay_steps)
+    decay = cosine_decay(init_value, first_decay_steps, end_value)
+    return restarts(decay, t_mul, m_mul, cycle_limit)
 
 
-def _broadcast(pairs: tuple[Pair, ...]) -> list[Pair]:
-    flat = jnp.broadcast_arrays(*(x for a_pair in pairs for x in a_pair))
-    return [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
+CyclicMode = Literal["triangular", "triangular2", "exp_range"]
+AmplitudeOf = Literal["cycle", "step"]
+_HIGHEST = 2.0**64
 
 
-def _bounded(x: Pair) -> Pair:
-    small = x[0] < _GREATEST
-    return jnp.where(small, x[0], _GREATEST), jnp.where(small, x[1], 0.0)
+def _span(up: Any, down: Any) -> Any:
+    """Return the length of a cycle; whole if both halves are."""
+    if is_integer(up) and is_integer(down):
+        return jnp.asarray(up, jnp.int32) + jnp.asarray(down, jnp.int32)
+    return real(up) + real(down)
 
 
-def _moment(x: Pair, unit: jax.Array, nominal: jax.Array) -> Moment:
-    """A pair as a moment, in units of `1 / unit` steps and with the derivatives of `nominal`."""
-    exact = length(Wide(x[0] * unit, x[1] * unit))
-    assert exact.part is not None
-    return Moment(exact.whole, with_gradient_of(*jnp.broadcast_arrays(exact.part, nominal * unit)))
+def _triangle(local: StepCount, up: Any, down: Any) -> Phase:
+    """Return how high on the triangle it is: `done` on the way up, what is left on the way down."""
+    rise, fall = local.phase(up), local.minus(step_count(up)).phase(down)
+    rising = rise.left > 0
+    return Phase(jnp.where(rising, rise.done, fall.left), jnp.where(rising, rise.left, fall.done))
 
 
-def _shifted(x: Moment, shift: Any) -> Moment:
-    """`x / 2^shift`."""
-    part = jnp.zeros((), jnp.float32) if x.part is None else x.part
-    below = (x.whole & ((1 << shift) - 1)).astype(jnp.float32)
-    return Moment(x.whole >> shift, (below + part) * jnp.exp2(-shift.astype(jnp.float32)))
+@node
+class Cyclic(Schedule):
+    """Triangles whose height may change; see `cyclic`."""
+
+    base_value: Any = field(FINITE)
+    peak_value: Any = field(FINITE)
+    step_size_up: Any = field(STEPS)
+    step_size_down: Any = field(STEPS, optional=True)
+    mode: str = choice(CyclicMode)
+    gamma: Any = field(POSITIVE)
+    amplitude: Schedule | None = field(as_schedule, optional=True)
+    amplitude_of: str = choice(AmplitudeOf)
+
+    def at(self, now: StepCount) -> jax.Array:
+        """Return the value at a step: the formula."""
+        up = self.step_size_up
+        down = up if self.step_size_down is None else self.step_size_down
+        span = _span(up, down)
+        height = self._height(now, turns(now, span).whole)
+        top = self.peak_value
+        if height is not None:
+            top = between(self.base_value, self.peak_value, height, 1 - height)
+        return line(_triangle(fold(now, span, mirror=False), up, down), self.base_value, top)
+
+    def check(self) -> None:
+        """Raise ValueError for a cycle without steps, and for what would be ignored."""
+        up, down = self.step_size_up, self.step_size_down
+        down = up if down is None else down
+        if is_known(up) and is_known(down):
+            total = np.asarray(up, np.float64) + np.asarray(down, np.float64)
+            if np.any((total < 1) | (total > LAST_STEP)):
+                raise ValueError(
+                    "step_size_up + step_size_down must be in the range [1, 2**31 - 1] steps; "
+                    f"got step_size_up = {up!r}, step_size_down = {down!r}."
+                )
+        if self.amplitude is not None and self.mode != "triangular":
+            raise ValueError(
+                "amplitude takes the place of a mode: leave mode at 'triangular'; got mode = "
+                f"{self.mode!r}."
+            )
+        if self.amplitude is None and self.amplitude_of != "cycle":
+            raise ValueError(
+                "amplitude_of says what an amplitude's step counts: give amplitude too; got "
+                f"amplitude_of = {self.amplitude_of!r}."
+            )
+        if self.mode != "exp_range" and isinstance(self.gamma, (int, float)) and self.gamma != 1:
+            raise ValueError(
+                f"gamma belongs to mode = 'exp_range'; got gamma = {self.gamma!r}, mode = "
+                f"{self.mode!r}."
+            )
+
+    def _height(self, now: StepCount, cycle: jax.Array) -> jax.Array | None:
+        """Return the peak of this cycle as a part of the first one's; None if it is the same."""
+        if self.amplitude is not None:
+            return self.amplitude.at(StepCount(cycle) if self.amplitude_of == "cycle" else now)
+        if self.mode == "triangular2":
+            return power(pair(0.5), whole_pair(cycle))
+        if self.mode == "exp_range":
+            # Under a higher peak, neither values nor derivatives would be finite.
+            return jnp.minimum(exponential(now, 1.0, 1, self.gamma), _HIGHEST)
+        return None
+
+
+@builds(Cyclic)
+def cyclic(
+    base_value: Any,
+    peak_value: Any,
+    step_size_up: Any,
+    step_size_down: Any = None,
+    mode: CyclicMode = "triangular",
+    gamma: Any = 1.0,
+    *,
+    amplitude: Schedule | Callable[[Any], Any] | None = None,
+    amplitude_of: AmplitudeOf = "cycle",
+) -> Cyclic:
+    r"""Rise from `base_value` to `peak_value` and fall back along straight lines, over and over.
+
+    $$f(t) = v_0 + (v - v_0) \, a \cdot \begin{cases}
+      u / n_1 & u \le n_1 \\ (n_1 + n_2 - u) / n_2 & u > n_1
+    \end{cases} \qquad u = t \bmod (n_1 + n_2)$$
+
+    In cycle $c = \lfloor t / (n_1 + n_2) \rfloor$ the amplitude $a$ is 1 (`"triangular"`),
+    $2^{-c}$ (`"triangular2"`) or $\min(\gamma^t, 2^{64})$ (`"exp_range"`), or what `amplitude`
+    says.
+
+    There is no end. A warm-up before it is joined to it, and its steps count from the end of
+    that warm-up. The momentum that goes with the rate is another one, with its own two values
+    the other way round: `cyclic(0.95, 0.85, ...)` falls while the rate rises.
+
+    Args:
+        base_value: The value $v_0$ at the start of each cycle; scalar, finite.
+        peak_value: The value $v$ at the peak of the first cycle; scalar, finite.
+        step_size_up: Steps $n_1$ up; scalar, in [0, 2**31 - 1]. If 0, a cycle starts at its peak.
+        step_size_down: Steps $n_2$ down; scalar, in [0, 2**31 - 1], or None for as many as up.
+            If 0, the value falls back at once. Together they are in [1, 2**31 - 1].
+        mode: How the amplitude changes: `"triangular"`, `"triangular2"` or `"exp_range"`.
+        gamma: The factor $\gamma$ of `"exp_range"`; scalar, above 0.
+        amplitude: The amplitude as a schedule of its own, in place of a mode.
+        amplitude_of: What the amplitude's step counts: the `"cycle"`, from 0, or the `"step"`
+            $t$.
+
+    Returns:
+        A schedule: step to float32.
+
+    Raises:
+        ValueError: If an argument is outside its range, or belongs to another mode.
+
+    Source:
+        Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.1;
+        `torch.optim.lr_scheduler.CyclicLR`.
+
+    Example:
+        >>> from odyssey_jax.schedules import cyclic
+        >>> schedule = cyclic(0.0, 0.8, step_size_up=4, step_size_down=8, mode="triangular2")
+        >>> print(schedule(0), schedule(2), schedule(4), schedule(12), schedule(16))
+        0.0 0.4 0.8 0.0 0.4
+    """
+    return checked(Cyclic, locals())

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ._check import is_known, require_count, require_not_negative, require_share
-from ._metric import (
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._fields import (
+    NOT_NEGATIVE,
+    OPEN_SHARE,
+    checked,
+    choice,
+    count,
+    field,
+    require_order,
+)
+from odyssey_jax.schedules._metric_rules import (
     Mode,
     NanPolicy,
     RelativeTo,
-    check_comparison,
-    check_first,
-    choice,
-    choose,
+    Rule,
     first_scale,
-    improves,
     lowered,
-    observed,
     one_more,
     raised,
+    require_first_between,
+    require_scales,
     scales,
-    sequence,
     whole,
     worst,
 )
-from ._node import node
-from ._numbers import Wide, canonical
+from odyssey_jax.schedules._numbers import Wide, canonical, choose
 
 
 class GreedyState(NamedTuple):
     """The state of `greedy`.
 
-    Args:
+    Attributes:
         scale: float32, the scale in force; of the shape of the rule's scales.
-        best: the best value so far, as float32 `high + low`; infinity before there is one.
+        best: The best value so far, as float32 `high + low`; infinity before there is one.
         good: int32 scalar, the good values in a row.
         wait: int32 scalar, the bad values in a row.
         cooldown: int32 scalar, the values after a cut that still don't count.
@@ -61,29 +63,34 @@ class GreedyState(NamedTuple):
     slot: jax.Array
 
 
+def _require_window(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {name} = {value!r}.")
+    return value
+
+
 @node
-@dataclasses.dataclass(frozen=True)
-class Greedy:
+class Greedy(Rule):
     """The rule that `greedy` makes: numbers are leaves, choices are static."""
 
-    min_scale: Any
-    max_scale: Any
-    factor: Any
-    patience: Any
-    rtol: Any
-    atol: Any
-    cooldown: Any
-    warmup: Any
-    init_scale: Any
-    eps: Any
-    reset_start: Any
-    window: int = choice(1)
-    mode: Mode = choice("min")
-    relative_to: RelativeTo = choice("magnitude")
-    nan: NanPolicy = choice("bad")
+    min_scale: Any = field(require_scales)
+    max_scale: Any = field(require_scales)
+    factor: Any = field(OPEN_SHARE)
+    patience: Any = field(count())
+    rtol: Any = field(NOT_NEGATIVE)
+    atol: Any = field(NOT_NEGATIVE)
+    cooldown: Any = field(count())
+    warmup: Any = field(count())
+    init_scale: Any = field(require_scales)
+    eps: Any = field(require_scales)
+    reset_start: Any = field(count(1), optional=True)
+    window: int = field(_require_window, static=True)
+    mode: Mode = choice(Mode)
+    relative_to: RelativeTo = choice(RelativeTo)
+    nan: NanPolicy = choice(NanPolicy)
 
     def init(self) -> GreedyState:
-        """Makes the state of a rule that has seen no value.
+        """Make the state of a rule that has seen no value.
 
         Returns:
             The state, whose structure, shapes and dtypes are final.
@@ -103,22 +110,15 @@ class Greedy:
             slot=none,
         )
 
-    def update(self, state: GreedyState, value: Any) -> GreedyState:
-        """Takes the state past a value of the metric.
+    def check(self) -> None:
+        """Raise ValueError unless the scales are in order."""
+        require_order("min_scale", self.min_scale, "max_scale", self.max_scale)
+        require_first_between(
+            min_scale=self.min_scale, init_scale=self.init_scale, max_scale=self.max_scale
+        )
 
-        Args:
-            state: from `init` or an earlier `update`.
-            value: the metric; a real scalar, NaN and the infinities included.
-
-        Returns:
-            The new state; `scale` is in force from here on.
-
-        Raises:
-            ValueError: If the value is no scalar.
-        """
-        return _update(jax.tree.map(canonical, self), state, observed(value))
-
-    def _advance(self, state: GreedyState, value: Wide) -> GreedyState:
+    def advance(self, state: GreedyState, value: Wide) -> GreedyState:
+        """Return the state past a value, judged unless the rule rests."""
         mean, state = _slide(state, value)
         resting = (state.cooldown > 0) | (state.warmup > 0)
         return choose(resting, self._rest(state), self._judge(state, mean))
@@ -133,8 +133,7 @@ class Greedy:
         )
 
     def _judge(self, state: GreedyState, value: Wide) -> GreedyState:
-        comparison = {"mode": self.mode, "rtol": self.rtol, "atol": self.atol}
-        better = improves(value, state.best, relative_to=self.relative_to, **comparison)
+        better = self.better(value, state.best)
         state = state._replace(
             best=choose(better, value, state.best),
             good=jnp.where(better, one_more(state.good), 0),
@@ -169,7 +168,7 @@ class Greedy:
 
 
 def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
-    """The mean of the window with the value in it; what is not finite is judged as it is."""
+    """Return the mean of the window with the value in it; not finite is judged as it is."""
     size = state.window.shape[0]
     finite = jnp.isfinite(value.high)
     # In place: a copy of the whole window, for each value, is what would cost something.
@@ -184,12 +183,6 @@ def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
     mean = Wide(high, value.low if size == 1 else rest)
     slot = jnp.where(finite, (state.slot + 1) % size, state.slot)
     return choose(finite, mean, value), state._replace(window=window, filled=filled, slot=slot)
-
-
-@jax.jit
-def _update(rule: Greedy, state: GreedyState, value: Wide) -> GreedyState:
-    new = rule._advance(state, value)
-    return choose(jnp.isnan(value.high), state, new) if rule.nan == "ignore" else new
 
 
 def greedy(
@@ -265,40 +258,4 @@ def greedy(
         ...     print(state.scale, end=" ")
         1.0 2.0 2.0 2.0 1.0
     """
-    check_comparison(mode, rtol, atol, relative_to, nan)
-    require_not_negative("min_scale", min_scale)
-    require_not_negative("max_scale", max_scale)
-    _require_ordered(min_scale, max_scale)
-    require_share("factor", factor, open_low=True)
-    require_not_negative("init_scale", init_scale)
-    require_not_negative("eps", eps)
-    check_first(init_scale, min_scale, max_scale)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ValueError(f"window must be an integer of at least 1; got window = {window!r}.")
-    if reset_start is not None:
-        reset_start = require_count("reset_start", reset_start, least=1)
-    return Greedy(
-        min_scale=sequence(min_scale),
-        max_scale=sequence(max_scale),
-        factor=factor,
-        patience=require_count("patience", patience),
-        rtol=rtol,
-        atol=atol,
-        cooldown=require_count("cooldown", cooldown),
-        warmup=require_count("warmup", warmup),
-        init_scale=sequence(init_scale),
-        eps=sequence(eps),
-        reset_start=reset_start,
-        window=window,
-        mode=mode,
-        relative_to=relative_to,
-        nan=nan,
-    )
-
-
-def _require_ordered(least: Any, most: Any) -> None:
-    known = is_known(least) and is_known(most)
-    if known and np.any(np.asarray(least) > np.asarray(most)):
-        raise ValueError(
-            f"min_scale must be at most max_scale; got min_scale = {least!r}, max_scale = {most!r}."
-        )
+    return checked(Greedy, locals())

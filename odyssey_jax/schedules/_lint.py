@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._base import Schedule
-from ._check import require_factor
-from ._spans import Span, last_end
-from ._survey import Survey, survey
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._describe import Survey, survey
+from odyssey_jax.schedules._fields import FACTOR
+from odyssey_jax.schedules._parts import Part, last_end
 
 # A rate this much smaller than the peak moves nothing in float32, but every cosine is that small
 # just before its end: as good as 0 counts if it is for more than a hundredth of the run.
@@ -29,7 +29,6 @@ _ROUNDING = 1e-6
 _SLIGHT = 0.05
 # So long before a joint is "just before" it.
 _MOMENT = 2.0**-10
-
 _STAIRS = {"constant", "step_decay", "multistep_decay", "piecewise_constant", "from_callable"}
 
 
@@ -84,7 +83,7 @@ def lint(
         epochs(n).
     """
     if steps_per_epoch is not None:
-        require_factor("steps_per_epoch", steps_per_epoch)
+        FACTOR("steps_per_epoch", steps_per_epoch)
     seen = survey(schedule, total_steps)
     if not np.all(np.isfinite(seen.values)):
         return [_not_finite(seen)]
@@ -106,19 +105,19 @@ def _not_finite(seen: Survey) -> Finding:
 
 
 def _too_long(seen: Survey) -> Iterator[Finding]:
-    """Spans that the run cuts off, or never gets to."""
+    """Find parts that the run cuts off, or never gets to."""
     total, last = seen.total, seen.at(seen.total - 1)
-    for span in seen.spans:
-        if span.start > total:
-            what = f"{span.kind} begins here, and the run is over at step {total:,}"
+    for part in seen.parts:
+        if part.start > total:
+            what = f"{part.kind} begins here, and the run is over at step {total:,}"
             remedy = "Make the run longer, or what is before it shorter"
-            yield Finding("part not reached", round(span.start), what, remedy)
+            yield Finding("part not reached", round(part.start), what, remedy)
             return
-        end = span.end if span.stop is None or (span.end or 0) <= span.stop else span.stop
+        end = part.end if part.stop is None or (part.end or 0) <= part.stop else part.stop
         if end is None or end <= total:
             continue
-        goal = seen.at(end if span.stop is None else end - _MOMENT)
-        where = f"{span.kind} ends at step {end:,.10g}, and the run at step {total:,}"
+        goal = seen.at(end if part.stop is None else end - _MOMENT)
+        where = f"{part.kind} ends at step {end:,.10g}, and the run at step {total:,}"
         if abs(goal) - abs(last) > _SLIGHT * abs(goal):
             yield Finding(
                 "warm-up longer than the run",
@@ -127,7 +126,7 @@ def _too_long(seen: Survey) -> Iterator[Finding]:
                 "Make the warm-up shorter than the run",
             )
             return
-        if abs(last - goal) > _SLIGHT * abs(seen.peak) or span.kind in _STAIRS:
+        if abs(last - goal) > _SLIGHT * abs(seen.peak) or part.kind in _STAIRS:
             yield Finding(
                 "end not reached",
                 total,
@@ -138,8 +137,8 @@ def _too_long(seen: Survey) -> Iterator[Finding]:
 
 
 def _jumps(seen: Survey) -> Iterator[Finding]:
-    """Joints at which the value leaps, where neither side is noise, a staircase or a restart."""
-    for before, after in zip(seen.spans[:-1], seen.spans[1:], strict=True):
+    """Find joints at which the value leaps, where neither side is noise, stairs or a restart."""
+    for before, after in zip(seen.parts[:-1], seen.parts[1:], strict=True):
         joint = after.start
         if joint >= seen.total or _may_leap(before, after):
             continue
@@ -156,15 +155,15 @@ def _jumps(seen: Survey) -> Iterator[Finding]:
             )
 
 
-def _may_leap(before: Span, after: Span) -> bool:
+def _may_leap(before: Part, after: Part) -> bool:
     both_stairs = before.kind in _STAIRS and after.kind in _STAIRS
     restart = before.kind == after.kind or after.kind.endswith("warmup")
-    noisy = any(span.kind.startswith("with_noise") for span in (before, after))
+    noisy = any(part.kind.startswith("with_noise") for part in (before, after))
     return noisy or both_stairs or (restart and not before.kind.endswith("warmup"))
 
 
 def _sign(seen: Survey) -> Iterator[Finding]:
-    """A rate on both sides of 0; one that is never above it is a convention."""
+    """Find a rate on both sides of 0; one that is never above it is a convention."""
     wrong = np.sign(seen.values) * np.sign(seen.peak) < 0
     wrong &= np.abs(seen.values) > _ROUNDING * abs(seen.peak)
     if np.any(wrong):
@@ -178,7 +177,7 @@ def _sign(seen: Survey) -> Iterator[Finding]:
 
 
 def _zero(seen: Survey) -> Iterator[Finding]:
-    """0 at the end, for more than the last step."""
+    """Find a rate of 0 at the end, for more than the last step."""
     first = _alive_until(seen, _NOTHING * abs(seen.peak))
     if seen.total - first <= _LONG * seen.total:
         first = _alive_until(seen, 0.0)
@@ -196,18 +195,18 @@ def _zero(seen: Survey) -> Iterator[Finding]:
 
 
 def _alive_until(seen: Survey, least: float) -> int:
-    """The step after the last one at which the value is more than `least`."""
+    """Return the step after the last one at which the value is more than `least`."""
     return _after_last(seen, np.abs(seen.values) > least)
 
 
 def _after_last(seen: Survey, holds: np.ndarray) -> int:
-    """The step after the last one at which something holds."""
+    """Return the step after the last one at which something holds."""
     found = np.flatnonzero(holds)
     return int(seen.steps[found[-1]]) + 1 if len(found) else 0
 
 
 def _low(seen: Survey) -> Iterator[Finding]:
-    """Held at next to nothing for much of the run."""
+    """Find a rate that is held at next to nothing for much of the run."""
     last, peak = seen.values[-1], abs(seen.peak)
     if abs(last) >= _LITTLE * (1 - _ROUNDING) * peak:
         return
@@ -224,8 +223,8 @@ def _low(seen: Survey) -> Iterator[Finding]:
 
 
 def _few(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
-    """All lengths tiny: what is at rest, or begins anew, after so few steps counts epochs."""
-    last = seen.spans[-1]
+    """Find lengths so small that they must count epochs."""
+    last = seen.parts[-1]
     over = last.start if last.kind == "constant" else last.end
     if over is None and last.turn is not None:
         over = last.start + last.turn
@@ -241,12 +240,12 @@ def _few(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
 
 
 def _epochs(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
-    """A decay that is over after as many steps as the run has epochs, or fewer."""
+    """Find a decay that is over after as many steps as the run has epochs, or fewer."""
     if steps_per_epoch is None:
         return
     run = seen.total / steps_per_epoch
     final = abs(seen.values[-1]) / (abs(seen.peak) or 1.0)
-    end = last_end(seen.spans)
+    end = last_end(seen.parts)
     if final > 0.5 or (end is None and final > _ROUNDING):
         return
     over = _half_life(seen) if end is None else end
@@ -261,6 +260,6 @@ def _epochs(seen: Survey, steps_per_epoch: float | None) -> Iterator[Finding]:
 
 
 def _half_life(seen: Survey) -> float:
-    """The step at which half of the peak is gone."""
+    """Return the step at which half of the peak is gone."""
     after = np.abs(seen.values[seen.peak_index :]) < abs(seen.peak) / 2
     return float(seen.steps[seen.peak_index + int(np.argmax(after))])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._node import node
+from odyssey_jax._pytree import node
 
 
 class Wide(NamedTuple):
@@ -25,7 +25,6 @@ class Wide(NamedTuple):
 
 
 @node
-@dataclasses.dataclass(frozen=True)
 class Halves:
     """An exponent that is known while tracing: so many times 1/2. The power is then a product."""
 
@@ -33,18 +32,18 @@ class Halves:
 
 
 def is_integer(x: Any) -> bool:
-    """Whether a hyper-parameter, as `canonical` left it, is an integer."""
+    """Return whether a hyper-parameter, as `canonical` left it, is an integer."""
     return not isinstance(x, Wide) and jnp.issubdtype(jnp.result_type(x), jnp.integer)
 
 
 def is_number(x: Any) -> bool:
-    """Whether it is a real number, or an array; not a truth value."""
+    """Return whether it is a real number, or an array; not a truth value."""
     kinds = (numbers.Real, np.ndarray, np.generic, jax.Array)
     return isinstance(x, kinds) and not isinstance(x, (bool, np.bool_))
 
 
 def canonical(x: Any) -> Any:
-    """One leaf, whatever its type and the x64 flag: int32, float32 or `Wide`.
+    """Return one leaf, whatever its type and the x64 flag: int32, float32 or `Wide`.
 
     Numbers known on the host stay NumPy: a formula that joins 512 of them then compiles a
     table, not 512 operands.
@@ -70,7 +69,7 @@ def canonical(x: Any) -> Any:
 
 
 def canonical_exponent(x: Any) -> Any:
-    """An exponent as `canonical` has it, but `Halves` if it is known, and 2 at most."""
+    """Return an exponent as `canonical` has it, but `Halves` if it is known, and 2 at most."""
     if x is None:
         return None
     x = canonical(x)
@@ -82,19 +81,29 @@ def canonical_exponent(x: Any) -> Any:
 
 
 def real(x: Any) -> jax.Array:
-    """A hyper-parameter as the nearest float32."""
+    """Return a hyper-parameter as the nearest float32.
+
+    For the formula of a schedule of your own (see `builds`), in which a Python float is two
+    float32 and an int is an int32.
+
+    Args:
+        x: The hyper-parameter, as the formula has it.
+
+    Returns:
+        float32.
+    """
     return jnp.asarray(x.high if isinstance(x, Wide) else x, jnp.float32)
 
 
 def pair(x: Any) -> tuple[jax.Array, jax.Array]:
-    """A hyper-parameter as `high + low`."""
+    """Return a hyper-parameter as `high + low`."""
     if isinstance(x, Wide):
         return jnp.asarray(x.high, jnp.float32), jnp.asarray(x.low, jnp.float32)
     return whole_pair(jnp.asarray(x, jnp.int32)) if is_integer(x) else (real(x), jnp.float32(0))
 
 
 def whole_pair(x: jax.Array, part: Any = 0.0) -> tuple[jax.Array, jax.Array]:
-    """`x + part` for an int32 and a fraction in [0, 1), as `high + low`."""
+    """Return `x + part` for an int32 and a fraction in [0, 1), as `high + low`."""
     big = (x & ~127).astype(jnp.float32)  # 24 bits at most, so exact
     small = (x & 127).astype(jnp.float32) + part
     high = big + small
@@ -102,15 +111,20 @@ def whole_pair(x: jax.Array, part: Any = 0.0) -> tuple[jax.Array, jax.Array]:
 
 
 def exact(x: Wide) -> Any:
-    """`high + low` in float64, for what is done on the host."""
+    """Return `high + low` in float64, for what is done on the host."""
     return np.asarray(x.high, np.float64) + np.asarray(x.low, np.float64)
 
 
 def between(start: Any, end: Any, rise: jax.Array, fall: jax.Array) -> jax.Array:
-    """The point `rise` of the way from `start` to `end`, with `fall = 1 - rise`.
+    """Return the point `rise` of the way from `start` to `end`, with `fall = 1 - rise`.
 
     Measured from the nearer end: so both ends are exact to the bit, a curve between equal ends
     is constant, and the tail towards 0 keeps all its digits if `fall` has them.
     """
     start, end = real(start), real(end)
     return jnp.where(rise <= fall, start + (end - start) * rise, end - (end - start) * fall)
+
+
+def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """Return `yes` where the condition holds and `no` elsewhere, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

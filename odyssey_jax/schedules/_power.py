@@ -29,7 +29,6 @@ _SCALE_LOW = _SCALE - _SCALE_HIGH
 # atanh(s) = s + s * (these, of s^2), for |s| <= 1/5; and 2^f = 1 + f * (these, of f).
 _ATANH = [0.0, *(1 / k for k in range(3, 12, 2))]
 _EXP2 = [math.log(2) ** k / math.factorial(k) for k in range(1, 8)]
-
 Pair = tuple[Any, Any]
 ONE: Pair = np.float32(1), np.float32(0)
 
@@ -43,7 +42,7 @@ def _float(bits: jax.Array) -> jax.Array:
 
 
 def real_terms(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A float32 as a sum of two with at most 12 significant bits each."""
+    """Return a float32 as a sum of two with at most 12 significant bits each."""
     first = _top(x)
     return first, x - first
 
@@ -53,12 +52,12 @@ def _top(x: jax.Array) -> jax.Array:
 
 
 def _two_to(n: jax.Array) -> jax.Array:
-    """2^n for an int32 n in [-126, 127], and 0 for -127."""
+    """Return 2^n for an int32 n in [-126, 127], and 0 for -127."""
     return _float((n + 127) << 23)
 
 
 def _inverse(x: jax.Array) -> jax.Array:
-    """1 / x for a positive x."""
+    """Return 1 / x for a positive x."""
     # The maximum changes nothing, but it is the one use of the division: a division used twice
     # is a kernel of its own where XLA compiles for the CPU.
     return jnp.maximum(1 / x, 0.0)
@@ -72,7 +71,7 @@ def _polynomial(x: jax.Array, coefficients: list[float]) -> jax.Array:
 
 
 def _quotient(top: Pair, bottom: Pair) -> Pair:
-    """`top / bottom`, the first term of 12 bits. Both firsts may be float32, the seconds small."""
+    """Return `top / bottom`, the first term of 12 bits; both seconds are small."""
     inverse = _inverse(bottom[0])
     near = _top(top[0] * inverse)
     wide = _top(bottom[0])
@@ -81,7 +80,7 @@ def _quotient(top: Pair, bottom: Pair) -> Pair:
 
 
 def _log2(top: Pair, bottom: Pair) -> Pair:
-    """log2(top / bottom), the first term of 12 bits, to about 1e-9 relative."""
+    """Return log2(top / bottom), the first term of 12 bits, to about 1e-9 relative."""
     (a, a_low), (b, b_low) = top, bottom
     # Without the power of two by which they differ, their quotient is in [2/3, 3/2], and near 1
     # where they are near each other.
@@ -109,7 +108,7 @@ def _log2(top: Pair, bottom: Pair) -> Pair:
 
 
 def _exp2(exponent: Pair, log: Pair) -> Pair:
-    """2^(exponent * log), and 1 less that."""
+    """Return 2^(exponent * log), and 1 less that."""
     high = _top(exponent[0])
     product = high * log[0]
     whole = jnp.clip(jnp.round(product), -127, 127)
@@ -123,7 +122,7 @@ def _exp2(exponent: Pair, log: Pair) -> Pair:
 
 @jax.custom_jvp
 def with_gradient_of(value: jax.Array, nominal: jax.Array) -> jax.Array:
-    """`value`, differentiated as if it were `nominal`: bits have no derivative."""
+    """Return `value`, differentiated as if it were `nominal`: bits have no derivative."""
     del nominal
     return value
 
@@ -136,7 +135,7 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def power_and_rest(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = ONE) -> Pair:
-    """`x = (top / bottom) ** (exponent / unit)` and `1 - x`, float32, within 5e-7 relative.
+    """Return `x = (top / bottom) ** (exponent / unit)` and `1 - x`, float32, within 5e-7 relative.
 
     Every argument is `high + low`, and the low part is small.
 
@@ -168,10 +167,38 @@ def power_and_rest(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = O
 
 
 def power(top: Pair, exponent: Pair, bottom: Pair = ONE, unit: Pair = ONE) -> jax.Array:
-    """The first of `power_and_rest`, which saturates at float32's greatest number."""
+    """Return the first of `power_and_rest`, which saturates at float32's greatest number."""
     return power_and_rest(top, exponent, bottom, unit)[0]
 
 
 def _known(x: Pair, least: float, otherwise: float) -> Pair:
     known = x[0] >= least
     return jnp.where(known, x[0], otherwise), jnp.where(known, x[1], 0.0)
+
+
+def add(a: Pair, b: Pair) -> Pair:
+    """Return `a + b`."""
+    high, low = _sum(a[0], b[0])
+    return _settled(high, low + (a[1] + b[1]))
+
+
+def multiply(a: Pair, b: Pair) -> Pair:
+    """Return `a * b`."""
+    (a1, a2), (b1, b2) = real_terms(a[0]), real_terms(b[0])
+    high, first = _sum(a1 * b1, a1 * b2)
+    high, second = _sum(high, a2 * b1)
+    high, third = _sum(high, a2 * b2)
+    return _settled(high, (first + second) + third + (a[0] * b[1] + a[1] * b[0]))
+
+
+def _sum(x: jax.Array, y: jax.Array) -> Pair:
+    """Return `x + y` and what its rounding lost, exact."""
+    total = x + y
+    back = total - x
+    return total, (x - (total - back)) + (y - back)
+
+
+def _settled(high: jax.Array, low: jax.Array) -> Pair:
+    """Return the same sum with a high part that is the float32 nearest to it."""
+    total = high + low
+    return total, low - (total - high)

@@ -9,17 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._base import Schedule
-from ._callable import as_schedule
-from ._check import require_length
-from ._moment import LAST_STEP, moment
-from ._node import node
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._base import Schedule
+from odyssey_jax.schedules._builds import as_schedule
+from odyssey_jax.schedules._fields import STEPS
+from odyssey_jax.schedules._steps import LAST_STEP, clamp_step
 
 STATE_VERSION = 1
 
 
 @node
-@dataclasses.dataclass(frozen=True)
 class Scheduler:
     """A schedule and where it stands: an immutable pytree, so every method gives a new one.
 
@@ -62,11 +61,11 @@ class Scheduler:
         Raises:
             ValueError: If the schedule is none, or the step is out of range.
         """
-        require_length("step", step)
-        return cls(as_schedule("schedule", schedule), moment(step).whole)
+        STEPS("step", step)
+        return cls(as_schedule("schedule", schedule), clamp_step(step).whole)
 
     def step(self) -> Scheduler:
-        """One update done: the same schedule, one step further.
+        """Return the same schedule, one step further.
 
         Returns:
             The new scheduler; this one is unchanged.
@@ -74,7 +73,7 @@ class Scheduler:
         return dataclasses.replace(self, count=jnp.minimum(self.count, LAST_STEP - 1) + 1)
 
     def get_lr(self) -> jax.Array:
-        """The rate in force for the next update.
+        """Return the rate in force for the next update.
 
         Returns:
             float32 scalar.
@@ -82,7 +81,7 @@ class Scheduler:
         return self.schedule(self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands and on which schedule, as plain data, ready for JSON.
+        """Return where it stands and on which schedule, as plain data, ready for JSON.
 
         Returns:
             `{"version": 1, "step": int, "schedule": dict}`.
@@ -129,7 +128,7 @@ class Scheduler:
 
 
 def differences(saved: Any, here: Any, where: str = "schedule") -> list[str]:
-    """How two schedules' plain data differ: one phrase for each place.
+    """Return how two schedules' plain data differ: one phrase for each place.
 
     Args:
         saved: What `Schedule.to_dict` gave for one.
@@ -159,7 +158,7 @@ def differences(saved: Any, here: Any, where: str = "schedule") -> list[str]:
 
 
 def _brief(x: Any) -> str:
-    """A schedule as its name and arguments, anything else as it is."""
+    """Return a schedule as its name and arguments, anything else as it is."""
     if not isinstance(x, Mapping) or "name" not in x:
         return f"[{', '.join(map(_brief, x))}]" if isinstance(x, list) else repr(x)
     rest = ", ".join(f"{key}={_brief(value)}" for key, value in x.items() if key != "name")

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._check import (
+from odyssey_jax._pytree import node
+from odyssey_jax.schedules._fields import (
+    FACTOR,
+    FINITE,
+    SOME_STEPS,
     is_known,
     require_divisor,
-    require_factor,
-    require_finite,
-    require_range,
-    require_unit,
+    within,
 )
-from ._node import node
-from ._numbers import is_number
+from odyssey_jax.schedules._numbers import is_number
 
 
 class Measures(NamedTuple):
@@ -30,7 +30,7 @@ class Measures(NamedTuple):
     total_steps: Any = None
 
     def steps(self, amount: Any, unit: str) -> Any:
-        """An amount of a unit as the nearest whole number of steps; None if not known."""
+        """Return an amount of a unit as the nearest whole number of steps; None if not known."""
         if unit == "steps":
             return round(amount) if isinstance(amount, float) else amount
         if unit == "tokens":
@@ -52,12 +52,12 @@ WAITS_FOR = {
 
 
 def measures(steps_per_epoch: Any, tokens_per_step: Any, total_steps: Any) -> Measures:
-    """What is said of the units, checked."""
+    """Return what is known of the units, checked."""
     for name, value in (("steps_per_epoch", steps_per_epoch), ("tokens_per_step", tokens_per_step)):
         if value is not None:
-            require_factor(name, value)
+            FACTOR(name, value)
     if total_steps is not None:
-        total_steps = require_unit("total_steps", total_steps)
+        total_steps = SOME_STEPS("total_steps", total_steps)
     return Measures(steps_per_epoch, tokens_per_step, total_steps)
 
 
@@ -100,7 +100,7 @@ class Length:
     def __mul__(self, factor: Any) -> Length:
         if not is_number(factor):
             return NotImplemented
-        require_finite("factor", factor)
+        FINITE("factor", factor)
         return self._each(lambda amount: amount * factor)
 
     def __rmul__(self, factor: Any) -> Length:
@@ -116,7 +116,7 @@ class Length:
         amounts = tuple(map(change, self.amounts))
         for amount, unit in zip(amounts, self.units, strict=True):
             if unit == "fraction":
-                require_range("fraction", amount, -1, 1)
+                within(-1, 1)("fraction", amount)
         return Length(amounts, self.units)
 
     def __repr__(self) -> str:
@@ -130,18 +130,18 @@ class Length:
         return text
 
     def to_plain(self) -> dict[str, Any]:
-        """The length as plain data."""
+        """Return the length as plain data."""
         terms = zip(self.units, map(_plain, self.amounts), strict=True)
         return {"length": [list(term) for term in terms]}
 
     @staticmethod
     def from_plain(data: Mapping[str, Any]) -> Length:
-        """What `to_plain` gave, as a length."""
+        """Return what `to_plain` returned, as a length."""
         units, amounts = zip(*data["length"], strict=True)
         return Length(tuple(amounts), tuple(units))
 
     def resolve(self, known: Measures) -> Any:
-        """The length in steps, as far as its units are known.
+        """Return the length in steps, as far as its units are known.
 
         Args:
             known: How long each unit is.
@@ -165,7 +165,7 @@ class Length:
 
 
 def _plain(amount: Any) -> Any:
-    """A number of NumPy's or JAX's as Python's."""
+    """Return a number of NumPy's or JAX's as Python's."""
     arrays = (np.generic, np.ndarray, jax.Array)
     return amount.tolist() if is_known(amount) and isinstance(amount, arrays) else amount
 
@@ -175,7 +175,7 @@ def _as_length(x: Any) -> Length:
 
 
 def epochs(number: Any) -> Length:
-    """A length in epochs, for any argument of a schedule that counts steps.
+    """Return a length in epochs, for any argument of a schedule that counts steps.
 
     `Schedule.resolve(steps_per_epoch=...)` makes it steps, and `fit` does so by itself.
 
@@ -195,12 +195,12 @@ def epochs(number: Any) -> Length:
         join(schedules=[linear_warmup(peak_value=0.1, warmup_steps=1560),
         cosine_decay(init_value=0.1, decay_steps=26520)], boundaries=[1560])
     """
-    require_range("epochs", number, 0, 2**31 - 1)
+    within(0, 2**31 - 1)("epochs", number)
     return Length((number,), ("epochs",))
 
 
 def tokens(number: Any) -> Length:
-    """A length in tokens, for any argument of a schedule that counts steps.
+    """Return a length in tokens, for any argument of a schedule that counts steps.
 
     `Schedule.resolve(tokens_per_step=...)` makes it steps.
 
@@ -218,12 +218,12 @@ def tokens(number: Any) -> Length:
         >>> linear_warmup(3e-4, tokens(2e9)).resolve(tokens_per_step=2**22)
         linear_warmup(peak_value=0.0003, warmup_steps=477)
     """
-    require_range("tokens", number, 0, 1e18)
+    within(0, 1e18)("tokens", number)
     return Length((number,), ("tokens",))
 
 
 def fraction(number: Any) -> Length:
-    """A length as a fraction of the run, for any argument of a schedule that counts steps.
+    """Return a length as a fraction of the run, for any argument of a schedule that counts steps.
 
     `Schedule.resolve(total_steps=...)` makes it steps, and `fit` does so by itself.
 
@@ -241,5 +241,5 @@ def fraction(number: Any) -> Length:
         >>> cosine_decay(0.1, fraction(1) - fraction(0.25)).resolve(total_steps=1_001)
         cosine_decay(init_value=0.1, decay_steps=751)
     """
-    require_range("fraction", number, 0, 1)
+    within(0, 1)("fraction", number)
     return Length((number,), ("fraction",))

@@ -1,4 +1,4 @@
-"""Averages of the parameters over the train steps: what is validated, and given back."""
+"""Averages of the parameters over the train steps: what is validated, and returned."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from odyssey_jax.transforms import frozen_names
 class Average(NamedTuple):
     """An average so far; `TrainState.average`.
 
-    Floating-point numbers are of at least 32 bits: to those of half precision a thousandth of a
-    change is nothing.
+    Floating-point numbers have at least 32 bits: half precision rounds a thousandth of a change
+    away.
 
-    Args:
-        params: the averaged parameters.
-        model_state: the averaged model state; integers and PRNG keys in it are the latest.
-        updates: int32 scalar, how many are in it.
+    Attributes:
+        params: The averaged parameters.
+        model_state: The averaged model state; integers and PRNG keys in it are the latest.
+        updates: Int32 scalar, how many are in it.
     """
 
     params: PyTree
@@ -43,16 +43,16 @@ class Averaging:
     every: int
 
     def init(self, params: PyTree, model_state: PyTree) -> Average:
-        """Begins with what there is."""
+        """Start from the first parameters and model state."""
         return Average(_wide(params), _wide(model_state), jnp.zeros((), jnp.int32))
 
     def update(self, average: Average, state: TrainState, update: jax.Array) -> Average:
-        """Takes in the state after an update.
+        """Take in the state after an update.
 
         Args:
-            average: so far.
-            state: after the update.
-            update: int32 scalar, the updates done before it.
+            average: So far.
+            state: After the update.
+            update: Int32 scalar, the updates done before it.
         """
         done = update + 1 - self.start
         if self.start == 0 and self.every == 1:
@@ -80,7 +80,7 @@ class Averaging:
         return Average(params, model_state, average.updates + 1)
 
     def _share(self, count: jax.Array) -> jax.Array:
-        """The share of the new one, after `count` others."""
+        """Return the share of the new one, after `count` others."""
         if self.decay is None:
             return 1 / (count + 1)
         decay = jnp.float32(self.decay)
@@ -88,7 +88,7 @@ class Averaging:
 
 
 def _wide(tree: PyTree) -> PyTree:
-    """Floating-point numbers of at least 32 bits."""
+    """Return a tree whose floating-point numbers have at least 32 bits."""
 
     def widen(x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -99,7 +99,7 @@ def _wide(tree: PyTree) -> PyTree:
 
 
 def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averaging:
-    r"""Averages the parameters exponentially (EMA), for `fit(average=...)` and `make_loop`.
+    r"""Average the parameters exponentially (EMA), for `StepOptions.average`.
 
     $$\bar\theta_t = \bar\theta_{t-1} + (1 - d_t) (\theta_t - \bar\theta_{t-1}), \qquad
       d_t = \min\left(d, \frac{1 + t}{10 + t}\right)$$
@@ -111,14 +111,14 @@ def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averagi
     saved with the run.
 
     Args:
-        decay: the share $d$ of the past, in [0, 1).
-        warmup: whether it begins small, so that the first parameters are soon forgotten.
+        decay: The share $d$ of the past, in [0, 1).
+        warmup: Whether it begins small, so that the first parameters are soon forgotten.
 
     Returns:
-        What `fit` and `make_loop` take.
+        What `fit(average=...)` and `StepOptions` take.
 
     Raises:
-        ValueError: the decay is out of its range.
+        ValueError: If the decay is out of its range.
 
     Source:
         Polyak and Juditsky (1992); the warm-up is that of
@@ -140,24 +140,24 @@ def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averagi
 
 
 def equal_average(start: int, every: int = 1) -> Averaging:
-    r"""Averages the parameters of the last part of a run equally (SWA), for `fit(average=...)`.
+    r"""Average the parameters of the last part of a run equally (SWA), for `StepOptions.average`.
 
     $$\bar\theta = \frac{1}{n} \sum_{i=1}^n \theta_{s + i k}$$
 
     over the parameters after $s + k$, $s + 2k$, ... updates. Until the first of these, it is the
-    parameters themselves. As with `exponential_average`, it is what is validated and given back,
+    parameters themselves. As with `exponential_average`, it is what is validated and returned,
     and the model's batch statistics are averaged alike.
 
     Args:
-        start: the updates $s$ before it begins, at least 0.
-        every: the updates $k$ from one to the next, at least 1; an epoch's is usual, where the
+        start: The updates $s$ before it begins, at least 0.
+        every: The updates $k$ from one to the next, at least 1; an epoch's is usual, where the
             rate is cyclic.
 
     Returns:
-        What `fit` and `make_loop` take.
+        What `fit(average=...)` and `StepOptions` take.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Source:
         Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization"

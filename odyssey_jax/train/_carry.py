@@ -73,6 +73,6 @@ def fresh_copy(tree: Any) -> Any:
     """Copy every array into a buffer of its own, strongly typed.
 
     The carry is donated, so it may hold neither what the caller still owns nor one buffer
-    twice; and a weak type would make the second call another program than the first.
+    twice; and with a weak type the second call would need another program than the first.
     """
     return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype, copy=True), tree)

@@ -1,8 +1,8 @@
 """The epoch as pure functions: the only places where a task and callbacks are called.
 
-A driver calls `begin`, then `train_block` until the epoch ends, `tell` after each, and then
-`begin_validation`, `validate_block` over the validation data, and `end_epoch`. `Loop.run` is a
-driver within one compiled program, `Driven` one on the host.
+A driver calls `begin`, then `train_block` between `begin_steps` and `end_steps` until the epoch
+ends, and then `begin_validation`, `validate_block` over the validation data, and `end_epoch`.
+`Loop.run` is a driver within one compiled program, `Driven` one on the host.
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ class Epoch(ByValue):
             is_first = (steps.failed == 0) & ~jnp.isfinite(outputs["loss"])
             return Steps(state, metrics, samples, jnp.where(is_first, number + 1, steps.failed))
 
+        # XLA's time grows with loops within loops, also with those of 1 trip.
         return step(0, steps) if count == 1 else lax.fori_loop(0, count, step, steps)
 
     def end_steps(self, carry: Carry, steps: Steps, done: jax.Array) -> Carry:

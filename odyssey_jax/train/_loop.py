@@ -14,6 +14,7 @@ import optax
 from jax import lax
 
 from odyssey_jax._apply_if import apply_if
+from odyssey_jax._checks import check_columns
 from odyssey_jax._types import (
     Callback,
     Point,
@@ -89,7 +90,7 @@ class Loop(Epoch):
             )
         average = None if averaging is None else averaging.init(params, model_state)
         state = TrainState(params, model_state, opt_state, average)
-        batch = jax.eval_shape(lambda data: _first_batch(data), inputs.train)
+        batch = jax.eval_shape(first_batch, inputs.train)
         carry = Carry(
             clock=clock_at(0, 0),
             state=state,
@@ -132,6 +133,7 @@ class Loop(Epoch):
             keys=Keys.of(carry.key),
             limit=jnp.asarray(limit, jnp.int32),
         )
+        # The save that the last call asked for has been seen by the host; a stop stays.
         carry = carry._replace(signal=carry.signal._replace(save=jnp.zeros_like(carry.signal.save)))
 
         def trip(state: _State) -> _State:
@@ -237,12 +239,14 @@ class Loop(Epoch):
         """Return what the callbacks add to the metrics: only their states, once made, can say."""
         event = self.event(Point.EPOCH_END, carry, metrics)
         columns = self.callbacks.report(self.callbacks.init(event))
+        check_columns("a callback's report", columns)
         if known := sorted(columns.keys() & metrics.keys()):
             raise ValueError(f"a callback adds {known} to the metrics, and there are such already.")
         return columns
 
 
-def _first_batch(data: Any) -> Any:
+def first_batch(data: Any) -> Any:
+    """Return a batch of a source, for its shapes."""
     return data.batch(data.order(jax.random.key(0), 0), 0)
 
 
@@ -344,18 +348,18 @@ def _check_hashable(loop: Loop) -> None:
 
 @functools.partial(jax.jit, static_argnames="loop")
 def init_compiled(loop: Loop, key, params, model_state, inputs: Inputs) -> Carry:
-    """`Loop.init`, jitted."""
+    """Call `Loop.init`, jitted."""
     return loop.init(key, params, model_state, inputs)
 
 
 @functools.partial(jax.jit, static_argnames="loop", donate_argnames="carry")
 def run_jitted(loop: Loop, carry: Carry, inputs: Inputs, limit) -> Carry:
-    """`Loop.run`, jitted with the carry donated."""
+    """Call `Loop.run`, jitted with the carry donated."""
     return loop.run(carry, inputs, limit)
 
 
 def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
-    """`Loop.run`, compiled: equal loops share one program, whatever the limit.
+    """Call `Loop.run`, compiled: equal loops share one program, whatever the limit.
 
     Args:
         loop: From `make_loop`.
@@ -371,7 +375,7 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
 
 @functools.partial(jax.jit, static_argnames="loop")
 def finish_compiled(loop: Loop, carry: Carry) -> Carry:
-    """`Loop.finish`, jitted; the carry lives on."""
+    """Call `Loop.finish`, jitted; the carry lives on."""
     return loop.finish(carry)
 
 

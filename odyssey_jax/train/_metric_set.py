@@ -20,23 +20,23 @@ from odyssey_jax._types import Outputs, PyTree
 class MetricSet:
     """Names and metrics, compared by value: metric instances hold arrays, which are not.
 
-    Args:
-        metrics: name to metric, an instance of ours or a class of clu's or metrax's.
+    Attributes:
+        metrics: Name to metric, an instance of ours or a class of clu's or metrax's.
     """
 
     metrics: Mapping[str, Any]
 
     @classmethod
     def with_loss(cls, metrics: Mapping[str, Any] | None) -> MetricSet:
-        """Puts the mean loss in front of them; one named "loss" replaces it."""
+        """Put the mean loss in front; a metric named "loss" replaces it."""
         return cls({"loss": metrics_lib.Mean("loss"), **(metrics or {})})
 
     def empty(self, outputs: Outputs) -> PyTree:
-        """Makes the states before any batch."""
+        """Return the states before any batch."""
         return metrics_lib.empty(self.metrics, outputs)
 
     def observe(self, states: PyTree, outputs: Outputs) -> PyTree:
-        """Takes the states past a batch."""
+        """Take the states past a batch."""
         return metrics_lib.observe(self.metrics, states, outputs)
 
     def restarted(self, states: PyTree) -> PyTree:

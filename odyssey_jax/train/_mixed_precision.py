@@ -1,4 +1,4 @@
-"""Compute in half the bits, keep the parameters in all of them."""
+"""Mixed precision: compute in half the bits, keep the parameters in all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Cast(ByValue):
     dtype: str
 
     def down(self, tree: PyTree) -> PyTree:
-        """The real numbers of a tree in the precision that is computed in."""
+        """Cast the real numbers of a tree to the precision that is computed in."""
         return jax.tree.map(lambda x: x.astype(self.dtype) if _is_real(x) else x, tree)
 
 
@@ -56,7 +56,7 @@ def _like(new: Any, old: Any) -> Any:
 
 
 def mixed_precision(task: Task, compute_dtype: Any = jnp.bfloat16) -> Task:
-    """Makes the same task computed in another precision, with its parameters kept in float32.
+    """Make the same task computed in another precision, with its parameters kept in float32.
 
     Parameters and the real numbers of a batch are cast for the model and the loss; gradients
     come back in the parameters' own precision, and the optimizer sees nothing else. What the
@@ -67,14 +67,14 @@ def mixed_precision(task: Task, compute_dtype: Any = jnp.bfloat16) -> Task:
     float16 has so small a range that gradients vanish: use `fit(loss_scale=...)` with it.
 
     Args:
-        task: what is trained.
+        task: What is trained.
         compute_dtype: "bfloat16", "float16" or "float32", or a dtype of that name.
 
     Returns:
         A task. Two are equal if their tasks and dtypes are.
 
     Raises:
-        ValueError: the dtype is none of these.
+        ValueError: If the dtype is none of these.
 
     Source:
         Micikevicius et al., "Mixed Precision Training" (2018); `jmp.Policy`.

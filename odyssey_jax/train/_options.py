@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odyssey_jax._checks import check_count
+from odyssey_jax._checks import check_columns, check_count
 from odyssey_jax.train._average import Averaging
 from odyssey_jax.transforms import LossScale
 
@@ -62,8 +63,10 @@ class StepOptions:
     log_outputs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be greater than 0 or None, got {self.clip_norm!r}.")
+        norm = self.clip_norm
+        real = isinstance(norm, Real) and not isinstance(norm, bool)
+        if norm is not None and not (real and norm > 0):
+            raise ValueError(f"clip_norm must be a number greater than 0 or None, got {norm!r}.")
         accumulate = check_count("accumulate_steps", self.accumulate_steps, 1)
         object.__setattr__(self, "accumulate_steps", accumulate)
         _check_kind("loss_scale", self.loss_scale, LossScale, "loss_scale()")
@@ -80,8 +83,10 @@ class StepOptions:
         every = check_count("log_every_n_steps", every, 1, " or None")
         object.__setattr__(self, "log_every_n_steps", every)
         outputs = ("loss", "grad_norm") if outputs is None else outputs
-        if isinstance(outputs, str) or not outputs or len(set(outputs)) < len(outputs):
+        several = isinstance(outputs, Sequence) and not isinstance(outputs, str)
+        if not several or not outputs or len(set(outputs)) < len(outputs):
             raise ValueError(f"log_outputs must be different names, at least one, got {outputs!r}.")
+        check_columns("log_outputs", outputs)
         object.__setattr__(self, "log_outputs", tuple(outputs))
 
     def sampling(self, capacity: int) -> Sampling | None:

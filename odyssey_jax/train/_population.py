@@ -21,7 +21,7 @@ _CARRY = Carry._make(None if name == "clock" else 0 for name in Carry._fields)
 class Population(NamedTuple):
     """The functions of `Loop`, over a leading axis of members in all but the clock.
 
-    Args:
+    Attributes:
         init: `(keys, inputs) -> carry`.
         run: `(carry, inputs, limit) -> carry`; ends when every member has stopped.
         finish: `carry -> carry`.
@@ -33,16 +33,16 @@ class Population(NamedTuple):
 
 
 def population(loop: Loop, task: Task, in_axes: Inputs | None = None) -> Population:
-    """Turns a loop into one over a population, by `jax.vmap`.
+    """Turn a loop into one over a population, by `jax.vmap`.
 
     Each member has its own key (so its own parameters, if the task draws them, and its own
-    shuffles), and its own values of whatever `in_axes` says. Each stops by itself and is
-    frozen from there on; validation is evaluated once an epoch for all.
+    shuffles), and its own values of whatever `in_axes` says. Each stops on its own and is
+    frozen from there on, to the bit; the run ends when all have stopped.
 
     Args:
-        loop: from `make_loop`.
-        task: the task it was made with.
-        in_axes: which of the inputs have an axis of members, as for `jax.vmap`; by default the
+        loop: From `make_loop`.
+        task: The task it was made with.
+        in_axes: Which of the inputs have an axis of members, as for `jax.vmap`; by default the
             learning rate's hyper-parameters do, and the data is shared.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -44,7 +44,7 @@ class Progress(NamedTuple):
     latest: Mapping[str, Any]
 
     def fetch(self) -> Progress:
-        """Bring it to the host, in arrays of its own: the carry may be donated afterwards."""
+        """Bring it to the host in one transfer, as copies: the carry may be donated afterwards."""
         here = jax.device_get(self)
         own = lambda tree: jax.tree.map(np.array, tree)
         return Progress(
@@ -82,7 +82,7 @@ class Progress(NamedTuple):
         return {name: float(x) for name, x in self.latest.items() if np.ndim(x) == 0}
 
     def arrays(self) -> Columns:
-        """Return its metrics that are no scalars, such as a confusion matrix."""
+        """Return the metrics that are not scalars, such as a confusion matrix."""
         return {name: x for name, x in self.latest.items() if np.ndim(x) > 0}
 
 
@@ -143,6 +143,18 @@ class Program(Protocol):
         """Let the callbacks act at the end of the training, such as to restore the best."""
         ...
 
+    def made_of(self, carry: Carry) -> Mapping[str, Any]:
+        """Return what the run is made of, as JSON fingerprints by name: a resume compares them."""
+        ...
+
+    def result_paths(self, carry: Carry) -> Mapping[str, Any]:
+        """Return where in the saved tree "params" and "model_state" are.
+
+        Under "measured" those that were validated, under "result" those that `finish` gives;
+        "monitor" is the metric by which a callback restores them, or None.
+        """
+        ...
+
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: all that does not follow from the rest."""
         ...
@@ -151,7 +163,9 @@ class Program(Protocol):
         """Return a tree of the form in which a program with this record saved."""
         ...
 
-    def restored(self, saved: PyTree, carry: Carry, *, decide_anew: bool) -> Carry:
+    def restored(
+        self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
+    ) -> Carry:
         """Make a carry of a saved tree.
 
         Args:
@@ -159,5 +173,6 @@ class Program(Protocol):
             carry: A fresh carry of this program.
             decide_anew: Whether a stop that was asked for is forgotten: callbacks with other
                 hyper-parameters decide again.
+            fresh: Names of the leaves that begin anew, as of a metric that was added.
         """
         ...

@@ -35,12 +35,12 @@ class _PureEvaluate(ByValue):
 
 
 def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
-    """Makes a task of parameters and a loss, with neither randomness nor state of the model.
+    """Make a task of parameters and a loss, with neither randomness nor model state.
 
     For those, fill a `Task` in yourself: it is three functions.
 
     Args:
-        params: pytree of arrays. For ones drawn from the run's key:
+        params: Pytree of arrays. For ones drawn from the run's key:
             `task._replace(init=lambda key: (params_of(key), None))`.
         loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
             over the batch, the outputs a dict for the metrics.
@@ -49,8 +49,8 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         The task; its model is the parameters.
 
     Raises:
-        TypeError: a leaf of the parameters is no array, such as a function that would make them;
-            or `loss_fn` is no function.
+        TypeError: If a leaf of the parameters is not an array, such as a function that makes them,
+            or `loss_fn` is not a function.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody

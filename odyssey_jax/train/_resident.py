@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -13,9 +13,11 @@ from odyssey_jax._types import Point, PyTree, ScheduleFn, Signal, Task, TrainSta
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, IndexedSource, Source
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
+from odyssey_jax.train._fingerprint import of_arrays, of_program
 from odyssey_jax.train._loop import (
     Loop,
     finish_compiled,
+    first_batch,
     init_compiled,
     make_loop,
     run_compiled,
@@ -94,6 +96,39 @@ class Resident:
             state = carry.state.for_evaluation
         return Finished(state, bests_of(callbacks, carry.callbacks))
 
+    def made_of(self, carry: Carry) -> dict[str, Any]:
+        """Return fingerprints of what the run is made of: functions, data, randomness."""
+        batch = jax.eval_shape(first_batch, self.inputs.train)
+        valid = self.inputs.valid
+        config = jax.config
+        return {
+            **of_program(self.loop, carry.state, batch),
+            "training data": of_arrays(self.inputs.train),
+            "validation data": None if valid is None else of_arrays(valid),
+            "random numbers": {
+                "impl": str(jax.random.key_impl(carry.key)),
+                "partitionable": bool(config.jax_threefry_partitionable),  # pyright: ignore
+            },
+            "x64": bool(config.jax_enable_x64),  # pyright: ignore
+        }
+
+    def result_paths(self, carry: Carry) -> dict[str, Any]:
+        """Return where in the saved tree the parameters are that were measured, and the result's.
+
+        The two differ where a callback restores the best epoch.
+        """
+        averaged = carry.state.average is not None
+        measured = "state/average" if averaged else "state"
+        paths = {name: f"{measured}/{name}" for name in ("params", "model_state")}
+        result, monitor = dict(paths), None
+        for tracked in bests_of(self.loop.callbacks, carry.callbacks):
+            best = tracked.best
+            if tracked.restores and best.snapshot is not None and bool(best.seen):
+                where = f"callbacks/{_path_of(best, carry.callbacks)}/snapshot"
+                result = {"params": f"{where}/0", "model_state": f"{where}/1"}
+                monitor = tracked.monitor
+        return {"measured": paths, "result": result, "monitor": monitor}
+
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: the ranking follows from the history."""
         return carry._replace(ranking=None)
@@ -102,16 +137,27 @@ class Resident:
         """Return a tree of the form in which a program with this record saved."""
         return self.to_save(_with_room(carry, record))
 
-    def restored(self, saved: PyTree, carry: Carry, *, decide_anew: bool) -> Carry:
+    def restored(
+        self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
+    ) -> Carry:
         """Make a carry of a saved tree: see `Program.restored`."""
         restored = _with_room(saved, self.record)
+        history = restored.history
+        assert history is not None
+        measured = jnp.arange(history.epoch.shape[0]) >= history.length
+        columns = {
+            # Of the epochs before, a new metric has no value.
+            name: jnp.where(measured, x, jnp.nan) if f"history/metrics/{name}" in fresh else x
+            for name, x in history.metrics.items()
+        }
+        restored = restored._replace(history=history._replace(metrics=columns))
         if decide_anew:
             restored = restored._replace(signal=fresh_copy(Signal.none()))
         kept = self.loop.keep_best
         if kept is not None and kept.monitor is not None:
             rows = self.look(restored).fetch().history()
             ranking = Ranking.of(kept.score(rows[kept.monitor]), kept.keep_best)
-            # Where nobody said so, an array that was put somewhere would need another program.
+            # Committed only where the run's arrays are: otherwise jit would compile again.
             like = carry.clock.step
             ranking = jax.device_put(ranking, like.sharding if like.committed else None)
             restored = restored._replace(ranking=ranking)
@@ -158,6 +204,13 @@ def _indexed(name: str, source: Source) -> IndexedSource:
             f"{type(source).__name__}."
         )
     return source
+
+
+def _path_of(node: Any, tree: PyTree) -> str:
+    """Return the path of a node in a tree, as a checkpoint names it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is node)
+    path = next(path for path, leaf in leaves if leaf is node)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _with_room(carry: Carry, record: Mapping[str, Any]) -> Carry:

@@ -40,17 +40,17 @@ def make_optimizer(
     accumulate_steps: int = 1,
     loss_scale: LossScale | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Puts the optimizer together: learning rate, clipping, accumulation.
+    """Put the optimizer together: learning rate, clipping, accumulation and loss scale.
 
     Args:
-        optimizer: a transformation, or a function that makes one of a schedule
+        optimizer: A transformation, or a function that makes one of a schedule
             (`optax.adamw`, or `lambda lr: optax.chain(..., optax.sgd(lr))`).
-        learning_rate: the schedule for such a function, or None.
-        clip_norm: the largest global norm of a gradient; a larger one is scaled down to it,
+        learning_rate: The schedule for such a function, or None.
+        clip_norm: The largest global norm of a gradient; a larger one is scaled down to it,
             after accumulation. None does not clip.
-        accumulate_steps: train steps whose mean gradient, weighted by their examples, makes one
+        accumulate_steps: Train steps whose mean gradient, weighted by their examples, makes one
             update.
-        loss_scale: from `loss_scale`, for half precision; None scales nothing.
+        loss_scale: From `loss_scale`, for half precision; None scales nothing.
 
     Returns:
         The whole transformation.
@@ -173,14 +173,14 @@ def _check_updates(updates: PyTree, params: PyTree) -> None:
 
 
 def is_transformation(optimizer: Any) -> bool:
-    """Whether it is ready to use, rather than a function of a learning rate."""
+    """Return whether it is ready to use, rather than a function of a learning rate."""
     return isinstance(optimizer, GradientTransformation)
 
 
 def logged_hyperparams(
     schedule: ScheduleFn | None, state: TrainState, step: jax.Array, accumulate_steps: int
 ) -> dict[str, jax.Array]:
-    """What was in force in the last of `step` train steps, and what was skipped so far."""
+    """Return what was in force in the last of `step` train steps, and what was skipped so far."""
     rate = None
     if schedule is not None:
         # What a loss scale skips, the optimizer does not count.
@@ -197,14 +197,14 @@ def train_step(
     batch: Batch,
     key: jax.Array,
 ) -> tuple[TrainState, Outputs]:
-    """Takes one step of training.
+    """Make one train step.
 
     Args:
-        loss: as in `Task.loss`.
-        optimizer: as `make_optimizer` puts it together.
-        state: the train state before.
-        batch: what the loss takes.
-        key: typed PRNG key of this step.
+        loss: As in `Task.loss`.
+        optimizer: As `make_optimizer` puts it together.
+        state: The train state before.
+        batch: What the loss takes.
+        key: Typed PRNG key of this step.
 
     Returns:
         The train state after, with dtypes as before, and the loss's outputs with "loss",
@@ -273,15 +273,15 @@ class _Trained:
 
 
 def norms(state: TrainState, grads: PyTree, updates: PyTree) -> dict[str, jax.Array]:
-    """Global norms of a train step, float32 scalars; an output of the user's own may replace one.
+    """Return the global norms of a train step; an output of the user's own may replace one.
 
     Args:
-        state: the train state before; what is frozen in it does not count.
-        grads: the gradient, before clipping and accumulation.
-        updates: what is added to the parameters.
+        state: The train state before; what is frozen in it does not count.
+        grads: The gradient, before clipping and accumulation.
+        updates: What is added to the parameters.
 
     Returns:
-        "grad_norm", "update_norm", "param_norm" and "update_ratio".
+        "grad_norm", "update_norm", "param_norm" and "update_ratio", float32 scalars.
     """
     trees = {"grad_norm": grads, "update_norm": updates, "param_norm": state.params}
     trained = _Trained(state)
@@ -296,7 +296,7 @@ def _norm(tree: PyTree) -> jax.Array:
 
 
 def weighted(outputs: Outputs, batch: Batch, **more: jax.Array) -> dict[str, Any]:
-    """Adds to a batch's outputs how many examples it stands for: a smaller batch weighs less.
+    """Add to a batch's outputs how many examples it stands for: a smaller batch weighs less.
 
     A mask among the outputs says which examples count; a weight of the user's own is left alone.
     """

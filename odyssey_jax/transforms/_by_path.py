@@ -246,11 +246,11 @@ def freeze(
 
     parts = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
-    def init(params: PyTree) -> FreezeState:
+    def init(params: PyTree) -> PyTree:
         names = names_of(params)
         return FreezeState(parts.init(params), names)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra) -> tuple[PyTree, PyTree]:
         updates, inner = parts.update(updates, state.inner, params, **extra)
         return updates, FreezeState(inner, state.frozen)
 

@@ -10,8 +10,9 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
+from odyssey_jax import _files
 from odyssey_jax.writers._writer import Live, Row, RunInfo
 
 _Text = Callable[[Row], str]
@@ -68,8 +69,9 @@ class _TableFile:
     """
 
     def __init__(self, path: Path, line: _Text, head: _Text):
-        self.path, self._line, self._head = path, line, head
-        self._file: Any = None
+        # Absolute: the program may change its working directory before there is a row.
+        self.path, self._line, self._head = path.absolute(), line, head
+        self._file: BinaryIO | None = None
         self._begun = False
 
     def open(self, rows: Sequence[Row]) -> None:
@@ -77,15 +79,17 @@ class _TableFile:
         scratch = self.path.with_name(self.path.name + ".tmp")
         with _named(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(self._text(rows), encoding="utf-8", newline="")
+            # Kept open: a link that is put in its place later is not followed.
+            self._file = _files.create(scratch)
+            self._file.write(self._text(rows))
+            self._file.flush()
             os.replace(scratch, self.path)
-            self._file = self.path.open("a", encoding="utf-8", newline="")
 
     def append(self, rows: Sequence[Row]) -> None:
         """Write rows to the end; the first ones create the file."""
         if rows and self._file is None:
             self.open(rows)
-        elif rows:
+        elif rows and self._file is not None:
             with _named(self.path):
                 self._file.write(self._text(rows))
                 self._file.flush()
@@ -97,10 +101,10 @@ class _TableFile:
             with contextlib.suppress(OSError):
                 self._file.close()
 
-    def _text(self, rows: Sequence[Row]) -> str:
+    def _text(self, rows: Sequence[Row]) -> bytes:
         head = self._head(rows[0]) if rows and not self._begun else ""
         self._begun = self._begun or bool(rows)
-        return head + "".join(map(self._line, rows))
+        return (head + "".join(map(self._line, rows))).encode()
 
 
 class JsonLines(_TableWriter):

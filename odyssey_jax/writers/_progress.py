@@ -1,70 +1,159 @@
-"""The progress line: epoch, losses, accuracy, learning rate, throughput."""
+"""The progress line: where the run is, its metrics, the time left, the throughput."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import collections
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live as LiveDisplay
+from rich.text import Text
 
+from odyssey_jax._text import printable
 from odyssey_jax.writers._writer import Live, Row, RunInfo
+
+_REDRAW = 0.5  # s, the least from one drawing to the next
+_RECENT = 10.0  # s, over which the throughput is shown
+_WINDOW = 60.0  # s, over which the time left is estimated, validation and saves counted
+_BAR = 20  # the most columns of the bar
+_LEAST_BAR = 8
 
 
 class ProgressLine:
-    """Show the latest epoch: a live line on a terminal or in a notebook, else lines now and then.
+    """Show where a run is: a live line on a terminal or in a notebook, else lines now and then.
+
+    First the monitored metric of the last epoch, the time left and the throughput of the last 10
+    s, then the step in the epoch, the last sampled loss and the other metrics, as far as there is
+    room: what is to the right is left out.
 
     Args:
         console: Where to print; None is the standard error.
+        clock: Seconds, from any origin.
     """
 
     reads_state = False
+    wants_progress = True
 
-    def __init__(self, console: Console | None = None):
-        self._console = console or Console(stderr=True)
-        self._epochs = 0
-        self._live: tuple[Progress, TaskID] | None = None
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
+        self._console, self._clock = console or Console(stderr=True), clock
+        self._run = RunInfo(None, 1, [])
+        self._row: Row | None = None
+        self._loss: float | None = None
+        self._step, self._running, self._average = 0, False, float("nan")
+        self._marks: collections.deque[tuple[float, int]] = collections.deque()
+        self._display: LiveDisplay | None = None
         self._cell: Any = None
+        self._drawn = -_REDRAW
 
     def open(self, run: RunInfo) -> None:
-        """Show the bar, on a terminal."""
-        self._epochs = run.epochs
+        """Show the line, on a terminal or in a notebook."""
+        self._run, self._row = run, run.rows[-1] if run.rows else None
+        self._step, self._running, self._loss = run.step, False, None
+        self._marks.clear()
         if self._console.is_jupyter:
             from IPython.display import display
 
-            self._cell = display(_unquoted("compiling"), display_id=True)
-            return
-        if not self._console.is_terminal:
-            return
-        progress = Progress(
-            BarColumn(20),
-            TextColumn("{task.description}", markup=False),  # "f1[macro]" is a name
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            refresh_per_second=2,  # the text changes as often, and drawing takes some ms
-        )
-        begun = summary(run.rows[-1], run.epochs) if run.rows else "compiling"
-        task = progress.add_task(begun, total=run.epochs, completed=len(run.rows))
-        progress.start()
-        self._live = (progress, task)
+            self._cell = display(_unquoted(self._line()), display_id=True)
+        elif self._console.is_terminal:
+            self._display = LiveDisplay(
+                get_renderable=lambda: Text(self._line(), no_wrap=True, overflow="crop"),
+                console=self._console,
+                refresh_per_second=1 / _REDRAW,  # drawing takes some ms
+            )
+            self._display.start()
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
-        """Show the last of the rows."""
-        if not rows:
-            return
-        text = summary(rows[-1], self._epochs, live.steps_per_second)
+        """Take note of where the run is, and show it at most twice a second."""
+        now, self._running, self._step = self._clock(), True, live.step
+        self._average = live.steps_per_second
+        self._row = rows[-1] if rows else self._row
+        if live.samples:
+            self._loss = live.samples[-1].get("loss", self._loss)
+        self._mark(now)
         if self._cell is not None:
-            self._cell.update(_unquoted(text))
-        elif self._live is None:
+            if now - self._drawn >= _REDRAW:
+                self._drawn = now
+                self._cell.update(_unquoted(self._line()))
+        elif self._display is None and rows:
+            text = summary(rows[-1], self._run.epochs, live.steps_per_second)
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            progress, task = self._live
-            progress.update(task, description=text, completed=int(rows[-1]["epoch"]) + 1)
 
     def close(self) -> None:
         """Stop, and leave the last line standing."""
-        if self._live is not None:
-            self._live[0].stop()
+        if self._display is not None:
+            self._display.stop()
+        if self._cell is not None:
+            self._cell.update(_unquoted(self._line()))
+
+    def _mark(self, now: float) -> None:
+        """Keep a minute of times and steps, some two a second."""
+        marks = self._marks
+        if len(marks) > 1 and now - marks[-2][0] < _REDRAW:
+            marks.pop()
+        marks.append((now, self._step))
+        while len(marks) > 2 and now - marks[1][0] >= _WINDOW:
+            marks.popleft()
+
+    def _rate(self, seconds: float) -> float | None:
+        """Return the train steps a second of the last seconds, or None if none are known."""
+        if len(self._marks) < 2:
+            return None
+        end, last = self._marks[-1]
+        begun, first = next(mark for mark in self._marks if end - mark[0] <= seconds)
+        if begun == end:
+            begun, first = self._marks[-2]
+        return (last - first) / (end - begun) if last > first and end > begun else None
+
+    def _line(self) -> str:
+        """Return the line, as wide as the console at the most."""
+        run, width = self._run, self._console.width - 1
+        each = run.steps_per_epoch
+        total, done = (run.epochs * each, self._step) if each else (run.epochs, self._epochs_done)
+        needed, more = self._parts(each)
+        room = width - _LEAST_BAR - sum(2 + cell_len(part) for part in needed)
+        parts = list(needed)
+        for part in more:
+            room -= 2 + cell_len(part)
+            if room < 0:
+                break
+            parts.append(part)
+        text = "  ".join(parts)
+        columns = min(_BAR, max(width - cell_len(text) - 2, _LEAST_BAR))
+        return f"{self._bar(done / max(total, 1), columns)}  {text}"
+
+    @property
+    def _epochs_done(self) -> int:
+        return 0 if self._row is None else int(self._row["epoch"]) + 1
+
+    def _parts(self, each: int) -> tuple[list[str], list[str]]:
+        """Return what is always shown, and what follows as far as there is room."""
+        run, row = self._run, dict(self._row or {})
+        epoch = min(self._step // each if each else self._epochs_done, run.epochs - 1)
+        needed = [f"epoch {epoch}/{run.epochs - 1}"]
+        names = [name for name in row if name not in ("epoch", "step")]
+        names.sort(key=lambda name: name != run.monitor)
+        if names and names[0] == run.monitor:
+            needed.append(_metric(names[0], row[names.pop(0)]))
+        if not self._running:
+            needed.append("compiling")
+        else:
+            pace, recent = self._rate(_WINDOW), self._rate(_RECENT) or self._average
+            if each and pace:
+                needed.append(_clock((run.epochs * each - self._step) / pace))
+            if math.isfinite(recent):
+                needed.append(_speed(recent))
+        more = [f"step {self._step - epoch * each}/{each}"] if each else []
+        more += [] if self._loss is None else [_metric("loss", self._loss)]
+        return needed, more + [_metric(name, row[name]) for name in names]
+
+    def _bar(self, share: float, columns: int) -> str:
+        full = round(min(max(share, 0.0), 1.0) * columns)
+        done, left = "#-" if self._console.options.ascii_only else "━┄"
+        return done * full + left * (columns - full)
 
 
 def _unquoted(text: str) -> Any:
@@ -88,12 +177,30 @@ def summary(row: Row, epochs: int, steps_per_second: float | None = None) -> str
     """
     width = len(str(epochs - 1))
     parts = [f"epoch {int(row['epoch']):>{width}}/{epochs - 1}"]
-    parts += [f"{k} {_number(k, v)}" for k, v in row.items() if k not in ("epoch", "step")]
+    parts += [_metric(k, v) for k, v in row.items() if k not in ("epoch", "step")]
     if steps_per_second is not None:
-        parts.append(f"{steps_per_second:,.0f} steps/s")
+        parts.append(_speed(steps_per_second))
     return "  ".join(parts)
 
 
-def _number(name: str, value: Any) -> str:
+def _metric(name: str, value: Any) -> str:
     fits = value == 0 or 1e-3 <= abs(value) < 1e6
-    return f"{value:.4f}" if fits and name != "learning_rate" else f"{value:.2e}"
+    shown = f"{value:.4f}" if fits and name != "learning_rate" else f"{value:.2e}"
+    return f"{printable(name)} {shown}"
+
+
+def _speed(steps_per_second: float) -> str:
+    return f"{steps_per_second:,.{0 if not steps_per_second < 9.5 else 2}f} steps/s"
+
+
+def _clock(seconds: float) -> str:
+    """Return a time as a clock shows it.
+
+    Example:
+        >>> _clock(5.4), _clock(3_725), _clock(200_000)
+        ('0:05 left', '1:02:05 left', '55:33:20 left')
+    """
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    head = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{head}:{whole % 60:02} left"

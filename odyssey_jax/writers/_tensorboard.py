@@ -14,12 +14,13 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax import _files
 from odyssey_jax._checks import check_count
 from odyssey_jax.plots._confusion import confusion_pixels
 from odyssey_jax.writers._writer import Live, Row, RunInfo, require_extra
@@ -93,7 +94,7 @@ class TensorBoard:
             *_rows(run.samples, _STEPS),
             *_kept(folder, run),
         ]
-        self._file = _replace(folder, events).open("ab")
+        self._file = _replace(folder.absolute(), events)
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
         """Append the rows, and what is due at the last of them."""
@@ -190,6 +191,8 @@ def _kept(folder: Path, run: RunInfo) -> list[Any]:
     kept = []
     seen: set[tuple[int, str]] = set()  # a process that died here left two files with the same
     for file in event_files(folder):
+        if file.is_symlink() or not file.is_file():
+            continue
         for event in _decode(file):
             values = [v for v in event.summary.value if v.tag not in ours]
             values = [v for v in values if (event.step, v.tag) not in seen]
@@ -275,18 +278,20 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("events.out.tfevents.*"))
 
 
-def _replace(folder: Path, events: Iterable[Any]) -> Path:
-    """Replace every event file in a folder by one."""
+def _replace(folder: Path, events: Iterable[Any]) -> BinaryIO:
+    """Replace every event file in a folder by one, and return it open."""
     folder.mkdir(parents=True, exist_ok=True)
     old = event_files(folder)
     path = folder / f"events.out.tfevents.{time.time_ns():020d}.odyssey_jax"
     scratch = folder / "new.tmp"
-    scratch.write_bytes(_encode(events))
+    file = _files.create(scratch)
+    file.write(_encode(events))
+    file.flush()
     os.replace(scratch, path)
-    for file in old:
-        if file != path:
-            file.unlink()
-    return path
+    for other in old:
+        if other != path:
+            other.unlink()
+    return file
 
 
 def _encode(events: Iterable[Any]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from odyssey_jax._text import missing
 from odyssey_jax._types import TrainState
 
 Row = Mapping[str, int | float]
@@ -24,6 +25,8 @@ class RunInfo(NamedTuple):
         samples: The same for each sampled train step.
         step: The train steps done.
         config: The `config` of `fit`.
+        steps_per_epoch: The train steps of an epoch; 0 if it is not known.
+        monitor: The metric that says which epoch is best, of a callback or of the checkpoints.
     """
 
     directory: Path | None
@@ -32,6 +35,8 @@ class RunInfo(NamedTuple):
     samples: Sequence[Row] = ()
     step: int = 0
     config: Mapping[str, Any] = {}
+    steps_per_epoch: int = 0
+    monitor: str | None = None
 
 
 class Live(NamedTuple):
@@ -65,6 +70,13 @@ class Writer(Protocol):
 
     An exception from a writer ends the run, and `fit` raises it: committed checkpoints stay, the
     writers are closed, and the same call of `fit` resumes from there.
+
+    `write` is called where there are new rows or samples. One that has an attribute
+    `wants_progress` that is true is called at each exit of the loop, about twice a second and
+    first when the program is compiled; if it does not read the state.
+
+    A writer that has a method `fail(error)` is told of the exception that ends a run, whosever it
+    is, before it is closed.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -106,4 +118,4 @@ class Writer(Protocol):
 def require_extra(package: str, extra: str) -> None:
     """Raise ImportError, which names the extra to install, unless a package is installed."""
     if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is not installed: pip install odyssey-jax[{extra}]")
+        raise missing(package, extra)

@@ -79,7 +79,7 @@ def test_interrupted_after_every_epoch_equals_uninterrupted(tmp_path):
 def test_a_new_patience_applies_on_resume(tmp_path):
     """As if the rule had been the other one from there on: the state is what was seen."""
     first = run(tmp_path, epochs=8, rule=ody.reduce_on_plateau(0.5, 50))
-    assert first.carry.callbacks[1].wait == 2
+    assert first.carry.callbacks[0].wait == 2
     longer = run(tmp_path, rule=ody.reduce_on_plateau(0.5, 2))
     ratio = longer.history["learning_rate"] / ody.warmup_cosine(3.0, 10, 60)(
         longer.history["step"] - 1

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import odyssey_jax as ody
-from odyssey_jax.train import init_compiled, sampling
+from odyssey_jax.train import init_compiled
 from tests import examples
 from tests.examples import assert_same
 
@@ -85,8 +85,8 @@ ODD = {"train": data(7)}  # five whole batches and one of 5 examples to a pass
     ],
 )
 def test_it_ends_at_the_step_whose_loss_is_not_finite(at, kwargs, failed, steps, epochs):
-    kept = sampling(every=1, outputs=["loss"], capacity=60)
-    loop, inputs, fresh = make(ody.terminate_on_nan(), at, sampling=kept, **kwargs)
+    kept = {"log_every_n_steps": 1, "log_outputs": ["loss"], "sample_capacity": 60}
+    loop, inputs, fresh = make(ody.terminate_on_nan(), at, **kept, **kwargs)
     carry = ody.train.run_compiled(loop, fresh(), inputs, 60)
     signal, history = carry.signal, carry.callbacks[0]
     assert (int(signal.stop), int(signal.detail)) == (REASON.NOT_FINITE, failed)

@@ -39,6 +39,7 @@ def run(directory, *writers, **kwargs):
             "callbacks": callbacks if directory else callbacks.callbacks[0],
             "steps_per_epoch": STEPS,
             "directory": directory,
+            "on_interrupt": "return",
             "writers": [*lines, *writers],
             **kwargs,
         },
@@ -323,8 +324,8 @@ def test_a_writer_that_fails_costs_nothing_that_was_saved(whole, tmp_path):
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError, match="boom"):
-        run(tmp_path, AtEpoch(5, fail))  # while what was due at the end of the fourth is saved
-    assert latest(tmp_path)["epoch"] == 4
+        run(tmp_path, AtEpoch(5, fail))
+    assert latest(tmp_path)["epoch"] >= 5  # the run so far, and not only what was due before
     assert_goes_on_to(whole, tmp_path)
 
 
@@ -373,3 +374,23 @@ def test_all_processes_end_alike(monkeypatch):
     assert (interrupt.reason, interrupt.exit_code) == (StopReason.INTERRUPTED, 143)
     with pytest.raises(SystemExit):
         interrupt.pass_on()
+
+
+def test_ctrl_c_is_raised_by_default_when_the_run_is_saved(whole, tmp_path):
+    """So that a sweep, a loop over `fit`, does not go on to its next run."""
+    do = lambda: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=rf"run is saved in {tmp_path}, at step") as caught:
+        run(tmp_path, AtFirst(do), on_interrupt="raise")
+    result = caught.value.result
+    assert result.stop_reason is ody.StopReason.INTERRUPTED
+    assert latest(tmp_path)["step"] == result.steps
+    assert_goes_on_to(whole, tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="the run is not saved, at step"):
+        run(None, AtFirst(do), on_interrupt="raise")
+
+
+def test_a_terminal_that_closes_is_as_sigterm(whole, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, AtFirst(lambda: signal.raise_signal(signal.SIGHUP)))
+    assert caught.value.code == 129
+    assert_goes_on_to(whole, tmp_path)

@@ -1,5 +1,6 @@
 """The parameters of a run: without its model, into another one, and for other tools."""
 
+import os
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from flax import nnx
 
 import odyssey_jax as ody
 from tests import examples
+from tests.examples import assert_same
 
 
 def run(task, directory=None, epochs=3, **kwargs):
@@ -80,13 +82,14 @@ def test_what_is_not_there_is_named(tmp_path):
         store.wait()
         with pytest.raises(ody.errors.CheckpointError, match=r"with monitor='valid/loss'"):
             ody.load_params(tmp_path, step="best")
-        best = ody.load_params(tmp_path, step="best", monitor="train/loss")
+        raw = {"subtree": "state/params"}
+        best = ody.load_params(tmp_path, step="best", monitor="train/loss", **raw)
         assert best["w"].tolist() == [1, 1]
         with pytest.raises(
             ody.errors.CheckpointError, match="no subtree 'state/weights'; there are 'st"
         ):
             ody.load_params(tmp_path, subtree="state/weights")
-        with pytest.raises(ody.errors.CheckpointError, match="a transfer needs a target"):
+        with pytest.raises(ValueError, match="a transfer needs a target"):
             ody.load_params(tmp_path, transfer=ody.Transfer(ignore=["w"]))
         for step in ("best", "latest"):
             with pytest.raises(
@@ -142,6 +145,8 @@ def test_export_for_orbax_and_safetensors(finished, tmp_path):
     with ocp.StandardCheckpointer() as reader:
         same(reader.restore(path), result.state.params)
     best = ody.export_params(directory, tmp_path / "x", "best", format="safetensors")
+    suffixed = ody.export_params(directory, tmp_path / "x.SafeTensors", "best")
+    assert suffixed.read_bytes() == best.read_bytes()
     found = safetensors.numpy.load_file(best)
     assert sorted(found) == ["head.bias", "head.kernel", "hidden.kernel", "norm.bias", "norm.scale"]
     same(found["head.kernel"], ody.load_params(directory, step=5)["head"]["kernel"])
@@ -149,8 +154,77 @@ def test_export_for_orbax_and_safetensors(finished, tmp_path):
         assert file.metadata() == {"step": "5"}
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("x.safetensors", "orbax", "is the name of a .safetensors file and not of format='orbax'"),
+        ("x.npz", None, "'x.npz' is the name of a .npz file: written are files that end in"),
+        ("x.pt", "safetensors", "a .pt file and not of format='safetensors'"),
+    ],
+)
+def test_what_is_written_is_what_the_suffix_says(finished, tmp_path, name, format, message):
+    with pytest.raises(ValueError, match=message):
+        ody.export_params(finished[0], tmp_path / name, format=format)
+    assert not os.listdir(tmp_path)
+
+
 def test_a_store_of_ones_own_is_read_too(tmp_path):
     with ody.Store(tmp_path) as store:
         store.save(1, {"net": {"w": jnp.ones(2)}, "n": 3}, {})
     assert ody.load_params(tmp_path, subtree="net")["w"].tolist() == [1, 1]
     assert ody.load_params(tmp_path, subtree="")["n"] == 3
+
+
+def returned(tmp_path, dtype=jnp.float32, **kwargs):
+    """A run whose last parameters are not those that `fit` returns."""
+    params = {"w": jnp.zeros((4, 3), dtype), "b": jnp.zeros(3, dtype)}
+    return ody.fit(
+        ody.pure_task(params, examples.linear_loss), optax.sgd, examples.train_data(),
+        examples.valid_data(), epochs=4, directory=tmp_path, writers=[],
+        learning_rate=ody.schedules.piecewise_constant([0.1, 30.0], [12]), **kwargs,
+    )  # fmt: skip
+
+
+RESTORE = ody.early_stopping("valid/loss", 99, restore_best=True)
+KEEP = ody.checkpoint(keep_best=1, monitor="valid/loss")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "how"),
+    [
+        (jnp.float32, {}),
+        (jnp.float32, {"average": ody.exponential_average(0.9)}),
+        (jnp.bfloat16, {"average": ody.exponential_average(0.9)}),
+        (jnp.float32, {"callbacks": RESTORE}),
+        (jnp.float32, {"callbacks": ody.all_of(ody.callbacks.on(ody.every(epochs=1), RESTORE))}),
+        (jnp.bfloat16, {"callbacks": RESTORE, "average": ody.exponential_average(0.9)}),
+    ],
+)
+def test_what_is_loaded_is_what_fit_returned(tmp_path, dtype, how):
+    result = returned(tmp_path, dtype, **how)
+    loaded = ody.load_params(tmp_path)
+    assert_same(loaded, jax.tree.map(np.asarray, result.model))
+    assert_same(ody.load_params(tmp_path, result.model), result.model)
+    path = ody.export_params(tmp_path, tmp_path / "x.safetensors")
+    exported = safetensors.numpy.load_file(path) if dtype == jnp.float32 else None
+    if exported is not None:
+        assert_same(exported, dict(loaded))
+    if "callbacks" in how:  # the best epoch is in the last checkpoint alone
+        best = ody.load_params(tmp_path, step="best", monitor="valid/loss")
+        assert_same(best, loaded)
+    raw = ody.load_params(tmp_path, subtree="state/params")
+    assert_same(raw, jax.tree.map(np.asarray, result.carry.state.params))
+    if how:
+        assert (raw["w"] != loaded["w"]).any()
+
+
+@pytest.mark.parametrize("average", [None, ody.exponential_average(0.9)])
+def test_the_best_are_those_that_were_measured_there(tmp_path, average):
+    """Not what a callback restores by then, nor the parameters that no one measured."""
+    result = returned(tmp_path, callbacks=KEEP, average=average)
+    best = ody.load_params(tmp_path, step="best")
+    task = ody.pure_task(best, examples.linear_loss)
+    loss = ody.evaluate(task, ody.TrainState(best), examples.valid_data())["loss"]
+    losses = result.history["valid/loss"]
+    assert losses.argmin() < 3
+    np.testing.assert_allclose(loss, losses.min(), rtol=1e-6)

@@ -35,7 +35,8 @@ def plan(callbacks, directory="somewhere", **kwargs):
         "epochs": 2, "learning_rate": None, "metrics": None, "train_metrics": None,
         "steps_per_epoch": None, "options": ody.StepOptions(), "batch_sharding": None, "seed": 0,
         "resume": "latest", "schedule_change": "refuse", "writers": [], "config": None,
-        "max_time": None,
+        "max_time": None, "run_change": "refuse", "on_failed_write": "raise",
+        "on_interrupt": "raise", "hooks": (),
     }  # fmt: skip
     data = examples.train_data()
     given = arguments | {"callbacks": callbacks, "directory": directory} | kwargs
@@ -85,3 +86,40 @@ def test_a_plan_touches_nothing_and_is_immutable(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(AttributeError):
         made.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": True}, "seed must be an integer, got True"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"config": [1]}, r"config must be a mapping such as .*, got \[1\]"),
+        ({"config": {"a": float("nan")}}, "config must be JSON, got"),
+        ({"on_interrupt": "stop"}, "on_interrupt must be 'raise' or 'return', got 'stop'"),
+        ({"on_failed_write": 1}, "on_failed_write must be 'raise' or 'warn', got 1"),
+    ],
+)
+def test_a_bad_argument_is_named(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        plan(None, **arguments)
+
+
+@pytest.mark.parametrize("rate", ["0.1", "abc", True, -0.1, float("nan"), float("inf"), [0.1]])
+def test_what_is_no_learning_rate(rate):
+    with pytest.raises(ValueError, match="learning_rate must be"):
+        ody.fit(
+            examples.linear_task(), optax.sgd, examples.train_data(), epochs=1,
+            learning_rate=rate, writers=[],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": "1"}, {"clip_norm": True}, {"clip_norm": -1.0}])
+def test_what_is_no_norm(options):
+    with pytest.raises(ValueError, match="clip_norm must be a number greater than 0 or None, got"):
+        ody.StepOptions(**options)
+
+
+def test_outputs_to_log_are_names():
+    for outputs in (3, "loss", [], ["loss", "loss"]):
+        with pytest.raises(ValueError, match="log_outputs must be different names"):
+            ody.StepOptions(log_every_n_steps=1, log_outputs=outputs)

@@ -1,12 +1,17 @@
 """The range test: on a problem whose best rates are known, and on ones that go wrong."""
 
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import odyssey_jax as ody
 from tests import examples
+
+_rate_range = sys.modules["odyssey_jax.fit._rate_range"]
 
 
 def quadratic(curvature):
@@ -39,6 +44,68 @@ def test_a_loss_that_never_falls_suggests_nothing():
     up = lambda rate: optax.chain(optax.sgd(rate), optax.scale(-1.0))
     found = ody.rate_range_test(task, up, DATA, end=1.0)
     assert found.suggestion is None
+    assert found.reason == "the loss never falls: try a smaller start"
+
+
+def losses_of(noise, seed, fall=0.5, steps=100):
+    """Rates, and a loss that falls around 1e-2 and explodes past 0.5, with the noise of batches."""
+    rates = np.geomspace(1e-7, 10.0, steps)
+    clean = 1.0 - fall / (1.0 + np.exp(-3.0 * (np.log10(rates) + 2.0)))
+    clean += 3.0 * np.maximum(rates - 0.5, 0.0)
+    return rates, clean + noise * np.random.default_rng(seed).normal(size=steps)
+
+
+def suggested(rates, losses):
+    kept = _rate_range._before_it_diverges(losses, 0.9, 4.0)
+    smoothed, spread = _rate_range._smoothed(losses[:kept], 0.9)
+    return _rate_range._steepest(rates[:kept], smoothed, spread)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.1])
+def test_noise_does_not_move_the_suggestion(noise):
+    found = [suggested(*losses_of(noise, seed)) for seed in range(30)]
+    assert all(reason is None for _, reason in found)
+    assert all(1e-3 < rate < 5e-2 for rate, _ in found), found
+
+
+def test_a_loss_that_is_noise_suggests_nothing_and_says_why():
+    found = [suggested(*losses_of(0.1, seed, fall=0.0)) for seed in range(50)]
+    assert sum(rate is not None for rate, _ in found) <= 2
+    reasons = {reason.partition(":")[0] for _, reason in found if reason}
+    assert reasons <= {"the loss has no clear slope", "the loss never falls"}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_classifier_with_dropout(dropout):
+    class Net(nnx.Module):
+        def __init__(self, *, rngs):
+            self.hidden = nnx.Linear(2, 32, rngs=rngs)
+            self.dropout = nnx.Dropout(dropout, rngs=rngs)
+            self.head = nnx.Linear(32, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.dropout(nnx.relu(self.hidden(x))))
+
+    def loss_fn(model, batch):
+        logits = model(batch["x"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
+
+    x = np.random.default_rng(0).normal(size=(1000, 2)).astype("f")
+    y = (np.linalg.norm(x, axis=1) > 1.2).astype(np.int32)
+    train = ody.ArrayDataset({"x": x, "y": y}, batch_size=50, shuffle=True)
+    task = ody.nnx_task(Net(rngs=nnx.Rngs(0)), loss_fn)
+    for seed in range(3):
+        found = ody.rate_range_test(task, optax.adamw, train, seed=seed)
+        assert 1e-3 < found.suggestion < 0.2, seed
+
+
+def test_the_axis_follows_the_smoothed_curve():
+    rates, smoothed = np.geomspace(1e-3, 1.0, 20), np.linspace(1.0, 0.5, 20)
+    losses = smoothed.copy()
+    losses[7] = 1e6
+    low, high = _rate_range.RateRange(rates, losses, smoothed, None).plot().axes[0].get_ylim()
+    assert 0.3 < low < 0.5
+    assert 1.0 < high < 1.2
 
 
 def test_the_picture_marks_the_suggestion(tmp_path):

@@ -76,16 +76,25 @@ def test_what_is_refused_loses_nothing(tmp_path):
 
 
 def test_the_schedule_of_a_made_optimizer_is_its_own(tmp_path):
-    """Nothing is known of it, so another one is not seen; a rate that is given is."""
+    """Nothing is known of it but that the optimizer is another; a rate that is given is."""
     injected = optax.inject_hyperparams(optax.sgd)
     made = lambda rate: injected(optax.linear_schedule(rate, 0.0, LAST))
     run(tmp_path, None, epochs=4, optimizer=made(0.1))
-    run(tmp_path, None, epochs=5, optimizer=made(0.2))
+    with pytest.raises(ValueError, match="begun with another optimizer. Use the same"):
+        run(tmp_path, None, epochs=5, optimizer=made(0.2))
+    run(tmp_path, None, epochs=5, optimizer=made(0.2), run_change="accept")
     message = r"keeps its own to itself, constant\(value=0\.1\) is given.*compare is not known"
     for change in ("refuse", "extend"):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, 0.1, schedule_change=change)
-    run(tmp_path, 0.1, 6, lambda rate: injected(rate), schedule_change="replace")
+    run(
+        tmp_path,
+        0.1,
+        6,
+        lambda rate: injected(rate),
+        schedule_change="replace",
+        run_change="accept",
+    )
     with pytest.raises(ValueError, match="keeps its own to itself"):
         run(tmp_path, None, optimizer=made(0.1))
 

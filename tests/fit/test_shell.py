@@ -64,7 +64,8 @@ def test_the_progress_line():
         line.open(ody.writers.RunInfo(None, 100, [ROW] if terminal else []))
         line.write([ROW, {**ROW, "epoch": 4}], ody.writers.Live(0, 10.0))
         line.close()
-        assert "epoch  4/99" in out.getvalue()
+        assert ("epoch 5/99" if terminal else "epoch  4/99") in out.getvalue()
+        assert "valid/loss 0.2500" in out.getvalue()
         assert "10 steps/s" in out.getvalue()
 
 

@@ -51,7 +51,7 @@ def test_curves_have_a_panel_for_what_there_is(tmp_path, figures):
     assert [t.get_text() for t in loss.get_legend().get_texts()] == [
         "train",
         "valid",
-        f"best epoch 17: {a_history()['valid/loss'][16]:.4g}",
+        f"best epoch 17: {a_history()['valid/loss'][17]:.4g}",
     ]
     assert accuracy.get_ylabel() == "accuracy"
     assert (rate.get_ylabel(), rate.get_xlabel()) == ("learning rate", "epoch")
@@ -79,6 +79,52 @@ def test_confusion_shows_counts(tmp_path, figures):
     assert ax.get_title() == "97 of 100 right (97.0%)"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["cat", "dog", "none of these"]
+
+
+def test_mistakes_have_a_scale_of_their_own(tmp_path, figures):
+    counts = np.array([[996, 4], [0, 1000]])
+    save_confusion(counts, tmp_path / "m.png")
+    ax = figures[0].axes[0]
+    right, wrong = ax.images
+    assert (right.norm.vmin, right.norm.vmax) == (0, 1)
+    assert (wrong.norm.vmin, wrong.norm.vmax) == (0, 0.004)
+    shade = wrong.cmap(wrong.norm(wrong.get_array()))
+    assert np.abs(shade[0, 1, :3] - shade[1, 0, :3]).max() > 0.5, "4 of 1,000 are seen"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "scale"),
+    [
+        (0.1 * 0.5 * (1 + np.cos(np.pi * np.arange(40) / 39)), "linear"),
+        (0.1 * 10 ** -(np.arange(40) / 8), "log"),
+        (np.zeros(40), "linear"),
+        (np.full(40, np.nan), "linear"),
+    ],
+)
+def test_rates_that_span_decades_are_logarithmic(rates, scale):
+    (ax,) = plot_history({"learning_rate": rates}).axes
+    assert ax.get_yscale() == scale
+
+
+def test_without_an_epoch_column_they_count_from_0():
+    (ax,) = plot_history({"train/loss": [2.0, 1.0, 0.5]}).axes
+    assert ax.lines[0].get_xdata().tolist() == [0, 1, 2]
+
+
+def test_control_characters_of_a_name_are_not_drawn(tmp_path):
+    (ax,) = plot_history({"train/a\x1b[2J": [2.0, 1.0]}, path=tmp_path / "a.png").axes
+    assert ax.get_ylabel() == r"a\x1b[2J"
+
+
+def test_a_link_at_the_place_of_a_picture_is_replaced(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in ("m.png", f".m.png.{os.getpid()}.partial"):
+        (tmp_path / name).symlink_to(victim)
+    save_confusion(np.eye(2, dtype=int), tmp_path / "m.png")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "m.png").is_symlink()
 
 
 def test_confusion_of_many_and_of_nothing(tmp_path, figures):
@@ -115,8 +161,8 @@ def test_what_was_there_is_kept_if_writing_fails(tmp_path, monkeypatch):
         ),
         (lambda p: save_curves({"train/loss": []}, p), "at least one epoch"),
         (
-            lambda p: save_curves({"train/loss": [1, 2]}, p, best_epoch=0),
-            "best_epoch must be one of the epochs 1 to 2, got 0",
+            lambda p: save_curves({"train/loss": [1, 2]}, p, best_epoch=2),
+            "best_epoch must be one of the epochs 0 to 1, got 2",
         ),
         (
             lambda p: save_confusion(np.ones((2, 3), int), p),
@@ -141,7 +187,7 @@ def test_refuses(tmp_path, call, message):
 
 def test_without_matplotlib_the_error_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install odyssey-jax\[plot\]"):
+    with pytest.raises(ImportError, match=r"pip install 'odyssey-jax\[plot\]'$"):
         save_confusion(np.eye(2, dtype=int), tmp_path / "m.png")
 
 

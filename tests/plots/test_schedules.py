@@ -67,7 +67,7 @@ def test_stairs_stay_upright_in_a_long_run():
         (lambda: ody.plots.plot_text(RECIPE, height=2), "height must be an integer of at least 3"),
         (
             lambda: ody.plots.plot_text(RECIPE, characters="dots"),
-            "must be one of 'braille', 'ascii'",
+            "must be 'braille' or 'ascii', got 'dots'",
         ),
         (lambda: ody.plots.plot_text(ody.constant(0.0), 9, log=True), "no value above 0"),
     ],

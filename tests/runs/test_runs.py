@@ -4,6 +4,7 @@ import json
 import math
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,34 @@ def test_one_picture_of_several(root, tmp_path):
         ody.plots.plot_runs(runs, "acc", mode="max")
     with pytest.raises(ValueError, match="none of 0 runs has a loss"):
         ody.plots.plot_runs([])
+
+
+def test_a_directory_or_one_run_is_drawn(root):
+    figure = ody.plots.plot_runs(root)
+    names = [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()]
+    assert names == ["a", "a/sub/b"]
+    assert len(ody.plots.plot_runs(str(root)).axes[0].lines) == 4
+    one = ody.plots.plot_runs(ody.runs.find_runs(root)[0])
+    assert len(one.axes[0].lines) == 2
+    with pytest.raises(ValueError, match="none' is not a directory"):
+        ody.plots.plot_runs(root / "none")
+    message = r"a directory, or what ody.runs.find_runs.* got (str|int)"
+    for wrong in (["runs"], {"a": 3}, 3):
+        with pytest.raises(TypeError, match=message):
+            ody.plots.plot_runs(wrong)
+
+
+def test_rates_of_runs_that_are_decades_apart_are_logarithmic():
+    def a_run(rate):
+        history = {"epoch": np.arange(4), "valid/loss": np.ones(4), "learning_rate": rate}
+        return Run(Path("a"), history, {})
+
+    cosine = np.array([1.0, 0.75, 0.25, 1e-9])
+    for factors, scale in [((1.0, 2.0), "linear"), ((1e-4, 1e-1), "log")]:
+        runs = {str(factor): a_run(factor * cosine) for factor in factors}
+        rates = ody.plots.plot_runs(runs).axes[1]
+        assert rates.get_yscale() == scale
+    assert rates.get_ylim()[0] > 1e-7, "the end of a cosine takes no room"
 
 
 def test_a_picture_names_every_run_as_it_is_called(tmp_path):

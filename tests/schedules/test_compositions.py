@@ -28,7 +28,6 @@ simple = st.one_of(
 )
 
 
-# Few structures and many numbers: each structure of a composition is a compilation.
 bounds = st.lists(lengths, min_size=2, max_size=2).map(sorted)
 warm_cosine = st.builds(
     lambda v, n, total: ody_s.warmup_cosine(v, min(n, total), total), values, lengths, lengths
@@ -42,17 +41,14 @@ three = st.builds(
 curves = st.one_of(simple, warm_cosine, three)
 
 
-@jax.jit
-def _at(schedule: Schedule, steps: jax.Array) -> jax.Array:
-    return schedule(steps)
-
-
 def at(schedule: Schedule, steps: np.ndarray = STEPS) -> np.ndarray:
-    return np.asarray(_at(schedule, jnp.asarray(np.resize(steps, 400))))[: len(steps)]
+    """The values; op by op, since each new structure of a curve would be a compilation."""
+    with jax.disable_jit():
+        return np.asarray(schedule(np.resize(steps, 400)))[: len(steps)]
 
 
 def law(*strategies: st.SearchStrategy, examples: int = 15):
-    """A property; each new structure of a curve is a compilation, so the examples are few."""
+    """A property, of few examples: each is some thousand operations."""
 
     def decorate(test):
         settings = hypothesis.settings(deadline=None, max_examples=examples)

@@ -25,7 +25,6 @@ from odyssey_jax.schedules import (
     step_decay,
     warmup_cosine,
 )
-from odyssey_jax.schedules._spans import spans
 
 RECIPES = {
     "constant": (constant(0.1), 1_000),
@@ -241,7 +240,7 @@ def test_what_lint_refuses():
 
 def test_spans():
     def of(schedule):
-        return [(s.kind, s.start, s.stop, s.end) for s in spans(schedule)]
+        return [(s.kind, s.start, s.stop, s.end) for s in schedule.parts()]
 
     assert of(warmup_cosine(0.1, 10, 100)) == [
         ("linear_warmup", 0, 10, 10),
@@ -269,7 +268,7 @@ def test_spans():
 
 def test_spans_of_a_cooldown_and_of_noise():
     def of(schedule):
-        return [(s.kind, s.start, s.stop, s.end) for s in spans(schedule)]
+        return [(s.kind, s.start, s.stop, s.end) for s in schedule.parts()]
 
     assert of(ody_s.warmup_stable_decay(0.1, 10, 20, 100)) == [
         ("linear_warmup", 0, 10, 10),
@@ -310,10 +309,11 @@ def test_a_cooldown_is_described_to_its_end():
     ]
 
 
+@pytest.mark.usefixtures("op_by_op")
 def test_every_end_that_spans_name_is_one(case):
     """At the end, the value is that of ever after, and before it is not."""
     schedule = case.build(100)
-    end = spans(schedule)[-1].end
+    end = schedule.parts()[-1].end
     if end is None:
         return
     assert schedule(end) == schedule(np.ceil(end) + 1) or case.name.endswith(" zero")

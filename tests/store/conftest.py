@@ -1,4 +1,7 @@
-"""What the tests of the store share: trees, comparisons, a gate, a writer without Orbax."""
+"""What the tests of the store share: trees, comparisons, a gate, a writer without Orbax.
+
+It imports odyssey_jax late: xdist's controller, which runs no test, loads this file too.
+"""
 
 import dataclasses
 import json
@@ -11,9 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-
-from odyssey_jax.store import _checksums, _files, _orbax
-from odyssey_jax.store._layout import to_json
 
 TREE = {"w": np.arange(3.0)}
 
@@ -88,9 +88,11 @@ class PlainWriter:
         self._directory = directory
 
     def write(self, step, header, layout, packed, loose):
+        from odyssey_jax.store import _checksums, _files, _layout
+
         assert not loose
         root = self._directory / f"{step}.{_files.UNFINISHED}"
-        for name, document in {"metadata": header, "layout": to_json(layout)}.items():
+        for name, document in {"metadata": header, "layout": _layout.to_json(layout)}.items():
             (root / name).mkdir(parents=True)
             (root / name / "metadata").write_text(json.dumps(document))
         for name, array in packed.items():
@@ -109,6 +111,8 @@ class PlainWriter:
 @pytest.fixture
 def plain_writer():
     """Saves without Orbax."""
+    from odyssey_jax.store import _orbax
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(_orbax, "Writer", PlainWriter)
         yield
@@ -117,6 +121,8 @@ def plain_writer():
 @pytest.fixture
 def gate(monkeypatch):
     """Holds every write back until it is opened."""
+    from odyssey_jax.store import _orbax
+
     gate, write = threading.Event(), _orbax.Writer.write
     monkeypatch.setattr(_orbax.Writer, "write", lambda *args: (gate.wait(60), write(*args)))
     yield gate

@@ -124,7 +124,7 @@ def test_what_is_there_already_is_not_replaced(tmp_path):
         with pytest.raises(CheckpointError, match="is there already"):
             export(TREE, tmp_path / "x", format)
     assert (tmp_path / "x").read_text() == "words"
-    with pytest.raises(ValueError, match="format must be one of 'orbax', 'safetensors', got 'pt'"):
+    with pytest.raises(ValueError, match="format must be 'orbax' or 'safetensors', got 'pt'"):
         export(TREE, tmp_path / "y", "pt")
 
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("plain_writer")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """A tenth of the time that a store waits for a lock, at each 0.05 s of which it collects."""
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.05)
+    """A refusal comes at once, not after 0.5 s and ten runs of the garbage collector."""
+    monkeypatch.setattr(_lock, "_PATIENCE", 0)
 
 
 def test_a_second_store_reads_and_pins_and_is_refused_to_write(tmp_path):
@@ -50,7 +50,8 @@ def test_who_only_reads_or_forgets_holds_nothing(tmp_path):
             save(third, 3)
 
 
-def test_a_store_that_nobody_closed_is_no_obstacle(tmp_path):
+def test_a_store_that_nobody_closed_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.undo()
     store = Store(tmp_path)
     store.itself = store  # so that it goes only when garbage is collected
     save(store, 1)

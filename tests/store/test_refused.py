@@ -78,11 +78,11 @@ BAD_ARGUMENTS = [
     ({"keep_best": 1.5, "monitor": "loss"}, "keep_best must be an integer of at least 0, got 1.5"),
     ({"keep_best": None, "monitor": "loss"}, "keep_best must be an integer of at least 0, got No"),
     ({"keep_best": 2}, "keep_best = 2 needs a monitor, the name of a metric"),
-    ({"mode": "minimum"}, "mode must be one of 'min', 'max', got 'minimum'"),
+    ({"mode": "minimum"}, "mode must be 'min' or 'max', got 'minimum'"),
     ({"max_in_flight": 0}, "max_in_flight must be an integer of at least 1, got 0"),
     ({"max_in_flight": -1}, "max_in_flight must be an integer of at least 1, got -1"),
     ({"max_in_flight": "2"}, "max_in_flight must be an integer of at least 1, got '2'"),
-    ({"on_failed_save": "no"}, "on_failed_save must be one of 'raise', 'warn', got 'no'"),
+    ({"on_failed_save": "no"}, "on_failed_save must be 'raise' or 'warn', got 'no'"),
 ]
 
 

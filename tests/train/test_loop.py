@@ -371,7 +371,7 @@ def test_a_callback_that_raises_while_tracing_names_itself():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"clip_norm": 0.0}, "clip_norm must be greater than 0 or None, got 0.0"),
+        ({"clip_norm": 0.0}, "clip_norm must be a number greater than 0 or None, got 0.0"),
         ({"accumulate_steps": 0}, "accumulate_steps must be an integer of at least 1, got 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be an integer of at least 1, got 0"),
     ],
@@ -419,8 +419,11 @@ def test_the_users_arrays_outlive_the_run():
 
 
 def test_what_cannot_be_hashed_is_named():
-    with pytest.raises(TypeError, match="options must be hashable"):
+    with pytest.raises(ValueError, match=r"clip_norm must be a number .*, got Array\(1\."):
         examples.make_loop(examples.linear_task(), optax.sgd(0.1), clip_norm=jnp.float32(1.0))
+    kept = ody.callbacks.Retention(keep_best=1, monitor=["valid/loss"])
+    with pytest.raises(TypeError, match="keep_best must be hashable"):
+        examples.make_loop(examples.linear_task(), optax.sgd(0.1), keep_best=kept)
 
 
 def test_a_metric_of_several_values_becomes_several_metrics():

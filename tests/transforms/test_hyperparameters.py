@@ -127,6 +127,6 @@ def test_another_decay_of_the_layers_applies_on_resume(tmp_path):
         lambda rate: optax.chain(optax.sgd(rate), ody.transforms.scale_by_layer(decay, ["w", "b"]))
     )
     run(layers(0.5), tmp_path, epochs=2)
-    history = run(layers(0.25), tmp_path).history
+    history = run(layers(0.25), tmp_path, run_change="accept").history
     ratio = history["learning_rate/w"] / history["learning_rate"]
     np.testing.assert_allclose(ratio, [0.5, 0.5, 0.25, 0.25], rtol=1e-6)

@@ -1,9 +1,12 @@
 """Each writer's files, read back by their own readers, after an interruption as well."""
 
 import csv
+import importlib.util
 import json
+import os
 import sys
 import types
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -212,29 +215,39 @@ def test_mlflow_reads_every_epoch_once(which, request):
 
 
 class FakeRun:
-    """As the service does it: a step that is not later than the last one is refused."""
+    """As the service does it: a step that is before the last one is refused."""
 
-    def __init__(self, step):
-        self.step, self.logged = step, []
+    def __init__(self):
+        self.step, self.logged, self.axes, self.ends = 0, [], {}, []
+
+    def define_metric(self, name, step_metric):
+        assert name not in self.axes or self.ends, "once in a process"
+        self.axes[name] = step_metric
 
     def log(self, values, step):
         assert step >= self.step
         self.logged.append((step, values))
-        self.step = step + 1
+        self.step = step
 
-    def finish(self):
-        self.logged.append("finished")
+    def finish(self, exit_code):
+        self.ends.append(exit_code)
 
 
-def test_weights_and_biases_is_gone_on_with(tmp_path, monkeypatch):
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    """The runs by their ids, and what `wandb.init` was asked for."""
     runs, asked = {}, []
 
     def init(*, id, resume, config, **others):
         asked.append((resume, config, others))
-        return runs.setdefault(id, FakeRun(0))
+        return runs.setdefault(id, FakeRun())
 
-    fake = types.SimpleNamespace(init=init, __spec__=object())
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, __spec__=object()))
+    return runs, asked
+
+
+def test_weights_and_biases_is_gone_on_with(tmp_path, fake_wandb):
+    runs, asked = fake_wandb
     row = lambda epoch: {"epoch": epoch, "step": 5 * epoch + 5, "loss": 1.0}
     for begun, new in ([0, range(3)], [2, range(2, 5)]):  # the last epoch was lost, and is redone
         writer = ody.WeightsAndBiases(project="digits")
@@ -243,15 +256,143 @@ def test_weights_and_biases_is_gone_on_with(tmp_path, monkeypatch):
         writer.write([row(i) for i in new], Live(0, 100.0))
         writer.close()
     (run,) = runs.values()
-    steps = [entry[0] for entry in run.logged if entry != "finished"]
-    assert steps == [0, 1, 2, 3, 4]
-    assert run.logged[-1] == "finished"
+    assert [step for step, _ in run.logged] == [5, 10, 15, 20, 25]
+    assert run.ends == [0, 0]
+    assert run.axes == {"loss": "epoch", "steps_per_second": "epoch"}
     assert run.logged[0][1]["steps_per_second"] == 100.0
     assert asked == 2 * [("allow", {"width": 8}, {"project": "digits"})]
-    ody.WeightsAndBiases().open(RunInfo(tmp_path, 9, []))
+    writer.open(RunInfo(tmp_path, 9, []))
+    writer.close()
     assert len(runs) == 2, "a run that begins is a new one"
     with pytest.raises(ValueError, match=r"\['id'\] are set by the writer"):
         ody.WeightsAndBiases(id="mine")
+
+
+def branched(tmp_path, make, torn=""):
+    """Two runs in one directory, of which the second goes on from epoch 2 with another rate."""
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+    data = ody.ArrayDataset(jnp.ones(8), batch_size=4)
+
+    def go(epochs, rate, **how):
+        return ody.fit(
+            task, optax.sgd, data, data, epochs=epochs, learning_rate=rate, directory=tmp_path,
+            writers=[make()], callbacks=ody.checkpoint(every_epochs=1, keep_last=None),
+            log_every_n_steps=1, log_outputs=["loss"], config={"width": 8}, **how,
+        )  # fmt: skip
+
+    first = go(4, 0.01)
+    go(4, 0.01, resume=4)  # the same again: nothing is new
+    return first, go(6, 0.1, resume=4, schedule_change="replace")
+
+
+def test_weights_and_biases_does_not_mix_two_runs(tmp_path, fake_wandb):
+    runs, asked = fake_wandb
+    results = branched(tmp_path, ody.WeightsAndBiases)
+    assert len(runs) == 2
+    parent = next(iter(runs))
+    assert [config.get("parent_run") for _, config, _ in asked] == [None] * 3 + [parent]
+    for run, result in zip(runs.values(), results, strict=True):
+        epochs = [values["valid/loss"] for _, values in run.logged if "epoch" in values]
+        steps = [(x["step"], x["steps/loss"]) for _, x in run.logged if "epoch" not in x]
+        np.testing.assert_array_equal(np.float32(epochs), result.history["valid/loss"])
+        np.testing.assert_array_equal(np.float32([x for _, x in steps]), result.samples["loss"])
+        assert [step for step, _ in steps] == list(range(1, result.steps + 1))
+        assert (run.axes["valid/loss"], run.axes["steps/loss"]) == ("epoch", "step")
+
+
+def test_mlflow_does_not_mix_two_runs(tmp_path):
+    uri = (tmp_path / "mlruns").as_uri()
+    results = branched(tmp_path, lambda: ody.MLflow(tracking_uri=uri))
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("odyssey_jax").experiment_id
+    child, parent = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.params == parent.data.params == {"width": "8"}
+    for run, result in zip((parent, child), results, strict=True):
+        assert run.info.status == "FINISHED"
+        for name, column in [("valid/loss", result.history["valid/loss"])]:
+            logged = client.get_metric_history(run.info.run_id, name)
+            assert [x.step for x in logged] == list(range(result.epochs))
+            np.testing.assert_array_equal(np.float32([x.value for x in logged]), column)
+        logged = client.get_metric_history(run.info.run_id, "steps/loss")
+        assert [x.step for x in logged] == list(range(1, result.steps + 1))
+        values = np.float32([x.value for x in logged])
+        np.testing.assert_array_equal(values, result.samples["loss"])
+
+
+@pytest.mark.parametrize("tear", [lambda text: text[:-4], lambda text: "", lambda text: text[:5]])
+def test_what_a_dead_process_left_of_a_tracker_is_no_other_run(tmp_path, fake_wandb, tear):
+    runs, _ = fake_wandb
+    rows = [{"epoch": i, "step": 5 * i + 5, "loss": 1.0 / (i + 1)} for i in range(4)]
+    writer = ody.WeightsAndBiases()
+    writer.open(RunInfo(tmp_path, 9, []))
+    writer.write(rows[:3], Live(15, 1.0))
+    writer.close()
+    file = tmp_path / "wandb_run_id"
+    file.write_text(tear(file.read_text()))
+    writer = ody.WeightsAndBiases()
+    writer.open(RunInfo(tmp_path, 9, rows[:2], step=10))
+    writer.write(rows[2:], Live(20, 1.0))
+    writer.close()
+    *_, last = runs.values()
+    assert {step: values["loss"] for step, values in last.logged} == {
+        row["step"]: row["loss"] for row in rows
+    }
+
+
+class Interrupts:
+    """A writer that ends the run with an exception."""
+
+    def __init__(self, error):
+        self.error, self.told = error, []
+
+    def open(self, run):
+        pass
+
+    def write(self, rows, live):
+        raise self.error
+
+    def fail(self, error):
+        self.told.append(error)
+
+    def close(self):
+        self.told.append("closed")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [(RuntimeError("full"), "FAILED", 1), (KeyboardInterrupt(), "KILLED", 1)],
+)
+def test_a_run_that_failed_is_marked_as_failed(tmp_path, fake_wandb, error, status, code):
+    runs, _ = fake_wandb
+    uri = (tmp_path / "mlruns").as_uri()
+    ending = Interrupts(error)
+    writers = [ody.WeightsAndBiases(), ody.MLflow(tracking_uri=uri), ending]
+    with pytest.raises(type(error)):
+        ody.fit(
+            examples.linear_task(), optax.sgd(0.05), examples.train_data(), epochs=2,
+            directory=tmp_path, writers=writers,
+        )  # fmt: skip
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("odyssey_jax").experiment_id])
+    assert run.info.status == status
+    assert [run.ends for run in runs.values()] == [[code]]
+    assert ending.told == [error, "closed"]
+
+
+def test_mlflow_works_with_the_extra_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    writer = ody.MLflow()
+    writer.open(RunInfo(tmp_path / "run", 9, []))
+    writer.write([{"epoch": 0, "step": 5, "f1[macro]": 0.5}], Live(5, 1.0))
+    writer.close()
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+    if importlib.util.find_spec("sqlalchemy") is None:
+        assert (tmp_path / "mlruns").is_dir()
+        with pytest.raises(ImportError, match=r"in a database .* pip install mlflow, or tracking_"):
+            ody.MLflow(tracking_uri="sqlite:///x.db").open(RunInfo(None, 9, []))
 
 
 @pytest.mark.parametrize("argument", ["histograms_every", "pictures_every"])
@@ -259,6 +400,45 @@ def test_periods_are_checked(argument):
     for value in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"{argument} must be an integer of at least 1"):
             ody.TensorBoard(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("writer", "name"),
+    [
+        (ody.JsonLines, "metrics.jsonl.tmp"), (ody.JsonLines, "metrics.jsonl"),
+        (ody.CsvFile, "metrics.csv.tmp"), (ody.CsvFile, "steps.csv.tmp"),
+        (ody.TensorBoard, "tensorboard/new.tmp"), (ody.WeightsAndBiases, "wandb_run_id"),
+    ],
+)  # fmt: skip
+def test_links_are_not_followed(tmp_path, fake_wandb, writer, name):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    directory = tmp_path / "run"
+    (directory / name).parent.mkdir(parents=True)
+    (directory / name).symlink_to(victim)
+    made = writer()
+    made.open(RunInfo(directory, 9, []))
+    row = {"epoch": 0, "step": 5, "loss": 1.0}
+    made.write([row], Live(5, 1.0, samples=[{"step": 5, "loss": 1.0}]))
+    made.close()
+    assert victim.read_text() == "precious"
+    assert not (directory / name).is_symlink()
+
+
+def test_a_change_of_the_working_directory_sends_no_rows_elsewhere(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    made = [ody.JsonLines(), ody.CsvFile(), ody.TensorBoard()]
+    for writer in made:
+        writer.open(RunInfo(Path("run"), 9, []))
+    monkeypatch.chdir(tmp_path / "two")
+    for writer in made:
+        row = {"epoch": 0, "step": 5, "loss": 1.0}
+        writer.write([row], Live(5, 1.0, samples=[{"step": 5, "loss": 1.0}]))
+        writer.close()
+    assert not os.listdir(tmp_path / "two")
+    assert (tmp_path / "one" / "run" / "steps.csv").read_text() == "step,loss\n5,1.0\n"
 
 
 def test_epochs_and_steps_are_two_files():
@@ -274,5 +454,5 @@ def test_files_need_a_directory(writer):
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install odyssey-jax\[tensorboard\]"):
+    with pytest.raises(ImportError, match=r"pip install 'odyssey-jax\[tensorboard\]'$"):
         ody.TensorBoard()

@@ -10,6 +10,7 @@ import numpy as np
 from odyssey_jax.schedules import Schedule
 
 Oracle = Callable[[np.ndarray, int], np.ndarray]
+LAST = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,3 +40,9 @@ def line(t: np.ndarray, start: float, end: float, total: int) -> np.ndarray:
 
 def unit(total: int) -> int:
     return max(total // 64, 1)
+
+
+def same_shape(steps: np.ndarray) -> np.ndarray:
+    """Repeat steps to one common length: all tests then share their programs."""
+    assert len(steps) <= 1000
+    return np.resize(np.asarray(steps), 1000)

@@ -1,0 +1,66 @@
+"""Fingerprints of what a run is made of: a resume compares them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from odyssey_jax._types import PyTree
+from odyssey_jax.train._epoch import Epoch
+
+# Arrays above this many bytes are sampled: to read all of a large set would delay every start.
+_WHOLE = 64 * 2**20
+_SAMPLED_ROWS = 4_096
+
+
+def of_function(function: Callable[..., Any], *args: Any) -> str:
+    """Return the fingerprint of what a function computes: its traced operations and constants.
+
+    Names, comments and formatting make no difference; another operation, shape or number does.
+    """
+    traced = jax.make_jaxpr(function)(*args)
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(traced.jaxpr))
+    digest = hashlib.sha256(text.encode())
+    for const in traced.consts:
+        digest.update(str(of_arrays(const)).encode())
+    return digest.hexdigest()[:16]
+
+
+def of_arrays(tree: PyTree) -> int:
+    """Return a checksum of arrays' contents; of large ones, of rows spread over them."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        if jax.numpy.issubdtype(getattr(leaf, "dtype", np.dtype(bool)), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        shape, size = np.shape(leaf), getattr(leaf, "nbytes", 0)
+        if size > _WHOLE and shape[0] > _SAMPLED_ROWS:
+            leaf = leaf[np.linspace(0, shape[0] - 1, _SAMPLED_ROWS).astype(np.int64)]
+        array = np.asarray(leaf)
+        found = zlib.crc32(repr((shape, array.dtype.str)).encode(), found)
+        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+    return found
+
+
+def of_program(epoch: Epoch, state: Any, batch: PyTree) -> dict[str, str]:
+    """Return the fingerprints of the loss and of the optimizer's update.
+
+    The learning rate's schedule is compared by itself: here the rate is a constant.
+    """
+    # Shapes alone: where the arrays lie makes no other run.
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    key = jax.random.key(0)
+    rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
+    optimizer = epoch.make_optimizer(rate)
+    loss = of_function(epoch.loss, state.params, state.model_state, batch, key)
+
+    def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
+        return optimizer.update(grads, opt_state, params, value=value)
+
+    args = (state.params, state.opt_state, state.params, np.float32(0))
+    return {"loss function": loss, "optimizer": of_function(update, *args)}
