@@ -452,7 +452,7 @@ def mangle(document, chance):
     return document
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32))
 def test_only_the_documented_errors_come_out(saved, tmp_path_factory, seed):
     chance = random.Random(seed)
