@@ -13,7 +13,7 @@ from odyssey_jax.store import Reader, SavedLeaf
 Values = Mapping[str, Any]
 
 # What differs between any two checkpoints.
-_ALWAYS = ("step", "timestamp")
+_ALWAYS = ("step", "timestamp", "token")
 
 
 class Difference(NamedTuple):

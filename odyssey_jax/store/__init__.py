@@ -13,6 +13,7 @@ from odyssey_jax.store._errors import CheckpointVersionError as CheckpointVersio
 from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteError
 from odyssey_jax.store._errors import CheckpointWriteWarning as CheckpointWriteWarning
 from odyssey_jax.store._export import export as export
+from odyssey_jax.store._files import local_directory as local_directory
 from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
 from odyssey_jax.store._leaves import SavedLeaf as SavedLeaf
 from odyssey_jax.store._match import Report as Report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import sys
 import threading
 import warnings
@@ -15,6 +16,22 @@ from odyssey_jax._checks import check_words
 from odyssey_jax.store._errors import CheckpointWriteError, CheckpointWriteWarning
 
 OnFailedSave = Literal["raise", "warn"]
+
+
+_all: weakref.WeakSet[Background] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    """Finish what runs when the program ends: a save that nobody waited for is committed."""
+    for background in list(_all):
+        background.join()
+
+
+# Before `concurrent.futures` is shut down, without which Orbax and TensorStore write nothing: it
+# is at exit too, before `atexit`, and the last to register is the first to be called.
+# https://github.com/python/cpython/blob/3.11/Lib/concurrent/futures/thread.py
+assert concurrent.futures.thread
+threading._register_atexit(_finish_all)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Background:
@@ -45,6 +62,7 @@ class Background:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._failures: list[BaseException] = []
+        _all.add(self)
         weakref.finalize(self, _print_failures, name, self._failures)
 
     @property
@@ -77,7 +95,6 @@ class Background:
         with self._changed:
             self._tasks.append((task, afterwards))
             if self._thread is None:
-                # Not a daemon: a program that ends without waiting still finishes its save.
                 self._thread = threading.Thread(target=self._run, name=self._name)
                 try:
                     self._thread.start()

@@ -14,13 +14,19 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from odyssey_jax.store._errors import CheckpointCorruptError
-from odyssey_jax.store._files import MARKERS
+from odyssey_jax.store._files import (
+    DOCUMENT_BYTES,
+    MARKERS,
+    check_inside,
+    open_regular,
+    read_document,
+)
 from odyssey_jax.store._layout import Pack
 
 FILE = "checksums.json"
@@ -121,9 +127,9 @@ def _pieces(shard: jax.Shard, chunk: list[int]) -> Iterable[tuple[tuple[int, ...
         yield tuple(map(sum, zip(first, at, strict=True))), data[inside]
 
 
-def of_file(path: Path) -> Checksum:
-    """Sum a file as it is on the disk."""
-    with path.open("rb", buffering=0) as stream:
+def of_file(root: Path, name: str, size: int | None = None) -> Checksum:
+    """Sum a file as it is on the disk; the arguments and errors are `open_regular`'s."""
+    with open_regular(root, name, size) as stream:
         size = crc = 0
         while block := stream.read(BLOCK):
             size, crc = size + len(block), zlib.crc32(block, crc)
@@ -136,15 +142,25 @@ def write(root: Path, arrays: Checksums) -> None:
     Args:
         root: The step's directory, complete but for this file.
         arrays: The checksums of the files that hold arrays; the others are read back.
+
+    Raises:
+        FileNotFoundError: If an array was written elsewhere.
+        ValueError: If a document is longer than one that is read.
     """
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    names = {path.relative_to(root).as_posix(): path for path in files}
-    found = {
-        name: arrays.get(name) or of_file(path)
-        for name, path in names.items()
-        if path.name not in MARKERS
-    }
-    (root / FILE).write_text(json.dumps({"crc32": found}))
+    names = [path.relative_to(root).as_posix() for path in files if path.name not in MARKERS]
+    if lost := sorted(arrays.keys() - set(names)):
+        raise FileNotFoundError(f"{lost[0]} is not in {str(root)!r}, where it was written to")
+    found = {name: arrays.get(name) or of_file(root, name) for name in names}
+    text = json.dumps({"crc32": found}).encode()
+    lengths = {name: sums.size for name, sums in found.items() if name not in arrays}
+    for name, size in (lengths | {FILE: len(text)}).items():
+        if size > DOCUMENT_BYTES:
+            raise ValueError(
+                f"{name} would be {size} bytes long, and a document has at most {DOCUMENT_BYTES}: "
+                "save what is long as an array"
+            )
+    (root / FILE).write_bytes(text)
 
 
 def load(root: Path) -> Checksums:
@@ -160,18 +176,31 @@ def load(root: Path) -> Checksums:
         CheckpointCorruptError: If the file is missing, or makes no sense.
     """
     try:
-        text = (root / FILE).read_bytes()
+        text = read_document(root, FILE)
     except FileNotFoundError as error:
         raise CheckpointCorruptError(
             f"{FILE} is missing: the step is damaged, or not odyssey_jax's"
         ) from error
+    rows = parse(FILE, text).get("crc32")
+    if not isinstance(rows, dict) or not all(map(_is_row, rows.values())):
+        raise CheckpointCorruptError(f"{FILE} makes no sense")
+    return {check_inside(name): Checksum(*row) for name, row in rows.items()}
+
+
+def _is_row(row: Any) -> bool:
+    return type(row) is list and len(row) == 2 and all(type(n) is int and n >= 0 for n in row)
+
+
+def parse(name: str, text: bytes) -> dict[str, Any]:
+    """Parse a document; raise CheckpointCorruptError unless it is a JSON object."""
     try:
-        return {
-            name: Checksum(int(size), int(crc))
-            for name, (size, crc) in json.loads(text)["crc32"].items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointCorruptError(f"{FILE} makes no sense") from error
+        data = json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as error:
+        why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise CheckpointCorruptError(f"{name} is no JSON: {why}") from error
+    if not isinstance(data, dict):
+        raise CheckpointCorruptError(f"{name} holds a {type(data).__name__}, not an object")
+    return data
 
 
 def compare(name: str, found: Checksum, wanted: Checksums) -> None:
@@ -203,12 +232,26 @@ def missing(name: str) -> CheckpointCorruptError:
     return CheckpointCorruptError(f"{name} is missing")
 
 
-def check_files(root: Path, names: Iterable[str], wanted: Checksums) -> None:
-    """Read files; raise CheckpointCorruptError unless each is as it was written."""
+def check_files(
+    root: Path, names: Iterable[str], wanted: Checksums, *, lengths_only: bool = False
+) -> None:
+    """Read files; raise CheckpointCorruptError unless each is as it was written.
+
+    Args:
+        root: The step's directory.
+        names: The files, relative to it.
+        wanted: What the files must be.
+        lengths_only: True to open them and to read nothing.
+    """
 
     def check(name: str) -> None:
+        if name not in wanted:
+            raise CheckpointCorruptError(f"{FILE} does not name {name}")
         try:
-            found = of_file(root / name)
+            if lengths_only:
+                open_regular(root, name, wanted[name].size).close()
+                return
+            found = of_file(root, name, wanted[name].size)
         except FileNotFoundError as error:
             raise missing(name) from error
         compare(name, found, wanted)

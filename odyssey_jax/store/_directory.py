@@ -8,7 +8,6 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from odyssey_jax._checks import check_words
@@ -39,7 +38,7 @@ class Directory:
         mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
 
     Raises:
-        ValueError: If the mode is neither.
+        ValueError: If the mode is neither, or the directory is not on this machine.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Directory:
         mode: Mode = "min",
     ) -> None:
         check_words("mode", mode, ("min", "max"))
-        self.directory = Path(os.path.abspath(directory))
+        self.directory = _files.local_directory(directory)
         self.monitor = monitor
         self.mode: Mode = mode
         self._values: dict[int, float | None] = {}
@@ -371,8 +370,10 @@ class Directory:
         return _files.reason(error)
 
     def _not_found(self, step: int) -> CheckpointNotFoundError:
+        odd = _files.why_no_step(self.directory, step)
         return CheckpointNotFoundError(
             f"no step {step} in {str(self.directory)!r}; committed are {list(self._committed())}"
+            f"{f'; {odd}' if odd else ''}"
         )
 
     def _name(self, step: int) -> str:
@@ -402,4 +403,7 @@ def check_step(step: Any) -> int:
 
 def as_number(value: Any) -> float | None:
     """Return a monitored value as a float; None where it is missing, NaN or no number."""
-    return float(value) if isinstance(value, int | float) and not math.isnan(value) else None
+    try:
+        return float(value) if isinstance(value, int | float) and value == value else None
+    except OverflowError:  # an integer beyond all floats
+        return math.copysign(math.inf, value)

@@ -82,7 +82,7 @@ def export(
         {'dense': {'bias': array([0., 0.])}}
     """
     check_words("format", format, get_args(ExportFormat))
-    path = Path(os.path.abspath(path))
+    path = _files.local_directory(path, "path")
     if path.exists():
         raise CheckpointError(f"{str(path)!r} is there already; give another path, or delete it")
     tree = jax.tree_util.tree_map_with_path(_on_host, tree)
@@ -196,7 +196,7 @@ def _write_safetensors(
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays begin at a multiple of 8 bytes
-    with file.open("wb") as stream:
+    with file.open("xb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for array in arrays.values():
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -40,7 +41,7 @@ _PACKAGES = {
     "optax": "optax",
     "orbax": "orbax-checkpoint",
 }
-_RESERVED = ("format_version", "retention", "step", "superseded", "timestamp", "versions")
+_RESERVED = ("format_version", "retention", "step", "superseded", "timestamp", "token", "versions")
 
 
 def encode(value: Any, where: str = "metadata") -> Any:
@@ -169,7 +170,7 @@ def header(
     timestamp: float,
     metadata: Mapping[str, Any],
     retention: Mapping[str, Any],
-    superseded: Mapping[int, float | None] = MappingProxyType({}),
+    superseded: Mapping[int, str | None] = MappingProxyType({}),
 ) -> Document:
     """Put the store's own metadata before the caller's.
 
@@ -178,7 +179,7 @@ def header(
         timestamp: Seconds since the epoch.
         metadata: The caller's.
         retention: The store's; it tells a reader which step is best.
-        superseded: Steps that this one takes the place of -> their timestamps.
+        superseded: Steps that this one takes the place of -> their tokens.
 
     Returns:
         Both, encoded for JSON.
@@ -208,11 +209,13 @@ def header(
         "format_version": FORMAT_VERSION,
         "step": step,
         "timestamp": float(timestamp),
+        # Which save of the step it is: a clock may stand, or be set back.
+        "token": secrets.token_hex(8),
         "retention": dict(retention),
         "versions": versions(),
     }
     if superseded:
-        own["superseded"] = [[old, stamp] for old, stamp in superseded.items()]
+        own["superseded"] = [[old, token] for old, token in superseded.items()]
     return own | {k: encode(v, f"metadata[{k!r}]") for k, v in metadata.items()}
 
 
@@ -234,9 +237,10 @@ def check_version(header: Mapping[str, Any], name: str) -> int:
     found = header.get("format_version")
     oldest = min(MIGRATIONS, default=FORMAT_VERSION)
     if not isinstance(found, int) or isinstance(found, bool) or found < oldest:
-        raise CheckpointCorruptError(f"it has no format version (found {found!r})")
+        raise CheckpointCorruptError(f"it has no format version (found {_shown(found)})")
     if found > FORMAT_VERSION:
-        library = header.get("versions", {}).get("odyssey_jax", "unknown")
+        known = header.get("versions")
+        library = known.get("odyssey_jax", "unknown") if isinstance(known, dict) else "unknown"
         raise CheckpointVersionError(
             f"{name} has format version {found}, and this odyssey_jax "
             f"({versions()['odyssey_jax']}) reads up to {FORMAT_VERSION}. It was written by "
@@ -244,6 +248,72 @@ def check_version(header: Mapping[str, Any], name: str) -> int:
             "upgrade odyssey_jax to that version or later"
         )
     return found
+
+
+def check_header(header: Mapping[str, Any], step: int) -> None:
+    """Raise CheckpointCorruptError unless the store's own metadata are of their kinds.
+
+    Args:
+        header: The decoded metadata, in the current format version.
+        step: The step whose directory it lies in.
+
+    Example:
+        >>> check_header({"step": 1}, 2)
+        Traceback (most recent call last):
+        odyssey_jax.store._errors.CheckpointCorruptError: metadata/metadata is of step 1: ...
+    """
+    found = header.get("step")
+    if type(found) is int and found != step:
+        raise CheckpointCorruptError(
+            f"metadata/metadata is of step {found}: the directory is a copy of that step's, or was "
+            "renamed"
+        )
+    for name, fits in _KINDS.items():
+        value = header.get(name)
+        if (name in header or name not in _OPTIONAL) and not fits(value):
+            shown = _shown(value)
+            raise CheckpointCorruptError(f"metadata/metadata makes no sense: {name} is {shown}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value that may be anything, in a few words."""
+    plain = isinstance(value, int | float | str | None)
+    return repr(value)[:40] if plain else f"a {type(value).__name__}"
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_retention(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("mode") in ("min", "max")
+        and isinstance(value.get("monitor"), str | None)
+        and _is_count(value.get("keep_best"))
+        and all(
+            value.get(name) is None or _is_count(value[name], 1)
+            for name in ("keep_last", "keep_every")
+        )
+    )
+
+
+def _is_superseded(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == 2 and _is_count(row[0]) for row in value
+    )
+
+
+_OPTIONAL = ("token", "superseded", "metrics")
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "step": _is_count,
+    "timestamp": lambda value: type(value) in (int, float) and abs(value) < math.inf,
+    "token": lambda value: isinstance(value, str),
+    "retention": _is_retention,
+    "versions": lambda value: isinstance(value, dict),
+    "superseded": _is_superseded,
+    "metrics": lambda value: isinstance(value, dict),
+}
 
 
 def migrate(kind: Kind, document: Document, version: int) -> Document:

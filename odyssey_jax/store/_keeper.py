@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from odyssey_jax.store._errors import (
     CheckpointInUseError,
     CheckpointNotFoundError,
     CheckpointWriteError,
+    CheckpointWriteWarning,
 )
 from odyssey_jax.store._files import pinned_steps
 from odyssey_jax.store._lock import WriterLock
@@ -64,14 +67,17 @@ class Keeper(Reader):
         self.keep_best = keep_best
         self.keep_every = keep_every
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
-        self._given_up: dict[int, float | None] = {}  # -> their timestamps
+        self._given_up: dict[int, str | None] = {}  # -> their tokens
         self._tidied = False
+        self._undeleted: set[Path] = set()  # steps that are deleted but for their files
+        self._told: set[Path] = set()
         self._closed = False
         with together():
             _files.make_directory(self.directory)
             check_shared(self.directory)
         self._lock = WriterLock(self.directory)
         self._tidy_unless_in_use()
+        self._tell_undeleted()
 
     def acquire(self) -> None:
         """Take the directory for this store to write to, as the first `save` does.
@@ -206,6 +212,8 @@ class Keeper(Reader):
     def unpin(self, step: int) -> None:
         """Take a pin away: the step goes when no other rule keeps it, after the next save.
 
+        Or when the next store of the same rule opens the directory.
+
         Args:
             step: A committed step; nothing happens if it is not pinned.
 
@@ -302,7 +310,7 @@ class Keeper(Reader):
         """
         self._background.join()
         given_up = sorted(self._may_go(steps))
-        self._given_up |= {step: self._metadata_or_none(step).get("timestamp") for step in given_up}
+        self._given_up |= {step: self._metadata_or_none(step).get("token") for step in given_up}
 
     def _may_go(self, steps: Iterable[int]) -> set[int]:
         doomed = {check_step(step) for step in steps}
@@ -331,9 +339,7 @@ class Keeper(Reader):
         # What cannot be read is not ours to delete: it may be of a newer format.
         values, _ = self._read_values(set(self._committed()) - self._skipped.keys())
         pinned = pinned_steps(self.directory)
-        old = values.keys() - retain(
-            values, self.keep_last, self.keep_best, self.mode, self.keep_every, pinned
-        )
+        old = values.keys() - self._retained(values, pinned)
         # What was skipped for being corrupt takes nobody's place in the rule, and goes when the
         # run is past it.
         if self.keep_last is not None:
@@ -371,21 +377,62 @@ class Keeper(Reader):
         """Finish what killed programs have begun."""
         self._sweep()
         if not self._tidied:
-            self._drop_superseded()
+            self._drop_overdue()
             self._tidied = True
 
     def _sweep(self) -> None:
         if is_first():
-            _files.sweep(self.directory, unfinished=self._lock.held)
+            self._undeleted.update(_files.sweep(self.directory, unfinished=self._lock.held))
 
-    def _drop_superseded(self) -> None:
-        """Delete what a program gave up for a step that it committed, before it was killed."""
+    def _tell_undeleted(self) -> None:
+        """Warn once of each deleted step whose files the system does not delete."""
+        left = sorted(path for path in self._undeleted - self._told if os.path.lexists(path))
+        self._told.update(left)
+        if left:
+            names = ", ".join(path.name for path in left)
+            warnings.warn(
+                f"the files of deleted steps are still in {str(self.directory)!r}, since the "
+                f"system does not delete them: {names}; delete them by hand",
+                CheckpointWriteWarning,
+                stacklevel=4,
+            )
+
+    def _drop_overdue(self) -> None:
+        """Delete what a program, before it was killed, had a newer step committed to delete.
+
+        That is what it gave up, and what the rule did not keep: the one that the newest step
+        was saved by, if it is this store's too.
+        """
         if not is_first():
             return
         found = {step: self._metadata_or_none(step) for step in self._committed()}
-        if doomed := superseded(found) - pinned_steps(self.directory):
+        pinned = pinned_steps(self.directory)
+        doomed = superseded(found)
+        left = {step: metadata for step, metadata in found.items() if step not in doomed}
+        newest = max(left, default=None)
+        if newest is not None and left[newest].get("retention") == self._retention():
+            values = {step: self._value(step) for step, metadata in left.items() if metadata}
+            old = values.keys() - self._retained(values, pinned)
+            if old and self._is_good(newest):
+                doomed |= old
+        if doomed := doomed - pinned:
             with self._deleting(doomed):
                 self._drop(doomed)
+
+    def _is_good(self, step: int) -> bool:
+        try:
+            return self.verify(step) > 0
+        except CheckpointError:
+            return False
+
+    def _retained(
+        self, values: Mapping[int, float | None], pinned: Collection[int]
+    ) -> frozenset[int]:
+        return retain(values, self.keep_last, self.keep_best, self.mode, self.keep_every, pinned)
+
+    def _retention(self) -> dict[str, Any]:
+        names = ("keep_last", "keep_best", "keep_every", "monitor", "mode")
+        return {name: getattr(self, name) for name in names}
 
     def _metadata_or_none(self, step: int) -> dict[str, Any]:
         try:

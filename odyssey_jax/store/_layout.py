@@ -9,6 +9,7 @@ writes no array.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,11 +17,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from odyssey_jax.store._leaves import Leaf
+from odyssey_jax.store._format import decode
+from odyssey_jax.store._leaves import SCALARS, Leaf, dtype_name
 from odyssey_jax.store._structure import numbers_in
 
 ALIGNMENT = 64  # bytes; what XLA needs to use a slice where it lies
 CHUNK_BYTES = 32 * 2**20  # one file each: fewer fsyncs, and still read side by side
+
+_DIMENSIONS = 64  # the most that NumPy has
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")  # of arrays and dtypes: nothing that leads elsewhere
 
 # What the Zarr format has a name for; other dtypes are stored as their bytes.
 _NAMED = frozenset(
@@ -254,24 +259,83 @@ def from_json(data: Mapping[str, Any]) -> Layout:
     """Undo `to_json`.
 
     Raises:
-        Exception: ValueError, TypeError, LookupError or AttributeError if the data make no sense.
+        Exception: ValueError, TypeError, LookupError, AttributeError or RecursionError if the data
+            make no sense.
     """
     places = tuple(_from_row(*row) for row in data["leaves"])
-    for dtype in {place.data_dtype for place in places if place.data_dtype}:
-        np.dtype(dtype)
-    packs = {name: Pack(**pack) for name, pack in data["packs"].items()}
+    packs = {name: _pack_from(name, **pack) for name, pack in data["packs"].items()}
+    if len({place.path for place in places}) < len(places):
+        raise ValueError("two of its leaves have one path")
+    ends: dict[str, int] = {}
+    for place in places:
+        if place.lies == "packed":
+            _check_packed(place, packs[place.array], ends.get(place.array, 0))
+            ends[place.array] = place.offset + place.size
+        elif place.lies == "loose":
+            ok = _NAME.fullmatch(place.array) and place.array not in ends
+            _require(ok and place.offset == 0 and place.size > 0, place)
+            ends[place.array] = 0
+        elif place.lies == "empty":
+            _require((place.array, place.offset, place.size) == ("", 0, 0), place)
     tree = data["tree"]
     if numbers_in(tree) != list(range(len(places))):
         raise ValueError("its tree does not hold each leaf once")
     return Layout(places, packs, tree)
 
 
+def _require(holds: Any, place: Place) -> None:
+    if not holds:
+        raise ValueError(f"leaf {place.path[:200]} cannot lie so")
+
+
+def _check_packed(place: Place, pack: Pack, end: int) -> None:
+    """Raise ValueError unless a leaf lies in its packed array, behind the one before."""
+    inside = end <= place.offset and place.offset + place.size <= pack.size
+    _require(inside and place.size > 0 and pack.dtype == place.data_dtype, place)
+
+
+def _pack_from(name: str, dtype: str, stored: str, size: int, chunk: int) -> Pack:
+    itemsize = _itemsize(dtype)
+    counts = all(type(n) is int and n > 0 for n in (size, chunk))
+    if not (
+        counts
+        and _NAME.fullmatch(name)
+        and stored == (dtype if dtype in _NAMED else "uint8")
+        and size % chunk == 0
+        and chunk * itemsize <= CHUNK_BYTES + ALIGNMENT * itemsize
+    ):
+        raise ValueError(f"the packed array {name[:200]!r} cannot be so")
+    return Pack(dtype, stored, size, chunk)
+
+
+@cache
+def _itemsize(dtype: str) -> int:
+    """Return the bytes of an element; raise ValueError for what is no dtype of a leaf."""
+    if not _NAME.fullmatch(dtype) or dtype_name(np.dtype(dtype)) != dtype:
+        raise ValueError(f"{dtype[:200]!r} is no dtype")
+    return np.dtype(dtype).itemsize
+
+
 def _from_row(
     path: str, shape: list[int], dtype: str, lies: Any, where: Any, offset: int = 0, *data: Any
 ) -> Place:
+    if not (isinstance(path, str) and isinstance(dtype, str)):
+        raise TypeError("a leaf's path and dtype must be strings")
     if lies == "inline":
+        if type(decode(where)) is not SCALARS[dtype] or shape:
+            raise TypeError(f"leaf {path[:200]} is no {dtype}")
         return Place(path, (), dtype, lies, value=where)
     data_shape, data_dtype, impl = data or (shape, dtype, None)
-    return Place(
+    place = Place(
         path, tuple(shape), dtype, lies, tuple(data_shape), data_dtype, where, offset, impl=impl
     )
+    itemsize = _itemsize(data_dtype)
+    _require(lies in ("packed", "loose", "empty") and type(offset) is int, place)
+    _require(all(type(n) is int and n >= 0 for n in (*place.shape, *place.data_shape)), place)
+    # What NumPy can index, also where another length is 0.
+    lengths = math.prod(max(n, 1) for n in place.data_shape) * itemsize
+    _require(len(place.data_shape) <= _DIMENSIONS and lengths < 2**63, place)
+    if data:
+        key = isinstance(impl, str) and dtype.startswith("key<") and data_dtype == "uint32"
+        _require(key and place.data_shape[: len(place.shape)] == place.shape, place)
+    return place

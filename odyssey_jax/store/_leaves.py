@@ -126,7 +126,7 @@ def describe(path: str, value: Any) -> Leaf:
     if is_scalar(value):
         return Leaf(path, (), type(value).__name__)
     if hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, _MASKED):
-        name = _dtype_name(value.dtype)
+        name = dtype_name(value.dtype)
         if name is not None:
             return Leaf(path, tuple(value.shape), name)
     raise ValueError(
@@ -137,7 +137,8 @@ def describe(path: str, value: Any) -> Leaf:
 
 
 @cache
-def _dtype_name(dtype: Any) -> str | None:
+def dtype_name(dtype: Any) -> str | None:
+    """Return a dtype's name in a checkpoint; None if none can hold it."""
     if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         return str(dtype)
     dtype = np.dtype(dtype)
@@ -206,19 +207,26 @@ def split(path: str) -> tuple[Part, ...]:
         >>> [part.key for part in split(".params['a.b'][0]")]
         ['params', 'a.b', 0]
     """
-    texts = _PART.findall(path)
-    if "".join(texts) != path:
-        return (Part(path, path),)
-    return tuple(Part(text, _key(text)) for text in texts)
+    parts: list[Part] = []
+    end = 0
+    while end < len(path):
+        found = _PART.match(path, end)
+        if found is None:
+            return (Part(path, path),)
+        parts.append(Part(found[0], _key(found[0])))
+        end = found.end()
+    return tuple(parts)
 
 
 def _key(text: str) -> Any:
     if text.startswith("."):
         return text[1:]
     try:
-        return ast.literal_eval(text[1:-1])
-    except (SyntaxError, ValueError):
+        key = ast.literal_eval(text[1:-1])
+        str(key)  # which Python refuses of the longest integers
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return text[1:-1]
+    return key
 
 
 def name_of(path: str) -> str:

@@ -11,7 +11,8 @@ import time
 import weakref
 from pathlib import Path
 
-from odyssey_jax.store._errors import CheckpointInUseError
+from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointInUseError
+from odyssey_jax.store._files import NO_LINK, read_document
 
 try:
     import fcntl
@@ -92,8 +93,8 @@ class WriterLock:
 
     def _in_use(self, path: Path) -> CheckpointInUseError:
         who, what = "another program", "wait until it ends, or end it"
-        with contextlib.suppress(OSError, ValueError):
-            process, host = path.read_text().split()
+        with contextlib.suppress(OSError, ValueError, CheckpointCorruptError):
+            process, host = read_document(path.parent, path.name).decode().split()
             who = f"process {process} on {host}"
             if (int(process), host) == (os.getpid(), socket.gethostname()):
                 who, what = "another Store of this program", "close() that one"
@@ -113,7 +114,7 @@ def _take(path: Path) -> int | None:
         try:
             # Writable, without which NFS locks nothing; and no link, which may lead to a file
             # that is somebody's.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
         except OSError:
             return None
         try:

@@ -140,12 +140,16 @@ def blank(place: Place) -> Any:
     if place.lies == "inline":
         return SCALARS[place.dtype]()
     if place.impl is not None:
-        return jax.eval_shape(
-            lambda: jax.random.wrap_key_data(
-                jnp.zeros(place.data_shape, jnp.uint32), impl=place.impl
-            )
-        )
+        return key_like(place.data_shape, place.impl)
     return np.broadcast_to(np.zeros((), place.dtype), place.shape)
+
+
+@lru_cache(maxsize=256)
+def key_like(data_shape: tuple[int, ...], impl: str) -> jax.ShapeDtypeStruct:
+    """Describe the typed keys that words of a shape make; raise ValueError if they make none."""
+    return jax.eval_shape(
+        lambda: jax.random.wrap_key_data(jnp.zeros(data_shape, jnp.uint32), impl=impl)
+    )
 
 
 def keep(leaf: Leaf, target: Any) -> Any:

@@ -80,16 +80,16 @@ def superseded(found: Mapping[int, Mapping[str, Any]]) -> set[int]:
         found: Committed step -> its metadata, which is empty where it cannot be read.
 
     Returns:
-        Those that another's metadata names, with the timestamp that they have.
+        Those that another's metadata names, with the token that they have.
 
     Example:
-        >>> again = {"timestamp": 9.0, "superseded": [[2, 1.0], [4, 2.0], [6, 3.0]]}
-        >>> superseded({2: again, 4: {"timestamp": 2.0}, 6: {"timestamp": 10.0}})
+        >>> again = {"token": "z", "superseded": [[2, "a"], [4, "b"], [6, "c"]]}
+        >>> superseded({2: again, 4: {"token": "b"}, 6: {"token": "y"}})
         {4}
     """
     return {
         old
         for step, metadata in found.items()
-        for old, timestamp in metadata.get("superseded", ())
-        if old != step and old in found and found[old].get("timestamp") == timestamp
+        for old, token in metadata.get("superseded", ())
+        if old != step and old in found and found[old].get("token") == token
     }

@@ -316,6 +316,6 @@ def unpack(place: Place, packed: Mapping[str, np.ndarray]) -> np.ndarray:
         A view, or a new array where the leaf has no elements.
     """
     if place.lies == "empty":
-        return np.empty(place.data_shape, place.data_dtype)
+        return np.zeros(place.data_shape, place.data_dtype)
     whole = packed[place.array]
     return whole[place.offset : place.offset + place.size].reshape(place.data_shape)

@@ -55,8 +55,8 @@ class Store(Keeper):
         clock: Returns the time in seconds since the epoch, for the metadata.
 
     Raises:
-        ValueError: If an argument makes no sense.
-        CheckpointError: If the directory is a file.
+        ValueError: If an argument makes no sense, or the directory is not on this machine.
+        CheckpointError: If the directory is a file, or a file or a link in it is called as a step.
         CheckpointWriteError: If the directory cannot be made.
 
     Example:
@@ -217,11 +217,7 @@ class Store(Keeper):
     def _is_committed(self, step: int) -> bool:
         """Look for one step: to list the directory takes 1 to 2 ms after a save."""
         with together():
-            return from_first(os.path.isdir(self.directory / str(step)), "Store.save")
-
-    def _retention(self) -> dict[str, Any]:
-        names = ("keep_last", "keep_best", "keep_every", "monitor", "mode")
-        return {name: getattr(self, name) for name in names}
+            return from_first(os.path.lexists(self.directory / str(step)), "Store.save")
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))
@@ -308,3 +304,4 @@ class Store(Keeper):
             self._writer.close()
             self._lock.release()
         self._failures.sum_up(self.directory)
+        self._tell_undeleted()

@@ -101,7 +101,7 @@ def build(node: Node, leaves: Mapping[int, Any]) -> Any:
     """
     if node is None:
         return None
-    if isinstance(node, int):
+    if type(node) is int:
         return leaves[node]
     if "tuple" in node:
         return tuple(build(part, leaves) for part in node["tuple"])
@@ -111,17 +111,25 @@ def build(node: Node, leaves: Mapping[int, Any]) -> Any:
 
 
 def _children(node: Node) -> list[tuple[Any, Node]]:
-    """Return the parts of a node by their keys."""
-    if not isinstance(node, dict):
+    """Return the parts of a node by their keys; raise ValueError if it is none."""
+    if node is None or type(node) is int:
         return []
-    ((kind, content),) = node.items()
-    if kind == "items":
-        return [(hashable(decode(key)), part) for key, part in content]
-    if kind in ("list", "tuple"):
-        return list(enumerate(content))
-    if kind in ("dict", "fields"):
-        return list(content.items())
-    raise KeyError(f"there is no kind of node {kind!r}")
+    if isinstance(node, dict) and len(node) == 1:
+        ((kind, content),) = node.items()
+        if kind == "items" and isinstance(content, list):
+            return [(_plain_key(key), part) for key, part in content]
+        if kind in ("list", "tuple") and isinstance(content, list):
+            return list(enumerate(content))
+        if kind in ("dict", "fields") and isinstance(content, dict):
+            return list(content.items())
+    raise ValueError("its tree has what is no node")
+
+
+def _plain_key(encoded: Any) -> Any:
+    key = hashable(decode(encoded))
+    if not _is_plain(key):
+        raise ValueError("its tree has what is no key")
+    return key
 
 
 def numbers_in(node: Node) -> list[int]:
@@ -131,7 +139,7 @@ def numbers_in(node: Node) -> list[int]:
         >>> numbers_in({"dict": {"a": {"list": [3, None]}, "b": 4}})
         [3, 4]
     """
-    if isinstance(node, int):
+    if type(node) is int:
         return [node]
     return [number for _, part in _children(node) for number in numbers_in(part)]
 

@@ -143,19 +143,20 @@ with ody.Store(run / "checkpoints", **how) as store:
         store.save(n, {"state": {"params": make(n)}}, {"metrics": {"loss": n}})
     check(store.load().tree["state"]["params"], 2)  # which waits for the save
     check(store.load("best", subtree="state/params").tree, 1)
-check(ody.load_params(run), 2)
-check(ody.load_params(run, step="best"), 1)
+raw = {"subtree": "state/params"}  # no checkpoint of `fit`, which says where its are
+check(ody.load_params(run, **raw), 2)
+check(ody.load_params(run, step="best", **raw), 1)
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make(0))
 for step, n in (("latest", 2), ("best", 1)):
-    found = ody.load_params(run, like, step)
+    found = ody.load_params(run, like, step, **raw)
     for name, x in make(n).items():
         assert found[name].sharding == x.sharding
         for a, b in zip(found[name].addressable_shards, x.addressable_shards, strict=True):
             np.testing.assert_array_equal(a.data, b.data)
 if me == 0:  # and the others are elsewhere
-    check(ody.load_params(run), 2)
-    ody.export_params(run, directory / "orbax")
-    ody.export_params(run, directory / "params.safetensors", "best", format="safetensors")
+    check(ody.load_params(run, **raw), 2)
+    ody.export_params(run, directory / "orbax", **raw)
+    ody.export_params(run, directory / "params.safetensors", "best", **raw)
 """
 )
 

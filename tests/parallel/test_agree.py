@@ -9,7 +9,7 @@ from tests.processes import run
 
 AGREE = """
 import threading, time
-import odyssey_jax.parallel as p
+import odyssey_jax.parallel._agree as p
 
 me = jax.process_index()
 assert p.is_first() == (me == 0)

@@ -1,7 +1,9 @@
 """What survives a power loss: all is synced before the commit, and nothing is deleted before."""
 
+import errno
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from pathlib import Path
@@ -9,7 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from odyssey_jax.store import CheckpointWriteError, Reader, Store, _files, _orbax
+from odyssey_jax.store import (
+    CheckpointWriteError,
+    CheckpointWriteWarning,
+    Reader,
+    Store,
+    _files,
+    _orbax,
+)
 
 TREE = {"w": np.arange(3.0), "n": np.arange(2)}
 MARKERS = {"commit_success.txt", "_CHECKPOINT_METADATA"}
@@ -22,7 +31,7 @@ def test_all_is_synced_before_the_commit_and_the_old_deleted_after(tmp_path, mon
 
     def record(path):
         synced.append((path, {int(p.name) for p in root.iterdir() if p.name.isdigit()}))
-        sync(path)
+        return sync(path)
 
     for module in (_files, _orbax):
         monkeypatch.setattr(module, "sync", record)
@@ -44,6 +53,43 @@ def test_all_is_synced_before_the_commit_and_the_old_deleted_after(tmp_path, mon
         root / "2" / "checksums.json", root / "2", root,
     }  # fmt: skip
     assert synced[-1] == (root, {2}), "the deletion"
+
+
+def no_directory(monkeypatch, number):
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+@pytest.mark.parametrize("new", [True, False])
+def test_a_file_system_that_cannot_sync_a_directory_saves_all_the_same(
+    tmp_path, monkeypatch, number, new
+):
+    no_directory(monkeypatch, number)
+    directory = tmp_path / "new" / "store" if new else tmp_path
+    with pytest.warns(CheckpointWriteWarning, match="cannot sync a directory: a power") as told:
+        store = Store(directory)
+    assert [warning.filename for warning in told] == [__file__]
+    with store:
+        store.save(1, TREE, {})
+        store.save(2, TREE, {})
+        store.pin(2)
+    assert Reader(directory).steps() == (2,)
+
+
+def test_another_failure_to_sync_is_one(tmp_path, monkeypatch):
+    with Store(tmp_path) as store:
+        no_directory(monkeypatch, errno.EIO)
+        store.save(1, TREE, {})
+        with pytest.raises(CheckpointWriteError, match="Input/output error"):
+            store.wait()
+        assert store.steps() == () or store.latest(verify=True) == 1
 
 
 @pytest.fixture

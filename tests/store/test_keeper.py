@@ -159,7 +159,7 @@ def test_killed_while_one_is_replaced(directory, failing, monkeypatch):
     store.give_up([4, 6])
     with monkeypatch.context() as patched:
         patched.setattr(_files, "_put_back", lambda aside: None)
-        patched.setattr(_files, "sweep", lambda directory, unfinished: None)
+        patched.setattr(_files, "sweep", lambda directory, unfinished: [])
         store.save(4, tree(0), {})
         with pytest.raises(CheckpointWriteError):
             store.close()
@@ -178,7 +178,7 @@ def test_killed_between_the_commit_and_the_deletion(directory, monkeypatch, step
     store.give_up([4, 6])
     with monkeypatch.context() as patched:
         patched.setattr(_files, "remove", killed)
-        patched.setattr(_files, "sweep", lambda directory, unfinished: None)
+        patched.setattr(_files, "sweep", lambda directory, unfinished: [])
         store.save(step, tree(10), {})
         with pytest.raises(CheckpointWriteError, match="were not deleted"):
             store.close()
@@ -189,6 +189,66 @@ def test_killed_between_the_commit_and_the_deletion(directory, monkeypatch, step
     Store(directory).close()
     assert values(directory) == {2: 2, step: 10, 6: 60}
     assert not [path for path in directory.iterdir() if path.suffix]
+
+
+def test_a_clock_that_stands_makes_no_step_of_another(directory):
+    with Store(directory, keep_last=None, clock=lambda: 0.0) as store:
+        store.give_up([2, 4, 6])
+        for step in (2, 4, 6):
+            store.save(step, tree(10 * step), {})
+    with Store(directory, keep_last=None, clock=lambda: 0.0) as store:
+        assert store.steps() == (2, 4, 6)
+        store.give_up([4, 6])
+        for step in (4, 6):
+            store.save(step, tree(100 * step), {})
+    Store(directory, keep_last=None).close()
+    assert values(directory) == {2: 20, 4: 400, 6: 600}
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """Steps 1 and 2 by a store that keeps one, killed between the commit and the deletion."""
+
+    def kill(*args):
+        raise RuntimeError("killed")
+
+    store = Store(tmp_path)
+    save(store, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(_files, "remove", kill)
+        store.save(2, TREE, {})
+        with pytest.raises(CheckpointWriteError, match="were not deleted"):
+            store.close()
+    assert Reader(tmp_path).steps() == (1, 2)
+    return tmp_path
+
+
+def test_killed_between_the_commit_and_the_deletion_of_the_old(killed):
+    with Store(killed) as store:
+        assert store.steps() == (2,)
+
+
+def test_another_rule_deletes_nothing_before_it_saves(killed):
+    with Store(killed, keep_last=None) as store:
+        assert store.steps() == (1, 2)
+    with Store(killed, keep_last=1, keep_every=5) as store:
+        assert store.steps() == (1, 2)
+
+
+@pytest.mark.parametrize("file", ["metadata/metadata", "state/packed.float64/0"])
+def test_the_old_is_not_deleted_for_a_new_one_that_is_damaged(killed, file):
+    path = killed / "2" / file
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with Store(killed) as store:
+        assert store.steps() == (1, 2)
+        with pytest.warns(UserWarning, match="step 1 is taken"):
+            assert store.latest(verify=True) == 1
+
+
+def test_what_is_pinned_is_kept_when_the_old_goes(killed):
+    (killed / "1.pinned").touch()
+    with Store(killed) as store:
+        assert store.steps() == (1, 2)
 
 
 def test_what_is_pinned_or_not_there_is_refused(directory):

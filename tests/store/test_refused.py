@@ -2,7 +2,9 @@
 
 import errno
 import mmap
+import os
 import threading
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -10,7 +12,16 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from odyssey_jax.store import CheckpointError, CheckpointWriteError, Store, _snapshot
+from odyssey_jax.store import (
+    CheckpointError,
+    CheckpointInUseError,
+    CheckpointWriteError,
+    Reader,
+    Store,
+    _checksums,
+    _snapshot,
+    local_directory,
+)
 from odyssey_jax.store._snapshot import Planner
 from tests.store.conftest import TREE, assert_same, blank, save
 
@@ -144,6 +155,99 @@ def test_a_step_that_is_a_word(tmp_path):
         pytest.raises(ValueError, match="'latest' or 'best', got 'lates'"),
     ):
         store.restore({}, "lates")
+
+
+ELSEWHERE = ["s3://bucket/run", "gs://bucket/run", "memory://run", "hdfs://h/run", "file://host/x"]
+
+
+@pytest.mark.parametrize("make", [Store, Reader])
+@pytest.mark.parametrize("directory", ELSEWHERE)
+def test_what_is_not_on_this_machine_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, make, directory
+):
+    monkeypatch.chdir(tmp_path)
+    for given in (directory, *([Path(directory)] if make is Store else [])):
+        with pytest.raises(ValueError, match="must be a local path, or a file:/// URL, got"):
+            make(given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_home_and_a_file_url_are_local_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_directory("~/a") == local_directory(Path("~/a")) == tmp_path / "a"
+    assert local_directory(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert local_directory(f"file://localhost{tmp_path}") == tmp_path
+    assert local_directory(os.fsencode(tmp_path)) == tmp_path
+    with Store("~/a/b") as store:
+        save(store, 1)
+    assert Reader(tmp_path / "a" / "b").steps() == Reader("~/a/b").steps() == (1,)
+    monkeypatch.chdir(tmp_path)
+    assert Reader("a/b").directory == tmp_path / "a" / "b"
+    with pytest.raises(ValueError, match="home directory of '~nobody-here' is not known"):
+        Store("~nobody-here/a")
+    with pytest.raises(TypeError, match="directory must be a path, got 3"):
+        Store(3)
+    with pytest.raises(ValueError, match="has a null character"):
+        Reader("a\0b")
+
+
+def test_a_directory_that_is_relative_stays_where_it_was(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    with Store("store") as store:
+        monkeypatch.chdir(tmp_path / "two")
+        save(store, 1)
+    assert Reader(tmp_path / "one" / "store").steps() == (1,)
+    assert not list((tmp_path / "two").iterdir())
+
+
+@pytest.mark.parametrize(("name", "what"), [(b"a\\b", "a backslash"), (b"a\xff", "not UTF-8")])
+def test_a_path_that_would_be_another_is_refused(tmp_path, name, what):
+    directory = os.fsencode(tmp_path) + b"/" + name
+    with pytest.raises(ValueError, match=f"directory must be a path .* has .*{what}"):
+        Store(os.fsdecode(directory))
+    with pytest.raises(ValueError, match=f"directory must be a path .* has .*{what}"):
+        Store(os.fsdecode(directory + b"/below"))
+    assert not list(tmp_path.iterdir())
+
+
+NAMES = ["a b", "a?b", "a#b", "a%20b", "a%b", "a*b", "[ab]", "a\nb", "a:b", "a|b", "ä", "a;b", "$a"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_odd_paths_hold_what_was_saved(tmp_path, name):
+    tree = TREE | {"spread": spread(np.float32)}
+    with Store(tmp_path / name) as store:
+        save(store, 1, 2, tree=tree)
+        assert_same(store.restore(tree).tree, tree)
+        assert store.verify(2) > 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_array_that_was_written_elsewhere_fails_the_save(tmp_path):
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(FileNotFoundError, match="state/packed.x/0 is not in"):
+        _checksums.write(tmp_path, {"state/packed.x/0": _checksums.Checksum(1, 2)})
+    assert not (tmp_path / "checksums.json").exists()
+
+
+def test_a_pin_that_is_a_link_is_not_followed(tmp_path):
+    with Store(tmp_path / "store") as store:
+        save(store, 1)
+        (tmp_path / "store" / "1.pinned").symlink_to(tmp_path / "made")
+        with pytest.raises(CheckpointWriteError, match="step 1 .* was not pinned"):
+            store.pin(1)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_lock_that_is_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "writer.lock")
+    with Store(tmp_path) as store:
+        save(store, 1)
+        with pytest.raises(CheckpointInUseError), Store(tmp_path) as other:
+            other.acquire()
+    assert Reader(tmp_path).steps() == (1,)
 
 
 def test_a_link_that_leads_nowhere(tmp_path):

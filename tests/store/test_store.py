@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import threading
 
 import jax.numpy as jnp
@@ -93,6 +94,7 @@ def test_metadata(tmp_path):
         found = store.metadata(7)
     assert math.isnan(found["metrics"].pop("other"))
     versions = found.pop("versions")
+    assert len(found.pop("token")) == 16
     assert found == {
         "format_version": FORMAT_VERSION,
         "step": 7,
@@ -210,12 +212,39 @@ def test_other_files_in_the_directory_are_left_alone(tmp_path):
     names = ["notes.txt", "007", "12.txt", "best", "x.orbax-checkpoint-tmp"]
     for name in names:
         (tmp_path / name).mkdir()
-    (tmp_path / "5").write_text("a file")
+    (tmp_path / "5x").write_text("a file")
     with Store(tmp_path) as store:
         assert store.steps() == ()
         fill(store, [0.1, 0.2])
         assert store.steps() == (1,)
-    assert {p.name for p in tmp_path.iterdir()} == {*names, "5", "1"}
+    assert {p.name for p in tmp_path.iterdir()} == {*names, "5x", "1"}
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link, which is not followed"])
+def test_what_would_end_a_save_by_its_name_is_refused_before_it(tmp_path, kind):
+    with Store(tmp_path / "store") as store:
+        fill(store, [0.1])
+    path = tmp_path / "store" / "5"
+    if kind == "a file":
+        path.write_text("mine")
+    else:
+        path.symlink_to(tmp_path / "store" / "0")
+    with pytest.raises(CheckpointError, match=f"5' is {kind}, and no checkpoint; move it away"):
+        Store(tmp_path / "store")
+    reader = Reader(tmp_path / "store")
+    assert (reader.steps(), reader.load().step) == ((0,), 0)
+    with pytest.raises(CheckpointNotFoundError, match=f"are \\[0\\]; '.*5' is {kind}"):
+        reader.load(5)
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["٣", "3\n", "03", "+3", "3.0"])
+def test_other_ways_to_write_a_number_are_no_steps(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with Store(tmp_path) as store:
+        assert store.steps() == ()
+        fill(store, [0.1])
+        assert store.steps() == (0,)
 
 
 def test_leftovers_are_cleaned_but_not_while_somebody_saves(tmp_path):
