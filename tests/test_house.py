@@ -13,11 +13,12 @@ PACKAGE = Path(ody.__file__).parent
 
 # What a room may import of the others, besides itself. Private modules at the top are rooms of
 # one file; `_types` is the shared vocabulary.
-PURE = {"_types", "_checks", "_pytree"}
+PURE = {"_types", "_checks", "_direction", "_pytree"}
 ALLOWED = {
     "_pytree": set(),
-    "_types": {"_pytree"},
+    "_types": {"_direction", "_pytree"},
     "_checks": set(),
+    "_direction": set(),
     "_apply_if": PURE,
     "schedules": PURE,
     "metrics": PURE,
@@ -47,6 +48,7 @@ EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "loggi
 PURE_ROOMS = {
     "_types",
     "_checks",
+    "_direction",
     "_pytree",
     "schedules",
     "metrics",

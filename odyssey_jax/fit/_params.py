@@ -29,7 +29,7 @@ def load_params(
     transfer: Transfer | None = None,
     subtree: str = _PARAMS,
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Mode | None = None,
 ) -> PyTree:
     """Read the parameters that a run has saved; nothing is changed.
 
@@ -46,7 +46,8 @@ def load_params(
         subtree: The node of the checkpoint to read; "state/model_state" is what the model
             itself updates, such as batch statistics.
         monitor: The metric that says what is best; None is the run's.
-        mode: Whether "min" or "max" of `monitor` is better.
+        mode: Whether "min" or "max" of `monitor` is better; None is as the run kept its
+            checkpoints by it, or as its name says.
 
     Returns:
         With a target a tree like it; without, dicts, lists and tuples of numpy arrays.
@@ -89,7 +90,7 @@ def export_params(
     format: Literal["orbax", "safetensors"] = "orbax",
     subtree: str = _PARAMS,
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Mode | None = None,
 ) -> Path:
     """Write the parameters that a run has saved to a file for other tools.
 
@@ -104,7 +105,8 @@ def export_params(
             which a parameter's name is its keys with "." between them.
         subtree: The node of the checkpoint to write; "" is all of it.
         monitor: The metric that says what is best; None is the run's.
-        mode: Whether "min" or "max" of `monitor` is better.
+        mode: Whether "min" or "max" of `monitor` is better; None is as the run kept its
+            checkpoints by it, or as its name says.
 
     Returns:
         The path, absolute.
@@ -132,7 +134,7 @@ def export_params(
 
 
 def _reader(
-    directory: str | os.PathLike[str], step: Step, monitor: str | None, mode: Mode
+    directory: str | os.PathLike[str], step: Step, monitor: str | None, mode: Mode | None
 ) -> Reader:
     """Open the checkpoints of a run, ranked by the run's metric where none is given."""
     reader = open_checkpoints(directory, monitor, mode if monitor else None)

@@ -13,10 +13,12 @@ from typing import Any, Literal, get_args
 import jax
 
 from odyssey_jax._checks import check_count, check_words
+from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
 from odyssey_jax.data import Calendar, Source
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
+from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import OneDevice, Placement, Replicated
 from odyssey_jax.schedules import Schedule, constant
 from odyssey_jax.train import Program, StepOptions, is_transformation, make_program
@@ -225,6 +227,10 @@ def make_plan(
     except (TypeError, ValueError) as error:
         raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
     callbacks, saving = _without_checkpoint(callbacks, directory)
+    if saving is not None:
+        modes = dict(metric_modes({"train": train_metrics, "valid": metrics}))
+        retention = saving.retention.with_mode(lambda name: better(name, modes))
+        saving = dataclasses.replace(saving, retention=retention)
     return Plan(
         task=task,
         optimizer=optimizer,
