@@ -231,7 +231,7 @@ class FunctionCallback:
 
     def __repr__(self) -> str:
         names = (getattr(f, "__qualname__", repr(f)) for f in (self.init, self.update))
-        return f"callback({', '.join(names)})"
+        return f"FunctionCallback({', '.join(names)})"
 
 
 def callback(

@@ -59,7 +59,9 @@ own: ody.Callback = StopAbove(10.0)
 quiet: ody.Callback = Quiet()
 stopping: ody.Callback = ody.early_stopping("valid/loss", patience=3, restore_best=True)
 every_callback = ody.chain(stopping, own, quiet, made, ody.track_best("valid/accuracy"))
-schedule = ody.warmup_cosine(0.1, warmup_steps=ody.schedules.epochs(1), total_steps=ody.schedules.fraction(1))
+schedule = ody.warmup_cosine(
+    0.1, warmup_steps=ody.schedules.epochs(1), total_steps=ody.schedules.fraction(1)
+)
 result = ody.fit(
     task,
     optax.adamw,
