@@ -65,11 +65,12 @@ def check_words(name: str, value: Any, words: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be {listed}, got {value!r}.")
 
 
-def check_monitor(monitor: Any, mode: Any = "min") -> None:
-    """Raise ValueError unless monitor is a metric's name, and mode a `Mode`."""
+def check_monitor(monitor: Any, mode: Any = None) -> None:
+    """Raise ValueError unless monitor is a metric's name, and mode a `Mode` or None."""
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"monitor must be a metric's name such as 'valid/loss', got {monitor!r}.")
-    check_words("mode", mode, ("min", "max"))
+    if mode is not None:
+        check_words("mode", mode, ("min", "max"))
 
 
 def check_columns(what: str, names: Iterable[str]) -> None:

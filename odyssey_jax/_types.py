@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from odyssey_jax._direction import Mode as Mode
+from odyssey_jax._direction import better
 from odyssey_jax._pytree import node
 
 PyTree = Any
@@ -19,8 +21,7 @@ Batch = PyTree
 Outputs = Mapping[str, Any]
 ScheduleFn = Callable[[Any], Any]
 
-# Which way a metric is better, and what NaN counts as.
-Mode = Literal["min", "max"]
+# What NaN counts as.
 NanPolicy = Literal["bad", "ignore"]
 
 
@@ -249,6 +250,8 @@ class Event:
         state: A view of the train state, to take a snapshot from.
         point: Which point of the run this is (static).
         capacity: The most epochs a callback needs room for (static), or None if unknown.
+        modes: Pairs of a metric's name and whether "min" or "max" of it is better (static), of
+            the metrics that say so themselves.
     """
 
     metrics: Mapping[str, Any]
@@ -256,6 +259,7 @@ class Event:
     state: TrainState = TrainState(None)
     point: Point = dataclasses.field(default=Point.EPOCH_END, metadata={"static": True})
     capacity: int | None = dataclasses.field(default=None, metadata={"static": True})
+    modes: tuple[tuple[str, Mode], ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def metric(self, name: str) -> jax.Array:
         """Look up a scalar metric by name.
@@ -276,6 +280,25 @@ class Event:
             what = f"metric {name!r}{shape} can't be monitored" if shape else f"no metric {name!r}"
             raise ValueError(f"{what}; the scalar metrics are: {', '.join(sorted(scalars))}")
         return jnp.asarray(scalars[name], jnp.float32)
+
+    def mode(self, name: str) -> Mode:
+        """Return whether "min" or "max" of a metric is better: as it says itself, or its name.
+
+        Args:
+            name: such as "valid/loss".
+
+        Returns:
+            The mode.
+
+        Raises:
+            ValueError: it is not known.
+
+        Example:
+            >>> import odyssey_jax as ody
+            >>> ody.Event({}).mode("valid/accuracy")
+            'max'
+        """
+        return better(name, dict(self.modes))
 
 
 @runtime_checkable
@@ -302,15 +325,15 @@ class Callback(Protocol):
     """
 
     @property
-    def points(self) -> tuple[Point, ...]:
+    def points(self) -> Sequence[Point]:
         """The points at which `update` wants to be called."""
         ...
 
-    def init(self, event: Event) -> PyTree:
+    def init(self, event: Event, /) -> PyTree:
         """Make the first state; of the event only the train state means something."""
         ...
 
-    def update(self, state: PyTree, event: Event) -> tuple[PyTree, Signal]:
+    def update(self, state: PyTree, event: Event, /) -> tuple[PyTree, Signal]:
         """Take the state past an event; also return what is asked of the loop."""
         ...
 
@@ -319,7 +342,7 @@ class Callback(Protocol):
 class Reporting(Protocol):
     """A callback that adds columns to the history: what it knows, from one epoch to the next."""
 
-    def report(self, state: PyTree) -> Mapping[str, Any]:
+    def report(self, state: PyTree, /) -> Mapping[str, Any]:
         """Return name to scalar, always under the same names; asked before an epoch's `update`."""
         ...
 
@@ -343,6 +366,14 @@ class Task(NamedTuple):
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
     evaluate: Callable[..., Outputs]
     rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
+
+    def __repr__(self) -> str:
+        named = (f"{name}={_name_of(part)}" for name, part in self._asdict().items())
+        return f"Task({', '.join(named)})"
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def takes_key(evaluate: Callable[..., Any]) -> bool:

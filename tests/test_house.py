@@ -13,13 +13,14 @@ PACKAGE = Path(ody.__file__).parent
 
 # What a room may import of the others, besides itself. Private modules at the top are rooms of
 # one file; `_types` is the shared vocabulary.
-PURE = {"_types", "_checks", "_pytree", "_text"}
+PURE = {"_types", "_checks", "_direction", "_pytree", "_text"}
 ALLOWED = {
     "_pytree": set(),
-    "_types": {"_pytree"},
+    "_types": {"_direction", "_pytree"},
     "_checks": set(),
     "_text": set(),
     "_files": set(),
+    "_direction": set(),
     "_apply_if": PURE,
     "schedules": PURE,
     "metrics": PURE,
@@ -49,6 +50,7 @@ EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "loggi
 PURE_ROOMS = {
     "_types",
     "_checks",
+    "_direction",
     "_pytree",
     "_text",
     "schedules",

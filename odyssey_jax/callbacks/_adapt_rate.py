@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from odyssey_jax._checks import check_monitor
 from odyssey_jax._types import Event, Point, Signal
-from odyssey_jax.schedules import MetricRule
+from odyssey_jax.schedules import Greedy, MetricRule, ReduceOnPlateau
 from odyssey_jax.transforms import check_rule, has_scale, with_scale_moved
 
 
@@ -32,19 +32,26 @@ class AdaptRate:
     def init(self, event: Event) -> Any:
         """Make the rule's first state; refuse an optimizer that has no scale to set."""
         event.metric(self.monitor)
+        self._rule(event)  # raises where the mode is not known
         if not has_scale(event.state.opt_state):
             raise ValueError(
                 "adapt_rate finds no scale to set in the optimizer's state: put "
                 "scale_by_callback() behind the learning rate, as in "
                 "optimizer=lambda rate: optax.chain(optax.adamw(rate), ody.scale_by_callback())."
             )
-        return self.rule.init()
+        return self._rule(event).init()
 
     def update(self, state: Any, event: Event) -> tuple[Any, Signal]:
         """Take the rule past the epoch's metric, and hand its scale to the optimizer."""
-        new = self.rule.update(state, event.metric(self.monitor))
+        new = self._rule(event).update(state, event.metric(self.monitor))
         opt_state = with_scale_moved(event.state.opt_state, state.scale, new.scale)
         return new, Signal.none()._replace(state=event.state._replace(opt_state=opt_state))
+
+    def _rule(self, event: Event) -> MetricRule:
+        """Return the rule; one of ours that was given no mode has the metric's."""
+        if not isinstance(self.rule, ReduceOnPlateau | Greedy) or self.rule.mode is not None:
+            return self.rule
+        return dataclasses.replace(self.rule, mode=event.mode(self.monitor))  # pyright: ignore
 
 
 def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
@@ -60,7 +67,8 @@ def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
     Args:
         monitor: The metric's name, such as "valid/loss".
         rule: Such as `reduce_on_plateau(...)` or `greedy(...)`; which way is better is its
-            `mode`. Its scale is a scalar that begins at 1.
+            `mode`, and where that is None as the metric has it, or its name. Its scale is a
+            scalar that begins at 1.
 
     Returns:
         A callback, for `fit`, `Loop` or a loop of one's own.

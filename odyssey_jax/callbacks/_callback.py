@@ -219,7 +219,7 @@ class ShortRepr:
         return f"{type(self).__name__}({', '.join(given)})"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FunctionCallback:
     """The callback that `callback` makes."""
 
@@ -228,6 +228,10 @@ class FunctionCallback:
     points: tuple[Point, ...]
     asks_to_save: bool = True
     asks_to_stop: bool = True
+
+    def __repr__(self) -> str:
+        names = (getattr(f, "__qualname__", repr(f)) for f in (self.init, self.update))
+        return f"FunctionCallback({', '.join(names)})"
 
 
 def callback(

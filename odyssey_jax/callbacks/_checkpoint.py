@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax._checks import check_count, check_monitor, check_words
+from odyssey_jax._direction import better
 from odyssey_jax._types import Event, Mode, Point, Signal
+from odyssey_jax.callbacks._callback import ShortRepr
 from odyssey_jax.callbacks._when import When, at, epoch_of, every, require_epochs
 
 OnFailedSave = Literal["raise", "warn"]
@@ -26,14 +28,31 @@ class Retention(NamedTuple):
         keep_best: How many of the best by `monitor`.
         keep_every_epochs: Every so many epochs' is kept for good; None keeps none so.
         monitor: The metric's name, or None.
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better; None is as the metric has it (`with_mode`).
     """
 
     keep_last: int | None = 1
     keep_best: int = 0
     keep_every_epochs: int | None = None
     monitor: str | None = None
-    mode: Mode = "min"
+    mode: Mode | None = None
+
+    def with_mode(self, mode_of: Callable[[str], Mode] = better) -> Retention:
+        """Return one whose mode is known.
+
+        Args:
+            mode_of: The metric's name to its mode, such as `Event.mode`; by default as the name
+                says.
+
+        Returns:
+            One with the mode that was given, else the metric's; without a metric "min".
+
+        Raises:
+            ValueError: If it is not known.
+        """
+        if self.mode is not None:
+            return self
+        return self._replace(mode="min" if self.monitor is None else mode_of(self.monitor))
 
     def score(self, values: Any) -> Any:
         """Return what `Ranking` orders values of the metric by: less is better.
@@ -44,7 +63,7 @@ class Retention(NamedTuple):
         Returns:
             The values; in mode "max" their negatives.
         """
-        return values if self.mode == "min" else -values
+        return values if self.with_mode().mode == "min" else -values
 
     def for_store(self, steps_per_epoch: int) -> dict[str, Any]:
         """Return the same for a `Store`, which counts steps.
@@ -55,7 +74,7 @@ class Retention(NamedTuple):
         Returns:
             The arguments of `Store` by name.
         """
-        own = self._asdict()
+        own = self.with_mode()._asdict()
         epochs = own.pop("keep_every_epochs")
         return {**own, "keep_every": None if epochs is None else epochs * steps_per_epoch}
 
@@ -132,8 +151,8 @@ class Ranking(NamedTuple):
         return jax.tree.map(lambda a, b: jnp.where(entered, a, b), after, self), entered
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Checkpoint(ShortRepr):
     """The callback that `checkpoint` makes; its state is a `Ranking`, or None."""
 
     when: When | None = None
@@ -170,6 +189,7 @@ class Checkpoint:
         if self.retention.monitor is None:
             return None
         event.metric(self.retention.monitor)
+        self.retention.with_mode(event.mode)  # raises where it is not known
         return Ranking.empty(self.retention.keep_best)
 
     def update(self, state: Ranking | None, event: Event) -> tuple[Ranking | None, Signal]:
@@ -177,7 +197,7 @@ class Checkpoint:
         due = jnp.asarray(self.when is None or self.condition.holds(*epoch_of(event.clock)))
         if state is not None and self.retention.monitor is not None:
             value = event.metric(self.retention.monitor)
-            state, entered = state.enter(self.retention.score(value))
+            state, entered = state.enter(self.retention.with_mode(event.mode).score(value))
             due = due | entered
         return state, Signal.none()._replace(save=due)
 
@@ -204,7 +224,7 @@ def checkpoint(
     keep_best: int = 0,
     keep_every_epochs: int | None = None,
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Mode | None = None,
     on_failed_save: OnFailedSave = "raise",
 ) -> Checkpoint:
     """Save the whole carry from time to time; keep the last, the best and every n-th.
@@ -229,7 +249,8 @@ def checkpoint(
         keep_best: How many of the best by `monitor` to keep as well, at least 0.
         keep_every_epochs: Every so many epochs one is kept for good, at least 1; None for none.
         monitor: The metric's name, needed where `keep_best` is not 0.
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better. None is as the metric has it, or its name: less of
+            a loss or an error, more of an accuracy.
         on_failed_save: What `fit` does, the next time that the loop comes up, about a save that
             failed: "raise" its error, which ends the run, or "warn" of it with a count, and
             again at the end; later saves are tried then.
@@ -240,7 +261,7 @@ def checkpoint(
     Raises:
         TypeError: If `when` is no condition.
         ValueError: If an argument is out of its range, or does not go with another; or, when the
-            loop is traced, there is no such metric.
+            loop is traced, there is no such metric, or its mode is not known.
 
     Example:
         >>> import odyssey_jax as ody

@@ -105,7 +105,7 @@ class On:
     @property
     def points(self) -> tuple[Point, ...]:
         """Where the other acts."""
-        return self.callback.points
+        return tuple(self.callback.points)
 
     @property
     def asks_to_save(self) -> bool:

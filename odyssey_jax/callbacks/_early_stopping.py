@@ -26,6 +26,7 @@ from odyssey_jax.callbacks._tracking import (
     init_best,
     is_better,
     keep_best,
+    with_mode,
     worst,
 )
 from odyssey_jax.schedules import observed, smoothed
@@ -69,7 +70,7 @@ class EarlyStopping(ShortRepr):
     patience: int
     min_delta: float = 0.0
     rtol: float = 0.0
-    mode: Mode = "min"
+    mode: Mode | None = None
     baseline: float | None = None
     stopping_threshold: float | None = None
     divergence_threshold: float | None = None
@@ -96,8 +97,11 @@ class EarlyStopping(ShortRepr):
                 "and there is none in the optimizer's state: put scale_by_callback() behind the "
                 "learning rate (see adapt_rate), or leave cooldown out."
             )
+        best = init_best(event, self.monitor, snapshot=self.restore_best)
+        mode = self.mode or event.mode(self.monitor)
+        _check_apart(self.stopping_threshold, self.divergence_threshold, mode)
         return EarlyStoppingState(
-            best=init_best(event, self.monitor, snapshot=self.restore_best),
+            best=best,
             wait=jnp.zeros((), jnp.int32),
             average=jnp.full((), jnp.inf, jnp.float32) if self.smoothing else None,
             cooldown=Cooldown(jnp.ones((), jnp.float32), jnp.zeros((), jnp.int32))
@@ -109,12 +113,14 @@ class EarlyStopping(ShortRepr):
         """Count an epoch; at the end of the training give back the best parameters."""
         if event.point is Point.TRAIN_END:
             return state, Signal.none()._replace(state=restored(state.best, event))
+        if self.mode is None:
+            return with_mode(self, event).update(state, event)
         metric = event.metric(self.monitor)
         counts = self._counts(metric, event)
         average, value = self._smooth(state.average, metric)
         cooldown, free = self._cool(state.cooldown, event)
         better = counts & is_better(
-            value, state.best, self.mode, rtol=self.rtol, atol=self.min_delta
+            value, state.best, self._known_mode, rtol=self.rtol, atol=self.min_delta
         )
         wait = jnp.where(free | (better & self._beats_baseline(value)), 0, state.wait + 1)
         new = EarlyStoppingState(
@@ -128,6 +134,11 @@ class EarlyStopping(ShortRepr):
         return new, Signal.stop_if(may_stop, stop.stop, stop.detail)
 
     # What is not asked for is a constant below, and so no part of the compiled program.
+
+    @property
+    def _known_mode(self) -> Mode:
+        assert self.mode is not None  # `update` has looked it up
+        return self.mode
 
     def _counts(self, metric: jax.Array, event: Event) -> jax.Array:
         """Return whether the epoch is looked at, at all."""
@@ -155,7 +166,7 @@ class EarlyStopping(ShortRepr):
     def _beats_baseline(self, value: jax.Array) -> jax.Array:
         if self.baseline is None:
             return jnp.ones((), bool)
-        return beats(value, self.baseline, self.mode, rtol=self.rtol, atol=self.min_delta)
+        return beats(value, self.baseline, self._known_mode, rtol=self.rtol, atol=self.min_delta)
 
     def _verdict(self, value: jax.Array, best: Best, wait: jax.Array, event: Event) -> Signal:
         """Return the first of the reasons to stop."""
@@ -163,13 +174,13 @@ class EarlyStopping(ShortRepr):
         if self.nan == "stop":
             signal = signal.merge(Signal.stop_if(~jnp.isfinite(value), StopReason.NOT_FINITE, step))
         if self.stopping_threshold is not None:
-            reached = beats(value, self.stopping_threshold, self.mode)
+            reached = beats(value, self.stopping_threshold, self._known_mode)
             done = _epochs_done(event)
             signal = signal.merge(Signal.stop_if(reached, StopReason.THRESHOLD, done))
         bounds = (self.divergence_threshold, self.divergence_factor)
         if bounds != (None, None):
-            so_far = jnp.where(best.seen, best.value, worst(self.mode))
-            diverged = diverges(value, so_far, self.mode, *bounds)
+            so_far = jnp.where(best.seen, best.value, worst(self._known_mode))
+            diverged = diverges(value, so_far, self._known_mode, *bounds)
             signal = signal.merge(Signal.stop_if(diverged, StopReason.DIVERGED, step))
         tired = wait >= max(self.patience, 1)  # patience 0: at the first bad epoch
         return signal.merge(Signal.stop_if(tired, StopReason.NO_IMPROVEMENT, wait))
@@ -196,7 +207,7 @@ def early_stopping(
     *,
     min_delta: float = 0.0,
     rtol: float = 0.0,
-    mode: Mode = "min",
+    mode: Mode | None = None,
     baseline: float | None = None,
     stopping_threshold: float | None = None,
     divergence_threshold: float | None = None,
@@ -229,7 +240,8 @@ def early_stopping(
         min_delta: The least change that counts, $\delta$, at least 0.
         rtol: The least change that counts as a share of the best value's magnitude, $r$, at least
             0; the two are added.
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better. None is as the metric has it, or its name: less of
+            a loss or an error, more of an accuracy.
         baseline: A value to be beaten: until it is, no epoch counts as an improvement, but the
             best one is kept. None is none.
         stopping_threshold: A value that is good enough: a better one stops the run at once.
@@ -289,7 +301,8 @@ def early_stopping(
     check_finite("stopping_threshold", stopping_threshold)
     check_finite("divergence_threshold", divergence_threshold)
     check_factor_of_growth("divergence_factor", divergence_factor)
-    _check_apart(stopping_threshold, divergence_threshold, mode)
+    if mode is not None:
+        _check_apart(stopping_threshold, divergence_threshold, mode)
     check_words("nan", nan, ("stop", "bad", "ignore"))
     check_share("smoothing", smoothing)
     check_flag("restore_best", restore_best)

@@ -163,7 +163,7 @@ class RollBack(ShortRepr):
     at_most: int = 3
     divergence_threshold: float | None = None
     divergence_factor: float | None = None
-    mode: Mode = "min"
+    mode: Mode | None = None
 
     asks_to_save = False
 
@@ -175,6 +175,7 @@ class RollBack(ShortRepr):
     def init(self, event: Event) -> RollBackState:
         """Take the first state for a good one; refuse an optimizer without a scale to lower."""
         event.metric(self.monitor)
+        self._mode(event)  # raises where it is needed and not known
         if self.factor < 1 and not has_scale(event.state.opt_state):
             raise ValueError(
                 "roll_back finds no scale to lower in the optimizer's state: put "
@@ -184,7 +185,7 @@ class RollBack(ShortRepr):
             )
         return RollBackState(
             good=_copied(event.state),
-            best=None if self.divergence_factor is None else worst(self.mode),
+            best=None if self.divergence_factor is None else worst(self._mode(event)),
             rollbacks=jnp.zeros((), jnp.int32),
             latest=Clock(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)),
         )
@@ -198,11 +199,11 @@ class RollBack(ShortRepr):
         good, bad, best = jnp.zeros((), bool), ~finite, state.best
         if event.point is Point.EPOCH_END:
             value = event.metric(self.monitor)
-            bounds = (self.divergence_threshold, self.divergence_factor)
-            bad |= diverges(value, best, self.mode, *bounds)
+            bounds, mode = (self.divergence_threshold, self.divergence_factor), self._mode(event)
+            bad |= diverges(value, best, mode, *bounds)
             good, bad = ~bad, bad & ~self._is_spoilt(value, state, event)
             if best is not None:
-                best = jnp.where(good & beats(value, best, self.mode), value, best)
+                best = jnp.where(good & beats(value, best, mode), value, best)
         give_up = bad & (state.rollbacks >= self.at_most)
         back = bad & ~give_up
         kept = apply_if(good, lambda _: now, state.good)
@@ -220,6 +221,11 @@ class RollBack(ShortRepr):
     def report(self, state: RollBackState) -> Mapping[str, jax.Array]:
         """Return how many times it has gone back, and from which step last."""
         return {"rollbacks": state.rollbacks, "rollback_step": state.latest.step}
+
+    def _mode(self, event: Event) -> Mode:
+        """Return which way is better; without a bound it makes no difference."""
+        bounded = (self.divergence_threshold, self.divergence_factor) != (None, None)
+        return self.mode or (event.mode(self.monitor) if bounded else "min")
 
     def _is_spoilt(self, value: jax.Array, state: RollBackState, event: Event) -> jax.Array:
         """Return whether an epoch's metric is not finite for a step that was gone back from."""
@@ -245,7 +251,7 @@ def roll_back(
     at_most: int = 3,
     divergence_threshold: float | None = None,
     divergence_factor: float | None = None,
-    mode: Mode = "min",
+    mode: Mode | None = None,
 ) -> RollBack:
     r"""Go back to the last good epoch when the loss is not finite, and on at a lower rate.
 
@@ -276,7 +282,8 @@ def roll_back(
         divergence_factor: The same relative to the best value $b$ of the good epochs, greater than
             1: a value has diverged that is worse than $b$ by more than $(k - 1) |b|$; for a loss
             above 0, one above $k b$.
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better, for the two. None is as the metric has it, or its
+            name: less of a loss or an error, more of an accuracy.
 
     Returns:
         A callback, for `fit`, `Loop` or a loop of one's own. Its `init` takes the state to begin

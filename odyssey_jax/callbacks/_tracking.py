@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,22 @@ from jax import lax
 from odyssey_jax._apply_if import apply_if
 from odyssey_jax._checks import check_count, check_monitor
 from odyssey_jax._types import Clock, Event, Mode, Point, Signal
-from odyssey_jax.callbacks._callback import Best
+from odyssey_jax.callbacks._callback import Best, ShortRepr
 from odyssey_jax.schedules import improves, observed
 from odyssey_jax.schedules import worst as worst_of
+
+
+class _Monitoring(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def monitor(self) -> str: ...
+
+    @property
+    def mode(self) -> Mode | None: ...
+
+
+Monitoring = TypeVar("Monitoring", bound=_Monitoring)
 
 
 def beats(value: Any, other: Any, mode: Mode, *, rtol: Any = 0.0, atol: Any = 0.0) -> jax.Array:
@@ -38,6 +51,13 @@ def init_best(event: Event, monitor: str, snapshot: bool) -> Best:
         seen=jnp.zeros((), bool),
         snapshot=jax.tree.map(jnp.zeros_like, kept) if snapshot else None,
     )
+
+
+def with_mode(callback: Monitoring, event: Event) -> Monitoring:
+    """Return the callback with the mode of its metric, where it was given none."""
+    if callback.mode is not None:
+        return callback
+    return dataclasses.replace(callback, mode=event.mode(callback.monitor))
 
 
 def is_better(
@@ -91,12 +111,12 @@ def diverges(
     return diverged
 
 
-@dataclasses.dataclass(frozen=True)
-class TrackBest:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TrackBest(ShortRepr):
     """The callback that `track_best` makes; its state is a `Best`."""
 
     monitor: str
-    mode: Mode = "min"
+    mode: Mode | None = None
 
     asks_to_save = False
     asks_to_stop = False
@@ -108,16 +128,18 @@ class TrackBest:
 
     def init(self, event: Event) -> Best:
         """Make the record of a run that has seen no epoch."""
-        return init_best(event, self.monitor, snapshot=True)
+        best = init_best(event, self.monitor, snapshot=True)
+        with_mode(self, event)  # raises where it is not known
+        return best
 
     def update(self, state: Best, event: Event) -> tuple[Best, Signal]:
         """Take a snapshot if the epoch is the best so far."""
         value = event.metric(self.monitor)
-        better = is_better(value, state, self.mode)
+        better = is_better(value, state, self.mode or event.mode(self.monitor))
         return keep_best(state, event, value, better), Signal.none()
 
 
-def track_best(monitor: str, *, mode: Mode = "min") -> TrackBest:
+def track_best(monitor: str, *, mode: Mode | None = None) -> TrackBest:
     """Keep the parameters and model state of the epoch with the best metric.
 
     Costs one copy of them in the carry, so every checkpoint holds the best as well. An epoch
@@ -129,7 +151,8 @@ def track_best(monitor: str, *, mode: Mode = "min") -> TrackBest:
 
     Args:
         monitor: The metric's name, such as "valid/loss".
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better. None is as the metric has it, or its name: less of
+            a loss or an error, more of an accuracy.
 
     Returns:
         A callback whose state is a `Best`: value, epoch, step, seen and the snapshot

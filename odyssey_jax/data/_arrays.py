@@ -32,8 +32,9 @@ class ArrayDataset:
             batch is a second shape, for which the step is compiled a second time.
 
     Raises:
-        ValueError: If there is no array, or a scalar, or arrays of different lengths, or the batch
-            size is out of its range.
+        ValueError: If there is no array, or a scalar, or arrays of different lengths, something
+            that is no number, 64-bit integers that don't fit in 32 bits (unless JAX's x64 is
+            enabled), or the batch size is out of its range.
 
     Example:
         >>> import numpy as np, odyssey_jax as ody
@@ -49,6 +50,7 @@ class ArrayDataset:
     drop_remainder: bool = False
 
     def __post_init__(self) -> None:
+        _check_dtypes(self.data)
         _check_lengths(self.data)
         object.__setattr__(self, "data", jax.tree.map(jnp.asarray, self.data))
         size, examples = self.batch_size, len(self)
@@ -73,6 +75,11 @@ class ArrayDataset:
         for name, value in zip(names, (*children, *static), strict=True):
             object.__setattr__(self, name, value)
         return self
+
+    def __repr__(self) -> str:
+        arrays = jax.tree.map(_Form, self.data)
+        options = "".join(f", {x}=True" for x in ("shuffle", "drop_remainder") if getattr(self, x))
+        return f"ArrayDataset({arrays!r}, batch_size={self.batch_size!r}{options})"
 
     def __len__(self) -> int:
         return jax.tree.leaves(self.data)[0].shape[0]
@@ -145,6 +152,59 @@ class ArrayDataset:
         return jax.tree.map(
             lambda x: x.at[index].get(mode="promise_in_bounds", unique_indices=True), self.data
         )
+
+
+class _Form:
+    """An array, which prints as its dtype and shape."""
+
+    def __init__(self, x: Any) -> None:
+        known = hasattr(x, "dtype") and hasattr(x, "shape")
+        self.text = f"{x.dtype}{list(x.shape)}" if known else repr(x)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _check_dtypes(data: PyTree) -> None:
+    """Raise ValueError unless each leaf is of numbers that the device's dtypes hold."""
+    leaves = jax.tree_util.tree_leaves_with_path(data, is_leaf=lambda x: x is None)
+    for path, x in leaves:
+        if isinstance(x, jax.Array):
+            continue
+        name = f"data{jax.tree_util.keystr(path)}"
+        if x is None:
+            raise ValueError(f"{name} is None: leave it out, or give an array [examples, ...].")
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name} must be an array of numbers: {error}.") from error
+        if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
+            remedy = _REMEDIES.get(x.dtype.kind, _ELSE)
+            raise ValueError(
+                f"{name} must be an array of numbers or bools, got dtype {x.dtype}: {remedy}."
+            )
+        _check_fits(name, x)
+
+
+_TEXT = "encode text as integers, such as token ids or np.unique(labels, return_inverse=True)[1]"
+_TIME = "make times numbers, such as x.astype('datetime64[s]').astype(np.int64) less the first"
+_ELSE = "stack it into an array of one numeric dtype, or leave it out"
+_REMEDIES = {"U": _TEXT, "S": _TEXT, "T": _TEXT, "M": _TIME, "m": _TIME}
+
+
+def _check_fits(name: str, x: np.ndarray) -> None:
+    """Raise ValueError for integers that JAX, which keeps 32 bits of them, would wrap."""
+    kept = jax.dtypes.canonicalize_dtype(x.dtype)
+    if kept == x.dtype or not jnp.issubdtype(x.dtype, jnp.integer) or x.size == 0:
+        return
+    bounds = jnp.iinfo(kept)
+    for value in (x.min(), x.max()):
+        if not bounds.min <= int(value) <= bounds.max:
+            raise ValueError(
+                f"{name} holds {int(value)}, as {x.dtype}, which JAX would wrap to {kept}: make "
+                "the numbers smaller (an index in place of an id, two columns of 32 bits), or "
+                "enable 64 bits with jax.config.update('jax_enable_x64', True)."
+            )
 
 
 def _check_lengths(data: PyTree) -> None:

@@ -41,7 +41,7 @@ def load_params(
     transfer: Transfer | None = None,
     subtree: str = "params",
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Mode | None = None,
 ) -> PyTree:
     """Read the parameters that a run has saved; nothing is changed.
 
@@ -62,7 +62,8 @@ def load_params(
             node of the checkpoint by its path: "state/params" are the parameters as they were
             trained.
         monitor: The metric that says what is best; None is the run's.
-        mode: Whether "min" or "max" of `monitor` is better.
+        mode: Whether "min" or "max" of `monitor` is better; None is as the run kept its
+            checkpoints by it, or as its name says.
 
     Returns:
         With a target a tree like it; without, dicts, lists and tuples of numpy arrays.
@@ -111,7 +112,7 @@ def export_params(
     format: ExportFormat | None = None,
     subtree: str = "params",
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Mode | None = None,
 ) -> Path:
     """Write the parameters that a run has saved to a file for other tools.
 
@@ -127,7 +128,8 @@ def export_params(
             for a path that ends in ".safetensors", and else "orbax".
         subtree: The node of the checkpoint to write; "" is all of it.
         monitor: The metric that says what is best; None is the run's.
-        mode: Whether "min" or "max" of `monitor` is better.
+        mode: Whether "min" or "max" of `monitor` is better; None is as the run kept its
+            checkpoints by it, or as its name says.
 
     Returns:
         The path, absolute.
@@ -215,7 +217,7 @@ def _wide(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _reader(
-    directory: str | os.PathLike[str], step: Step, monitor: str | None, mode: Mode
+    directory: str | os.PathLike[str], step: Step, monitor: str | None, mode: Mode | None
 ) -> Reader:
     """Open the checkpoints of a run, ranked by the run's metric where none is given."""
     reader = open_checkpoints(directory, monitor, mode if monitor else None)

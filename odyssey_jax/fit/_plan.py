@@ -15,13 +15,15 @@ import jax
 import numpy as np
 
 from odyssey_jax._checks import check_count, check_words
+from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
 from odyssey_jax.data import Calendar, Source
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
+from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import OneDevice, Placement, Replicated
-from odyssey_jax.schedules import Schedule, constant
+from odyssey_jax.schedules import Schedule, check_learning_rate, constant
 from odyssey_jax.train import Program, StepOptions, is_transformation, make_program
 from odyssey_jax.writers import JsonLines, ProgressLine, Writer
 
@@ -220,6 +222,8 @@ def make_plan(
         total = max(round(epochs * updates), 1)
         schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
         jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
+    if callable(learning_rate) and schedule is not None:
+        check_learning_rate(schedule, max(steps // accumulate, 1))
     if valid is None and metrics:
         raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
     _check_resume(resume)
@@ -239,6 +243,10 @@ def make_plan(
     except (TypeError, ValueError) as error:
         raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
     callbacks, saving = _without_checkpoint(callbacks, directory)
+    if saving is not None:
+        modes = dict(metric_modes({"train": train_metrics, "valid": metrics}))
+        retention = saving.retention.with_mode(lambda name: better(name, modes))
+        saving = dataclasses.replace(saving, retention=retention)
     return Plan(
         task=task,
         optimizer=optimizer,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax._types import Mode
 from odyssey_jax.metrics._metric import kept, missing, pytree_dataclass
 
 _NO_CLASS = -1
@@ -51,6 +52,8 @@ class Accuracy:
         >>> float(Accuracy().from_model_output(logits=logits, labels=labels).compute())
         0.5
     """
+
+    mode: ClassVar[Mode | None] = "max"
 
     correct: jax.Array = dataclasses.field(default_factory=_no_count, repr=False)
     count: jax.Array = dataclasses.field(default_factory=_no_count, repr=False)
@@ -125,6 +128,8 @@ class ConfusionMatrix:
         >>> matrix.recall().tolist()
         [1.0, 0.5, 1.0]
     """
+
+    mode: ClassVar[Mode | None] = None
 
     num_classes: int = dataclasses.field(metadata={"static": True})
     counts: jax.Array = dataclasses.field(default=_UNSET, repr=False)

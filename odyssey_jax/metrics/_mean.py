@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax._direction import Mode, direction
 from odyssey_jax.metrics._metric import kept, missing, pytree_dataclass
 
 
@@ -52,6 +53,11 @@ class Mean:
             raise ValueError(
                 f"Mean needs the name of an output, such as 'loss', got output={self.output!r}."
             )
+
+    @property
+    def mode(self) -> Mode | None:
+        """Whether "min" or "max" is better, as far as the output's name says so."""
+        return direction(self.output)
 
     def empty(self) -> Mean:
         """Return the mean of nothing, of the same output."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax._pytree import node
+from odyssey_jax._types import Mode
 
 M = TypeVar("M", bound="Metric")
 Kind = TypeVar("Kind", bound=type[Any])
@@ -27,6 +28,9 @@ class Metric(Protocol):
 
     `merge` is associative, and merging with an empty metric changes nothing; so the metric of
     a data set is that of its batches merged, in whatever way it is split.
+
+    It may say by a member `mode`, "min" or "max", whether less or more of it is better: callbacks
+    that monitor it then need not be told.
     """
 
     def empty(self: M) -> M:
@@ -122,6 +126,28 @@ def compute(state: Any) -> Any:
         'float32'
     """
     return _over_names(lambda _, s: s.compute(), state)
+
+
+def metric_modes(sets: Mapping[str, Mapping[str, Any] | None]) -> tuple[tuple[str, Mode], ...]:
+    """Return which way is better of the metrics that know it.
+
+    Args:
+        sets: Prefix, such as "valid", to the metrics that are logged under it.
+
+    Returns:
+        Pairs of a name, such as "valid/accuracy", and the metric's `mode`, where it has one.
+
+    Example:
+        >>> from odyssey_jax.metrics import Accuracy, Mean
+        >>> metric_modes({"valid": {"top1": Accuracy(), "norm": Mean("norm")}})
+        (('valid/top1', 'max'),)
+    """
+    return tuple(
+        (f"{prefix}/{name}", mode)
+        for prefix, metrics in sets.items()
+        for name, metric in (metrics or {}).items()
+        if (mode := getattr(metric, "mode", None)) in ("min", "max")
+    )
 
 
 def _over_names(function, tree, *rest, name=None):

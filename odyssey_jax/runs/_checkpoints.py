@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from odyssey_jax._direction import direction
 from odyssey_jax._types import Mode
 from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
 
@@ -21,7 +22,8 @@ def open_checkpoints(
         directory: The run's directory, or that of its checkpoints.
         monitor: The metric that says which is best; None is the one that the newest readable
             checkpoint was kept by, if any.
-        mode: Whether "min" or "max" of it is better; None is as the checkpoints were kept.
+        mode: Whether "min" or "max" of it is better; None is as the checkpoints were kept, or as
+            its name says.
 
     Returns:
         A reader of at least one checkpoint; its `monitor` is None if no metric was recorded.
@@ -59,6 +61,8 @@ def open_checkpoints(
     monitor = monitor or (known if isinstance(known, str) else None)
     mode = mode or (kept.get("mode") if monitor == known else None)
     mode = mode if mode in ("min", "max") else None
+    if monitor is not None and mode is None:
+        mode = direction(monitor)
     if monitor is not None and mode is None:
         raise unknown_mode(monitor, mode)
     return Reader(reader.directory, monitor=monitor, mode=mode or "min")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from odyssey_jax._direction import direction
 from odyssey_jax._types import Mode
 from odyssey_jax.runs._checkpoints import CHECKPOINTS, unknown_mode
 from odyssey_jax.schedules import named_form
@@ -108,7 +109,7 @@ class Run:
             metric: The metric's name; None is the one that its checkpoints were kept by, or
                 "valid/loss", or "train/loss".
             mode: Whether "min" or "max" is better; None is as its checkpoints were kept by that
-                metric, or "min" for a loss.
+                metric, or as its name says.
 
         Returns:
             The first of the best epochs, or None if the run has no number of that name. NaN is
@@ -152,12 +153,12 @@ def known_mode(runs: Iterable[Run], metric: str) -> Mode | None:
         metric: The metric's name.
 
     Returns:
-        The mode of the first such run, else "min" for a loss, else None.
+        The mode of the first such run, else as the metric's name says, else None.
     """
     for run in runs:
         if run.monitor is not None and run.monitor[0] == metric:
             return run.monitor[1]
-    return "min" if metric.endswith("loss") else None
+    return direction(metric)
 
 
 def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:

@@ -41,6 +41,7 @@ from odyssey_jax.schedules._greedy import greedy as greedy
 from odyssey_jax.schedules._join import join as join
 from odyssey_jax.schedules._join import then as then
 from odyssey_jax.schedules._lint import Finding as Finding
+from odyssey_jax.schedules._lint import check_learning_rate as check_learning_rate
 from odyssey_jax.schedules._lint import lint as lint
 from odyssey_jax.schedules._metric_rules import MetricRule as MetricRule
 from odyssey_jax.schedules._metric_rules import PlateauState as PlateauState

@@ -18,6 +18,7 @@ from odyssey_jax.schedules._fields import (
     checked,
     field,
     flag,
+    refuse_optax_order,
     require_part,
 )
 from odyssey_jax.schedules._join import Join, join
@@ -182,6 +183,14 @@ def warmup_cosine(
         >>> [round(float(schedule(t)), 4) for t in (0, 10, 60, 110)]
         [0.0, 0.1, 0.05, 0.0]
     """
+    refuse_optax_order(
+        "warmup_cosine(peak_value, warmup_steps, total_steps, init_value)",
+        "warmup_cosine_decay_schedule(init_value, peak_value, warmup_steps, decay_steps)",
+        "warmup_steps",
+        warmup_steps,
+        "init_value",
+        init_value,
+    )
     rise = linear_warmup(peak_value, warmup_steps, init_value)
     total_steps = STEPS("total_steps", total_steps)
     require_part("warmup_steps", rise.warmup_steps, "total_steps", total_steps)

@@ -88,12 +88,13 @@ def survey(schedule: Schedule | Callable[[Any], Any], total_steps: int | None = 
             raise ValueError(f"total_steps must be given for a schedule without an end: {schedule}")
         total_steps = max(int(np.ceil(end)), 1)
     total = int(SOME_STEPS("total_steps", total_steps))
-    steps = _steps(found, total)
+    steps = survey_steps(found, total)
     values = np.asarray(schedule(steps), np.float64)
     return Survey(schedule, found, total, steps, values)
 
 
-def _steps(found: list[Part], total: int) -> np.ndarray:
+def survey_steps(found: list[Part], total: int) -> np.ndarray:
+    """Return the steps of a run that are looked at: all, or those where something happens."""
     if total <= _ALL:
         return np.arange(total)
     marks = [x for part in found for x in (part.start, part.end) if x is not None]

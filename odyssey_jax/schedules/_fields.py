@@ -50,9 +50,10 @@ def field(
     return dataclasses.field(metadata=metadata)
 
 
-def choice(words: Any) -> Any:
+def choice(words: Any, *, optional: bool = False) -> Any:
     """Declare a static field that holds one of the words of a `Literal`."""
-    return field(lambda name, value: require_choice(name, value, get_args(words)), static=True)
+    accept = lambda name, value: require_choice(name, value, get_args(words))
+    return field(accept, static=True, optional=optional)
 
 
 def flag() -> Any:
@@ -98,6 +99,7 @@ class Range(NamedTuple):
         above: Refuse the least number itself.
         counts: Return a whole float as an int, which is exact where a float32 is not.
         whole: Refuse what is not whole.
+        steps: Refuse what lies between 0 and 1, which is meant as a share of something.
     """
 
     accepted: str
@@ -106,6 +108,7 @@ class Range(NamedTuple):
     above: bool = False
     counts: bool = False
     whole: bool = False
+    steps: bool = False
 
     def __call__(self, name: str, value: Any) -> Any:
         if not is_known(value):
@@ -118,6 +121,11 @@ class Range(NamedTuple):
             inside = inside & (x > self.low)
         if self.whole:
             inside = inside & (x == np.floor(x))
+        if self.steps and np.any((x != 0) & (np.abs(x) < 1)):
+            raise ValueError(
+                f"{name} counts steps, and less than 1 is not one; got {name} = {value!r}. A share "
+                f"of the run is fraction({value!r}), and a rate stands in another place."
+            )
         if not np.all(inside):
             raise ValueError(f"{name} must be {self.accepted}; got {name} = {value!r}.")
         is_whole = self.counts and isinstance(value, float) and value.is_integer()
@@ -142,8 +150,8 @@ AT_LEAST_ONE = Range("finite and at least 1", 1)
 SHARE = Range("in the range [0, 1)", 0, float(np.nextafter(1.0, 0.0)))
 OPEN_SHARE = Range("in the range (0, 1)", 0, SHARE.high, above=True)
 CYCLES = within(0, 2**19)._replace(accepted="in the range [0, 2**19]")
-STEPS = Range("in the range [0, 2**31 - 1] steps", 0, LAST_STEP, counts=True)
-SOME_STEPS = Range("in the range [1, 2**31 - 1] steps", 1, LAST_STEP, counts=True)
+STEPS = Range("in the range [0, 2**31 - 1] steps", 0, LAST_STEP, counts=True, steps=True)
+SOME_STEPS = Range("in the range [1, 2**31 - 1] steps", 1, LAST_STEP, counts=True, steps=True)
 STEPS_OF_EITHER_SIGN = Range(
     "in the range [-(2**31 - 1), 2**31 - 1] steps", -LAST_STEP, LAST_STEP, counts=True
 )
@@ -202,8 +210,13 @@ def require_values(name: str, values: Any) -> tuple[Any, ...]:
 def require_boundaries(name: str, boundaries: Any) -> tuple[Any, ...]:
     """Return numbers of steps in order; equal ones skip the piece between them."""
     boundaries = require_sequence(name, boundaries)
-    result = tuple(STEPS(name, boundary) for boundary in boundaries)
+    # One of several may lie within the first step, as in a short `one_cycle`; all are shares.
+    part = STEPS._replace(steps=False)
+    result = tuple(part(name, boundary) for boundary in boundaries)
     known = [float(b) for b in boundaries if is_known(b) and np.ndim(b) == 0]
+    if len(known) == len(boundaries) and known and max(known) <= 1:
+        for boundary in boundaries:
+            STEPS(name, boundary)
     if len(known) == len(boundaries) and known != sorted(known):
         raise ValueError(
             f"{name} must be sorted, smallest first; got {name} = {list(boundaries)!r}."
@@ -233,6 +246,23 @@ def require_order(small_name: str, small: Any, great_name: str, great: Any, why:
 def require_part(small_name: str, small: Any, great_name: str, great: Any) -> None:
     """Raise ValueError unless the first of two numbers of steps can be part of the second."""
     require_order(small_name, small, great_name, great, ", which includes it")
+
+
+def refuse_optax_order(
+    call: str, optax: str, steps_name: str, steps: Any, rate_name: str, rate: Any
+) -> None:
+    """Raise ValueError where a number of steps stands for a rate, and a rate for steps."""
+    known = (is_known(x) and not np.ndim(x) and _as_float64(x) is not None for x in (steps, rate))
+    if all(known) and float(rate) >= _NO_RATE and float(steps) <= _NO_STEPS:
+        raise ValueError(
+            f"{call} is not in the order of optax.{optax}: got {steps_name} = {steps!r}, a rate "
+            f"where steps belong, and {rate_name} = {rate!r}, steps where a rate belongs. Name "
+            "the arguments."
+        )
+
+
+# A rate of 100 and a schedule of 10 steps are both odd; together they are each other's.
+_NO_RATE, _NO_STEPS = 100, 10
 
 
 def require_progression(start_name: str, start: Any, end_name: str, end: Any) -> None:

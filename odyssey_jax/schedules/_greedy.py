@@ -85,7 +85,7 @@ class Greedy(Rule):
     eps: Any = field(require_scales)
     reset_start: Any = field(count(1), optional=True)
     window: int = field(_require_window, static=True)
-    mode: Mode = choice(Mode)
+    mode: Mode | None = choice(Mode, optional=True)
     relative_to: RelativeTo = choice(RelativeTo)
     nan: NanPolicy = choice(NanPolicy)
 
@@ -99,7 +99,7 @@ class Greedy(Rule):
         none = jnp.zeros((), jnp.int32)
         return GreedyState(
             scale=first_scale(rule.init_scale, rule.min_scale, rule.max_scale, rule.eps),
-            best=worst(self.mode),
+            best=worst(self.known_mode),
             good=none,
             wait=none,
             cooldown=none,
@@ -195,7 +195,7 @@ def greedy(
     cooldown: Any = 0,
     warmup: Any = 0,
     *,
-    mode: Mode = "min",
+    mode: Mode | None = None,
     relative_to: RelativeTo = "magnitude",
     init_scale: Any = 1.0,
     eps: Any = 0.0,
@@ -223,7 +223,8 @@ def greedy(
         atol: The margin itself, $a$; at least 0.
         cooldown: Values after a cut that don't count; a whole number, at least 0.
         warmup: Values after a raise that don't count; a whole number, at least 0.
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better. None is "min", and in `adapt_rate` as the metric has
+            it, or its name.
         relative_to: Of what `rtol` is a share. The "magnitude" of the best value; or the "value"
             with its sign, as in transformers: there a margin is negative where the metric is.
         init_scale: The first scale; in [min_scale, max_scale]. For a rate by itself, without a

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax.schedules._base import Schedule
-from odyssey_jax.schedules._describe import Survey, survey
+from odyssey_jax.schedules._describe import Survey, survey, survey_steps
 from odyssey_jax.schedules._fields import FACTOR
 from odyssey_jax.schedules._parts import Part, last_end
 
@@ -23,6 +24,8 @@ _MUCH = 0.2
 # No more steps than this, in a run so many times as long, are as many as one would want epochs.
 _FEW = 20
 _TIMES = 200
+# No optimizer is used with a rate above this.
+_HIGH = 10.0
 # The rounding of a rate, as a share of the peak.
 _ROUNDING = 1e-6
 # Less than this share of the peak is no jump, and no end that was missed.
@@ -59,8 +62,8 @@ def lint(
     """Find what is probably not meant in a schedule for a run.
 
     Looked for are: a warm-up longer than the run, an end or a part that the run never reaches,
-    a jump where two parts meet, a rate that is 0 (or negative, or not finite) before the run is
-    over or next to nothing for a fifth of it, and lengths that count epochs.
+    a jump where two parts meet, a rate that is negative, above 10 or not finite, one that is 0
+    before the run is over or next to nothing for a fifth of it, and lengths that count epochs.
 
     Args:
         schedule: The schedule, or a plain function of the step.
@@ -87,7 +90,7 @@ def lint(
     seen = survey(schedule, total_steps)
     if not np.all(np.isfinite(seen.values)):
         return [_not_finite(seen)]
-    findings = [*_too_long(seen), *_jumps(seen), *_sign(seen)]
+    findings = [*_too_long(seen), *_jumps(seen), *_sign(seen, _is_negated(schedule)), *_high(seen)]
     looks = (_epochs(seen, steps_per_epoch), _zero(seen), _few(seen, steps_per_epoch), _low(seen))
     # Of what is over too soon, the first says why.
     findings += itertools.islice(itertools.chain(*looks), 1)
@@ -162,8 +165,23 @@ def _may_leap(before: Part, after: Part) -> bool:
     return noisy or both_stairs or (restart and not before.kind.endswith("warmup"))
 
 
-def _sign(seen: Survey) -> Iterator[Finding]:
-    """Find a rate on both sides of 0; one that is never above it is a convention."""
+def _is_negated(schedule: Any) -> bool:
+    """Return whether it is `-1 * schedule`, as `optax.scale_by_schedule` wants it."""
+    factor = getattr(schedule, "factor", None)
+    return factor is not None and bool(np.all(np.asarray(factor) < 0))
+
+
+def _sign(seen: Survey, negated: bool) -> Iterator[Finding]:
+    """Find a rate below 0, unless it was negated on purpose, or on both sides of it."""
+    if seen.peak < 0 and not negated:
+        below = int(np.argmax(seen.values < 0))
+        yield Finding(
+            "sign",
+            int(seen.steps[below]),
+            f"the rate is {seen.values[below]:.3g}: below 0 an optimizer goes uphill",
+            "Leave the sign out; optax.sgd and the others descend by themselves",
+        )
+        return
     wrong = np.sign(seen.values) * np.sign(seen.peak) < 0
     wrong &= np.abs(seen.values) > _ROUNDING * abs(seen.peak)
     if np.any(wrong):
@@ -173,6 +191,53 @@ def _sign(seen: Survey) -> Iterator[Finding]:
             int(seen.steps[first]),
             f"the rate is {seen.values[first]:.3g}, of the other sign than its peak",
             "Keep it within bounds: clip(schedule, min_value=0.0)",
+        )
+
+
+def _high(seen: Survey) -> Iterator[Finding]:
+    """Find a rate that no optimizer is used with."""
+    if seen.peak > _HIGH:
+        first = int(np.argmax(seen.values > _HIGH))
+        yield Finding(
+            "rate high",
+            int(seen.steps[first]),
+            f"the rate is {seen.values[first]:.3g}, and {seen.peak:.3g} at its peak",
+            "Look whether the arguments are in order: a number of steps may stand for a rate",
+        )
+
+
+def check_learning_rate(schedule: Schedule | Callable[[Any], Any], updates: int) -> None:
+    """Raise ValueError if a learning rate is negative at one of a run's updates.
+
+    Args:
+        schedule: The schedule, in steps. One of ours is looked at as `survey` does; another
+            function, which may not take several steps at once, at the first, the middle and the
+            last update.
+        updates: Updates in the run, at least 1.
+
+    Raises:
+        ValueError: If it is, naming the first step where it is.
+
+    Example:
+        >>> from odyssey_jax.schedules import check_learning_rate, constant
+        >>> check_learning_rate(constant(0.1), 1_000)
+    """
+    if isinstance(schedule, Schedule):
+        steps = survey_steps(schedule.parts(), updates)
+        # A few lengths alone, as each is compiled for.
+        room = 1 << (len(steps) - 1).bit_length()
+        steps = np.pad(steps, (0, room - len(steps)), mode="edge")
+        values = np.asarray(schedule(steps), np.float64)
+    else:
+        steps = np.unique([0, updates // 2, updates - 1])
+        values = np.asarray([schedule(jnp.int32(step)) for step in steps], np.float64)
+    wrong = values < -_ROUNDING * np.max(np.abs(values))
+    if np.any(wrong):
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"learning_rate must not be negative, got {values[first]:.3g} at step "
+            f"{int(steps[first]):,} of {schedule!r}: an optimizer descends by itself. Leave "
+            "the sign out, or keep it within bounds: clip(schedule, min_value=0.0)."
         )
 
 

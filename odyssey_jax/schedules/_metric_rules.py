@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax._direction import Mode as Mode
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._fields import (
     NOT_NEGATIVE,
@@ -29,7 +30,6 @@ from odyssey_jax.schedules._fields import (
 from odyssey_jax.schedules._numbers import Wide, canonical, choose, is_integer, pair, real
 from odyssey_jax.schedules._steps import LAST_STEP
 
-Mode = Literal["min", "max"]
 RelativeTo = Literal["magnitude", "value"]
 NanPolicy = Literal["bad", "ignore"]
 
@@ -158,7 +158,7 @@ class Rule:
 
     rtol: Any
     atol: Any
-    mode: Mode
+    mode: Mode | None
     relative_to: RelativeTo
     nan: NanPolicy
 
@@ -177,9 +177,14 @@ class Rule:
         """
         return _update(jax.tree.map(canonical, self), state, observed(value))
 
+    @property
+    def known_mode(self) -> Mode:
+        """The mode; "min" where neither it nor the metric's name was given."""
+        return self.mode or "min"
+
     def better(self, value: Wide, best: Wide) -> jax.Array:
         """Return whether a value is good, and so the new best."""
-        comparison = {"mode": self.mode, "rtol": self.rtol, "atol": self.atol}
+        comparison = {"mode": self.known_mode, "rtol": self.rtol, "atol": self.atol}
         return improves(value, best, relative_to=self.relative_to, **comparison)
 
     def advance(self, state: Any, value: Wide) -> Any:
@@ -248,7 +253,7 @@ class ReduceOnPlateau(Rule):
     eps: Any = field(require_scales)
     smoothing: Any = field(SHARE)
     accumulation_size: Any = field(count(1))
-    mode: Mode = choice(Mode)
+    mode: Mode | None = choice(Mode, optional=True)
     relative_to: RelativeTo = choice(RelativeTo)
     patience_rule: PatienceRule = choice(PatienceRule)
     nan: NanPolicy = choice(NanPolicy)
@@ -262,7 +267,7 @@ class ReduceOnPlateau(Rule):
         rule = jax.tree.map(canonical, self)
         return PlateauState(
             scale=first_scale(rule.init_scale, rule.min_scale, rule.eps),
-            best=worst(self.mode),
+            best=worst(self.known_mode),
             wait=jnp.zeros((), jnp.int32),
             cooldown=jnp.zeros((), jnp.int32),
             average=jnp.full((), jnp.inf, jnp.float32),
@@ -314,7 +319,7 @@ def reduce_on_plateau(
     atol: Any = 0.0,
     cooldown: Any = 0,
     *,
-    mode: Mode = "min",
+    mode: Mode | None = None,
     relative_to: RelativeTo = "magnitude",
     patience_rule: PatienceRule = "torch",
     init_scale: Any = 1.0,
@@ -354,7 +359,8 @@ def reduce_on_plateau(
         rtol: The margin as a share of the best value, $r$; at least 0.
         atol: The margin itself, $a$; at least 0.
         cooldown: Values after a cut that are never bad, $c$; a whole number, at least 0.
-        mode: Whether "min" or "max" is better.
+        mode: Whether "min" or "max" is better. None is "min", and in `adapt_rate` as the metric has
+            it, or its name.
         relative_to: Of what `rtol` is a share. The "magnitude" of the best value; or the "value"
             with its sign, as in PyTorch and Optax: there a margin is negative where the metric is.
         patience_rule: How bad values are counted; see above.

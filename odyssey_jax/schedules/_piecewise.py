@@ -20,6 +20,7 @@ from odyssey_jax.schedules._fields import (
     checked,
     choice,
     field,
+    refuse_optax_order,
     require_boundaries,
     require_choice,
     require_flag,
@@ -268,6 +269,14 @@ def one_cycle(
         >>> [round(float(schedule(t)), 5) for t in (0, 29, 64, 99)]
         [0.1, 0.5, 0.25001, 1e-05]
     """
+    refuse_optax_order(
+        "one_cycle(peak_value, total_steps)",
+        "cosine_onecycle_schedule(transition_steps, peak_value)",
+        "total_steps",
+        total_steps,
+        "peak_value",
+        peak_value,
+    )
     FINITE("peak_value", peak_value)
     POSITIVE("div_factor", div_factor)
     POSITIVE("final_div_factor", final_div_factor)

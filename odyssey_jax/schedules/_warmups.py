@@ -16,6 +16,7 @@ from odyssey_jax.schedules._fields import (
     STEPS,
     checked,
     field,
+    refuse_optax_order,
     require_progression,
 )
 from odyssey_jax.schedules._numbers import canonical_exponent
@@ -30,6 +31,17 @@ class Warmup(Schedule):
     peak_value: Any = field(FINITE)
     warmup_steps: Any = field(STEPS)
     init_value: Any = field(FINITE)
+
+    def check(self) -> None:
+        """Raise ValueError for the order of Optax, which has the first value in front."""
+        refuse_optax_order(
+            f"{self.name}(peak_value, warmup_steps, init_value)",
+            "warmup_constant_schedule(init_value, peak_value, warmup_steps)",
+            "warmup_steps",
+            self.warmup_steps,
+            "init_value",
+            self.init_value,
+        )
 
     def curve(self, where: Interval) -> jax.Array:
         """Return the value at a place within the warm-up."""
@@ -182,6 +194,7 @@ class ExponentialWarmup(Warmup):
 
     def check(self) -> None:
         """Raise ValueError unless float32 holds the progression."""
+        super().check()
         require_progression("init_value", self.init_value, "peak_value", self.peak_value)
 
 

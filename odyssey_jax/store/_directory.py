@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from odyssey_jax._checks import check_words
+from odyssey_jax._direction import better
 from odyssey_jax.store import _files
 from odyssey_jax.store._errors import (
     CheckpointCorruptError,
@@ -35,10 +36,12 @@ class Directory:
     Args:
         directory: Where the steps are; one that does not exist holds none.
         monitor: The metric that says what is best.
-        mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
+        mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is; None is as its
+            name says, such as "max" for an accuracy.
 
     Raises:
-        ValueError: If the mode is neither, or the directory is not on this machine.
+        ValueError: If the mode is neither, or None and the name does not say, or the directory is
+            not on this machine.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class Directory:
         directory: str | os.PathLike[str],
         *,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
     ) -> None:
+        if mode is None:
+            mode = "min" if monitor is None else better(monitor)
         check_words("mode", mode, ("min", "max"))
         self.directory = _files.local_directory(directory)
         self.monitor = monitor

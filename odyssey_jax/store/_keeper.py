@@ -55,7 +55,7 @@ class Keeper(Reader):
         keep_best: int,
         keep_every: int | None,
         monitor: str | None,
-        mode: Mode,
+        mode: Mode | None,
         max_in_flight: int,
         on_failed_save: OnFailedSave,
     ) -> None:

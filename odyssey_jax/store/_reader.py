@@ -46,10 +46,11 @@ class Reader(Directory):
     Args:
         directory: Where the steps are; one that does not exist holds none.
         monitor: The metric that says what is best.
-        mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
+        mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is; None is as its
+            name says, such as "max" for an accuracy.
 
     Raises:
-        ValueError: If the mode is neither.
+        ValueError: If the mode is neither, or None and the name does not say.
 
     Example:
         >>> import tempfile

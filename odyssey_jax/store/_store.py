@@ -46,7 +46,8 @@ class Store(Keeper):
         keep_best: How many of the best steps by ``monitor`` to keep beside those.
         keep_every: Steps that are multiples of it are kept for good; None for none.
         monitor: The metric that says what is best.
-        mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is.
+        mode: ``"min"`` if a smaller metric is better, ``"max"`` if a larger one is; None is as its
+            name says, such as "max" for an accuracy.
         max_in_flight: How many saves may be unfinished at once, the one being written
             included, at least 1. Each holds a copy of the tree in host memory, which is kept
             for the next; a second copy is made only when saves overlap.
@@ -79,7 +80,7 @@ class Store(Keeper):
         keep_best: int = 0,
         keep_every: int | None = None,
         monitor: str | None = None,
-        mode: Mode = "min",
+        mode: Mode | None = None,
         max_in_flight: int = 2,
         on_failed_save: OnFailedSave = "raise",
         clock: Callable[[], float] = time.time,

@@ -126,7 +126,7 @@ def _example_state() -> TrainState:
 
 
 def _events(
-    points: tuple[Point, ...], metrics: Sequence[str], state: TrainState, epochs: int, seed: int
+    points: Sequence[Point], metrics: Sequence[str], state: TrainState, epochs: int, seed: int
 ) -> list[Event]:
     """Return what happens in a run, as far as the callback sees it."""
     values = np.random.default_rng(seed).normal(size=(epochs, len(metrics))).astype(np.float32)

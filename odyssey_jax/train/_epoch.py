@@ -21,6 +21,7 @@ from odyssey_jax._types import (
     Batch,
     Clock,
     Event,
+    Mode,
     Point,
     PyTree,
     ScheduleFn,
@@ -31,6 +32,7 @@ from odyssey_jax._types import (
 )
 from odyssey_jax.callbacks import Chain, Ranking, Retention
 from odyssey_jax.data import IndexedSource
+from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
 from odyssey_jax.train._carry import Carry
 from odyssey_jax.train._metric_set import MetricSet
@@ -86,6 +88,12 @@ class Epoch(ByValue):
     def sampling(self) -> Sampling | None:
         """What of the train steps is sampled."""
         return self.options.sampling(self.sample_capacity)
+
+    @functools.cached_property
+    def modes(self) -> tuple[tuple[str, Mode], ...]:
+        """The metrics that know whether less or more of them is better."""
+        sets = {"train": self.train_metrics.metrics, "valid": self.metrics.metrics}
+        return metric_modes(sets)
 
     # The task's functions by way of jit, which remembers a trace: the model's own Python code
     # runs once for the shapes of its outputs and for the program.
@@ -321,7 +329,7 @@ class Epoch(ByValue):
 
     def event(self, point: Point, carry: Carry, metrics: Mapping[str, Any]) -> Event:
         """Return what callbacks see of a carry."""
-        return Event(metrics, carry.clock, carry.state, point, self.capacity)
+        return Event(metrics, carry.clock, carry.state, point, self.capacity, self.modes)
 
     def make_optimizer(self, learning_rate: ScheduleFn | None) -> Any:
         """Put the optimizer together."""

@@ -134,21 +134,21 @@ def test_two_stoppers_in_either_order():
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (ody.any_of(ody.early_stopping("a", 2), ody.early_stopping("b", 3)), (2, 2)),
-        (ody.all_of(ody.early_stopping("a", 2), ody.early_stopping("b", 3)), (7, 4)),
-        (ody.all_of(ody.early_stopping("b", 3), ody.early_stopping("a", 2)), (7, 3)),
-        (ody.all_of(ody.early_stopping("a", 2)), (2, 2)),
+        (ody.any_of(ody.early_stopping("a_loss", 2), ody.early_stopping("b_loss", 3)), (2, 2)),
+        (ody.all_of(ody.early_stopping("a_loss", 2), ody.early_stopping("b_loss", 3)), (7, 4)),
+        (ody.all_of(ody.early_stopping("b_loss", 3), ody.early_stopping("a_loss", 2)), (7, 3)),
+        (ody.all_of(ody.early_stopping("a_loss", 2)), (2, 2)),
         (
             ody.all_of(
-                ody.any_of(ody.early_stopping("a", 9), ody.early_stopping("a", 4)),
-                ody.early_stopping("b", 1),
+                ody.any_of(ody.early_stopping("a_loss", 9), ody.early_stopping("a_loss", 4)),
+                ody.early_stopping("b_loss", 1),
             ),
             (7, 4),
         ),
         (
             ody.any_of(
-                ody.all_of(ody.early_stopping("a", 2), ody.early_stopping("b", 9)),
-                ody.early_stopping("b", 2),
+                ody.all_of(ody.early_stopping("a_loss", 2), ody.early_stopping("b_loss", 9)),
+                ody.early_stopping("b_loss", 2),
             ),
             (6, 2),
         ),
@@ -156,7 +156,7 @@ def test_two_stoppers_in_either_order():
 )
 def test_any_of_and_all_of(rule, expected):
     a, b = [5, 5, 5, 4, 4, 4, 4, 4, 4], [9, 8, 7, 6, 5, 5, 5, 5, 5]
-    at = lambda epoch: ody.Event({"a": a[epoch], "b": b[epoch]}, ody.Clock(epoch, epoch))
+    at = lambda epoch: ody.Event({"a_loss": a[epoch], "b_loss": b[epoch]}, ody.Clock(epoch, epoch))
     state = rule.init(at(0))
     for epoch in range(len(a)):
         state, signal = rule.update(state, at(epoch))
@@ -175,7 +175,7 @@ def test_all_of_does_whatever_else_its_members_ask_for():
 def test_a_rule_that_can_never_stop_is_refused():
     begin = ody.callback(lambda event: None, broken, [ody.Point.EPOCH_BEGIN])
     with pytest.raises(ValueError, match="no point at which all act:.*at .'epoch_end'"):
-        ody.all_of(ody.early_stopping("a", 1), begin)
+        ody.all_of(ody.early_stopping("a_loss", 1), begin)
     with pytest.raises(ValueError, match="all_of needs at least one callback"):
         ody.all_of()
     with pytest.raises(ValueError, match="any_of needs at least one callback"):

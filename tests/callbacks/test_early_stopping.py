@@ -31,7 +31,7 @@ def event(value, epoch=0, state=None, point=ody.Point.EPOCH_END, scale=1.0):
     opt_state = with_scale(ody.scale_by_callback().init(None), jnp.float32(scale))
     params = jnp.full(2, epoch, jnp.float32)
     state = ody.TrainState(params, None, opt_state) if state is None else state
-    return ody.Event({"m": value}, ody.Clock(epoch * 10, epoch), state, point)
+    return ody.Event({"loss": value}, ody.Clock(epoch * 10, epoch), state, point)
 
 
 def run(callback, values, scales=None):
@@ -68,8 +68,8 @@ CASES = [
 
 @pytest.mark.parametrize(("values", "patience", "expected"), CASES)
 def test_stops_where_its_peers_do(values, patience, expected):
-    assert run(ody.early_stopping("m", patience), values)[0] == expected
-    up = ody.early_stopping("m", patience, mode="max")
+    assert run(ody.early_stopping("loss", patience), values)[0] == expected
+    up = ody.early_stopping("loss", patience, mode="max")
     assert run(up, [-v for v in values])[0] == expected
 
 
@@ -124,22 +124,22 @@ OPTIONS = [
 @pytest.mark.parametrize(("options", "values", "expected"), OPTIONS)
 def test_each_option(options, values, expected):
     options = {"patience": 1, **options}
-    assert run(ody.early_stopping("m", **options), values)[:2] == expected
+    assert run(ody.early_stopping("loss", **options), values)[:2] == expected
     turned = ("baseline", "stopping_threshold", "divergence_threshold")
     up = {name: -x if name in turned else x for name, x in options.items()}
-    assert run(ody.early_stopping("m", **up, mode="max"), [-v for v in values])[:2] == expected
+    assert run(ody.early_stopping("loss", **up, mode="max"), [-v for v in values])[:2] == expected
 
 
 def test_the_best_is_kept_whatever_counts():
-    assert run(ody.early_stopping("m", 5, baseline=0.5), KERAS)[2] == 2
-    assert run(ody.early_stopping("m", 9, start_from_epoch=3), KERAS)[2] == 3
-    assert run(ody.early_stopping("m", 9, stopping_threshold=0.75), KERAS)[2] == 2
-    assert run(ody.early_stopping("m", 1, min_epochs=3), [1.0, 2.0, 0.5])[2] == 2
+    assert run(ody.early_stopping("loss", 5, baseline=0.5), KERAS)[2] == 2
+    assert run(ody.early_stopping("loss", 9, start_from_epoch=3), KERAS)[2] == 3
+    assert run(ody.early_stopping("loss", 9, stopping_threshold=0.75), KERAS)[2] == 2
+    assert run(ody.early_stopping("loss", 1, min_epochs=3), [1.0, 2.0, 0.5])[2] == 2
 
 
 def test_a_reason_has_its_number():
     def sentence(values, **options):
-        callback = ody.early_stopping("m", **{"patience": 2, **options})
+        callback = ody.early_stopping("loss", **{"patience": 2, **options})
         state = callback.init(event(0.0))
         for epoch, value in enumerate(values):
             state, signal = callback.update(state, event(jnp.float32(value), jnp.int32(epoch)))
@@ -157,16 +157,16 @@ def test_a_reason_has_its_number():
     ("cooldown", "patience", "expected"), [(0, 3, 3), (1, 3, 5), (2, 3, 6), (2, 1, 1), (9, 3, None)]
 )
 def test_a_cut_of_the_rate_begins_a_cooldown(cooldown, patience, expected):
-    callback = ody.early_stopping("m", patience, cooldown=cooldown)
+    callback = ody.early_stopping("loss", patience, cooldown=cooldown)
     assert run(callback, [1.0] * 9, [1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5])[0] == expected
     # A rate that is raised is none, and each cut is one.
-    raised = ody.early_stopping("m", 3, cooldown=2)
+    raised = ody.early_stopping("loss", 3, cooldown=2)
     assert run(raised, [1.0] * 9, [1, 1, 2, 2, 2, 2, 2, 2, 2])[0] == 3
     assert run(raised, [1.0] * 9, [1, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4, 0.4])[0] is None
 
 
 def test_a_cooldown_needs_a_scale():
-    callback = ody.early_stopping("m", 3, cooldown=2)
+    callback = ody.early_stopping("loss", 3, cooldown=2)
     with pytest.raises(
         ValueError, match=r"cooldown=2 counts from a cut.*put scale_by_callback\(\)"
     ):
@@ -256,7 +256,7 @@ ARGUMENTS = {
 @settings(max_examples=100)
 def test_agrees_with_a_python_oracle_whatever_the_options(values, scales, options):
     try:
-        callback = ody.early_stopping("m", **options)
+        callback = ody.early_stopping("loss", **options)
     except ValueError:  # thresholds that leave no value to train at
         reject()
     assert run(callback, values, scales) == Oracle(**options).run(values, scales)
@@ -346,7 +346,7 @@ def results(epochs, states, reasons):
 
 @pytest.mark.parametrize("seed", range(SETS))
 def test_agrees_with_it_jitted_vmapped_in_a_while_loop_and_restored_at_every_position(seed):
-    callback, oracle = ody.early_stopping("m", **OPTION_SETS[seed]), Oracle(**OPTION_SETS[seed])
+    callback, oracle = ody.early_stopping("loss", **OPTION_SETS[seed]), Oracle(**OPTION_SETS[seed])
     values, scales = random_runs(seed)
     pairs = list(zip(values, scales, strict=True))
     expected = [oracle.run(v.tolist(), s.tolist()) for v, s in pairs]
@@ -363,7 +363,7 @@ def test_agrees_with_it_jitted_vmapped_in_a_while_loop_and_restored_at_every_pos
     saved = pickle.dumps([stepped[run][0][at] for run, at in places])  # dtypes, shapes and bytes
     epochs, states, reasons = jax.device_get(
         go_on(
-            ody.early_stopping("m", **OPTION_SETS[seed]),
+            ody.early_stopping("loss", **OPTION_SETS[seed]),
             np.int32([at for _, at in places]),
             stack(pickle.loads(saved)),
             *(np.stack([few[run][i] for run, _ in places]) for i in range(2)),
@@ -399,7 +399,7 @@ def test_the_sets_have_every_value_of_every_option_and_meet_every_reason():
 
 def test_restored_from_a_store_at_every_position_it_goes_on_as_if_nothing_had_been(tmp_path):
     options = {"patience": 3, "smoothing": 0.5, "cooldown": 2, "baseline": 2.0, "min_epochs": 3}
-    callback = ody.early_stopping("m", **options, restore_best=True)
+    callback = ody.early_stopping("loss", **options, restore_best=True)
     values, scales = [5, 4, NAN, 4, 3, 3.5, 3.25], np.float32([1, 1, 1, 1, 0.5, 0.5, 0.5])
     at = lambda epoch: (np.float32(values[epoch]), np.int32(epoch), scales[epoch])
     states, signals = [callback.init(event(0.0))], []
@@ -417,15 +417,15 @@ def test_restored_from_a_store_at_every_position_it_goes_on_as_if_nothing_had_be
 
 
 def test_new_patience_applies_to_an_old_state():
-    state = ody.early_stopping("m", 9).init(event(0.0))
+    state = ody.early_stopping("loss", 9).init(event(0.0))
     for epoch in range(3):
-        state, _ = ody.early_stopping("m", 9).update(state, event(1.0, epoch))
-    _, signal = ody.early_stopping("m", 3).update(state, event(1.0, 3))
+        state, _ = ody.early_stopping("loss", 9).update(state, event(1.0, epoch))
+    _, signal = ody.early_stopping("loss", 3).update(state, event(1.0, 3))
     assert int(signal.stop) == ody.StopReason.NO_IMPROVEMENT
 
 
 def test_restores_the_best_at_the_end():
-    callback = ody.early_stopping("m", 5, restore_best=True)
+    callback = ody.early_stopping("loss", 5, restore_best=True)
     states = [ody.TrainState(jnp.full(2, float(i)), {"bn": jnp.float32(i)}) for i in range(4)]
     own = callback.init(event(0.0, state=states[0]))
     end = event(0.0, 0, states[3], ody.Point.TRAIN_END)
@@ -436,7 +436,7 @@ def test_restores_the_best_at_the_end():
     _, signal = callback.update(own, end)
     np.testing.assert_array_equal(signal.state.params, states[1].params)
     np.testing.assert_array_equal(signal.state.model_state["bn"], 1.0)
-    assert ody.early_stopping("m", 5).points == (ody.Point.EPOCH_END,)
+    assert ody.early_stopping("loss", 5).points == (ody.Point.EPOCH_END,)
 
 
 def test_a_missing_metric_is_named_with_those_that_exist():
@@ -478,4 +478,4 @@ def test_a_missing_metric_is_named_with_those_that_exist():
 )
 def test_bad_arguments_are_refused_at_once(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        ody.early_stopping(**{"monitor": "m", "patience": 3, **kwargs})
+        ody.early_stopping(**{"monitor": "loss", "patience": 3, **kwargs})

@@ -27,7 +27,7 @@ def state_of(x, scale=1.0, count=0):
 
 
 def event(value, epoch, state):
-    return ody.Event({"m": jnp.float32(value)}, ody.Clock(epoch * 10, epoch), state)
+    return ody.Event({"loss": jnp.float32(value)}, ody.Clock(epoch * 10, epoch), state)
 
 
 def failure(step, epoch, state, loss=NAN):
@@ -42,7 +42,7 @@ def failure(step, epoch, state, loss=NAN):
     [(1, 1, False), (NAN, 1, True), (INF, 1, True), (1, NAN, True), (1, -INF, True)],
 )
 def test_terminate_on_nan(value, parameter, stops):
-    guard = ody.terminate_on_nan("m")
+    guard = ody.terminate_on_nan("loss")
     _, signal = guard.update(guard.init(event(0, 0, None)), event(value, 3, state_of(parameter)))
     assert int(signal.stop) == (REASON.NOT_FINITE if stops else REASON.NONE)
     assert int(signal.detail) == (30 if stops else 0)
@@ -50,7 +50,7 @@ def test_terminate_on_nan(value, parameter, stops):
 
 @pytest.mark.parametrize(
     ("monitor", "loss", "parameter", "stops"),
-    [("train/loss", INF, 1, True), ("m", NAN, 1, False), ("m", NAN, NAN, True)],
+    [("train/loss", INF, 1, True), ("loss", NAN, 1, False), ("loss", NAN, NAN, True)],
 )
 def test_terminate_at_a_loss(monitor, loss, parameter, stops):
     """Updates that are left out keep the parameters, and then another metric decides."""
@@ -61,7 +61,7 @@ def test_terminate_at_a_loss(monitor, loss, parameter, stops):
 
 def test_parameters_that_are_whole_numbers_are_finite():
     params = {"w": jnp.ones(2), "table": jnp.arange(3), "key": jax.random.key(0)}
-    guard = ody.terminate_on_nan("m")
+    guard = ody.terminate_on_nan("loss")
     assert not guard.update(None, event(1.0, 0, ody.TrainState(params)))[1].stop
 
 
@@ -80,7 +80,7 @@ def follow(guard, epochs, scale=1.0):
 
 
 def test_roll_back_goes_back_to_the_last_good_state_at_a_lower_rate():
-    guard = ody.roll_back("m", at_most=2)
+    guard = ody.roll_back("loss", at_most=2)
     epochs = [(5, 1), (4, 2), (NAN, 3), (4, NAN), (3, 5), (INF, 6), (2, 7)]
     left, reason, signal, state = follow(guard, epochs)
     assert left == [(1, 1), (2, 1), (2, 0.5), (2, 0.25), (5, 0.25), (5, 0.125)]
@@ -94,7 +94,7 @@ def test_roll_back_goes_back_to_the_last_good_state_at_a_lower_rate():
 
 
 def test_with_no_good_epoch_it_goes_back_to_the_first_state():
-    left, reason, _, _ = follow(ody.roll_back("m"), [(NAN, 1), (NAN, 2), (5, 3)])
+    left, reason, _, _ = follow(ody.roll_back("loss"), [(NAN, 1), (NAN, 2), (5, 3)])
     assert (left, reason) == ([(0, 0.5), (0, 0.25), (3, 0.25)], REASON.NONE)
 
 
@@ -109,14 +109,14 @@ def test_with_no_good_epoch_it_goes_back_to_the_first_state():
     ],
 )
 def test_roll_back_from_what_diverges(options, values, bad):
-    guard = ody.roll_back("m", factor=1, at_most=9, **options)
+    guard = ody.roll_back("loss", factor=1, at_most=9, **options)
     left, reason, _, state = follow(guard, [(value, i + 1) for i, value in enumerate(values)])
     assert [i for i, (w, _) in enumerate(left) if w != i + 1] == bad
     assert (reason, int(state.rollbacks)) == (REASON.NONE, len(bad))
 
 
 def test_what_goes_on_diverging_ends_the_run():
-    guard = ody.roll_back("m", at_most=1, divergence_factor=2)
+    guard = ody.roll_back("loss", at_most=1, divergence_factor=2)
     left, reason, signal, _ = follow(guard, [(1, 1), (3, 2), (4, 3), (1, 4)])
     assert left == [(1, 1), (1, 0.5), (1, 0.25)]
     assert REASON(reason).sentence(int(signal.detail)) == "diverged at step 20"
@@ -124,11 +124,11 @@ def test_what_goes_on_diverging_ends_the_run():
 
 def test_in_a_scan_of_ones_own_with_wide_numbers():
     """Where epochs are counted in int64, the state's dtypes are what they were."""
-    guard, now = ody.roll_back("m", divergence_threshold=2.0), state_of(1.0)
+    guard, now = ody.roll_back("loss", divergence_threshold=2.0), state_of(1.0)
 
     def step(state, at):
         epoch, value = at
-        shown = ody.Event({"m": value}, ody.Clock(epoch * 10, epoch), now)
+        shown = ody.Event({"loss": value}, ody.Clock(epoch * 10, epoch), now)
         state, signal = guard.update(state, shown)
         return state, signal.stop
 
@@ -248,7 +248,7 @@ def late(rate):
 def test_beside_a_rule_that_follows_the_metric(factor):
     """The rule cuts twice by 2, and the rollback by its factor, whichever comes first."""
     rule = ody.reduce_on_plateau(0.5, 1, patience_rule="odyssey", nan="ignore")
-    both = ody.chain(ody.roll_back("m", factor=factor), ody.adapt_rate("m", rule))
+    both = ody.chain(ody.roll_back("loss", factor=factor), ody.adapt_rate("loss", rule))
     state = both.init(event(0, 0, state_of(0.0)))
     scale, scales = 1.0, []
     for epoch, value in enumerate([3, 3, NAN, 3, NAN, 2]):
@@ -275,7 +275,7 @@ def skip(rate):
 
 
 def test_members_of_a_population_roll_back_by_themselves():
-    guard = ody.roll_back("m")
+    guard = ody.roll_back("loss")
     epochs = np.float32([[5, 5], [NAN, 4], [3, 3], [NAN, NAN]])
     first = event(0, 0, state_of(0.0))
     many = jax.vmap(lambda _: guard.init(first))(jnp.arange(2))

@@ -23,10 +23,12 @@ from odyssey_jax.callbacks import (
     restores_best,
 )
 
-EVENT = ody.Event({"a": 0.0, "b": 0.0}, state=ody.TrainState({"w": jnp.ones(2)}), capacity=4)
-STOPPING = ody.early_stopping("a", 2, restore_best=True)
-TRACKING = ody.track_best("b", mode="max")
-SAVING = ody.checkpoint(keep_best=1, monitor="a")
+EVENT = ody.Event(
+    {"a_loss": 0.0, "b_loss": 0.0}, state=ody.TrainState({"w": jnp.ones(2)}), capacity=4
+)
+STOPPING = ody.early_stopping("a_loss", 2, restore_best=True)
+TRACKING = ody.track_best("b_loss", mode="max")
+SAVING = ody.checkpoint(keep_best=1, monitor="a_loss")
 RULE = ody.reduce_on_plateau(0.5, 1)
 
 
@@ -89,7 +91,7 @@ class Wrapper(Own):
 class Holding(Own):
     """A user's callback with a best in its state, by our convention."""
 
-    monitor: str = "a"
+    monitor: str = "a_loss"
 
     def init(self, event):
         return {"mine": TRACKING.init(event), "others": jnp.zeros(3)}
@@ -108,7 +110,7 @@ class Plain:
         (ody.terminate_on_nan(), False, True),
         (ody.roll_back(), False, True),
         (TRACKING, False, False),
-        (ody.adapt_rate("a", RULE), False, False),
+        (ody.adapt_rate("a_loss", RULE), False, False),
         (ody.callbacks.log(), False, False),
         (SAVING, True, False),
         (Own(), True, True),
@@ -137,10 +139,10 @@ def test_several_together():
 @pytest.mark.parametrize(
     ("callback", "expected"),
     [
-        (STOPPING, [("a", True)]),
-        (ody.early_stopping("b", 2), [("b", False)]),
-        (TRACKING, [("b", False)]),
-        (Holding(), [("a", False)]),
+        (STOPPING, [("a_loss", True)]),
+        (ody.early_stopping("b_loss", 2), [("b_loss", False)]),
+        (TRACKING, [("b_loss", False)]),
+        (Holding(), [("a_loss", False)]),
         (Own(), []),
         (ody.callbacks.log(), []),
         (ody.callback(TRACKING.init, TRACKING.update), [(None, False)]),
@@ -158,7 +160,7 @@ def test_which_bests_it_holds_through_every_wrapper(callback, expected):
 def test_bests_come_in_the_order_of_the_callbacks():
     both = ody.chain(Wrapper(), Own(), ody.all_of(STOPPING, Holding()))
     found = bests_of(both, both.init(EVENT))
-    assert [tracked.monitor for tracked in found] == ["b", "a", "a"]
+    assert [tracked.monitor for tracked in found] == ["b_loss", "a_loss", "a_loss"]
 
 
 def test_two_that_restore_are_found_in_a_users_wrapper_too():
@@ -175,8 +177,11 @@ class Color(enum.Enum):
 @pytest.mark.parametrize(
     ("callback", "signature"),
     [
-        (ody.early_stopping("a", 2), {"name": "EarlyStopping", "monitor": "a", "patience": 2}),
-        (ody.track_best("a"), {"name": "TrackBest", "monitor": "a"}),
+        (
+            ody.early_stopping("a_loss", 2),
+            {"name": "EarlyStopping", "monitor": "a_loss", "patience": 2},
+        ),
+        (ody.track_best("a_loss"), {"name": "TrackBest", "monitor": "a_loss"}),
         (ody.terminate_on_nan(), {"name": "TerminateOnNan"}),
         (ody.chain(), {"name": "Chain", "callbacks": []}),
         (
@@ -193,11 +198,11 @@ class Color(enum.Enum):
         ),
         (ody.checkpoint(), {"name": "Checkpoint"}),
         (
-            ody.checkpoint(ody.every(seconds=9.5), keep_best=1, monitor="a"),
+            ody.checkpoint(ody.every(seconds=9.5), keep_best=1, monitor="a_loss"),
             {
                 "name": "Checkpoint",
                 "when": "every(seconds=9.5)",
-                "retention": {"name": "Retention", "keep_best": 1, "monitor": "a"},
+                "retention": {"name": "Retention", "keep_best": 1, "monitor": "a_loss"},
             },
         ),
         (Own(), {"name": "Own"}),
@@ -259,7 +264,7 @@ def test_signature(callback, signature):
 
 
 def test_a_rule_is_part_of_the_signature():
-    slow, quick = (ody.adapt_rate("a", ody.reduce_on_plateau(0.5, n)) for n in (5, 1))
+    slow, quick = (ody.adapt_rate("a_loss", ody.reduce_on_plateau(0.5, n)) for n in (5, 1))
     assert callback_signature(slow) != callback_signature(quick)
     assert callback_signature(slow)["rule"]["patience"] == 5
 

@@ -82,3 +82,26 @@ def test_is_a_pytree_whose_structure_survives_jit_and_vmap():
 def test_bad_arguments_are_refused(data, batch_size, message):
     with pytest.raises(ValueError, match=message):
         ody.ArrayDataset(data, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([2**33 + 5, 7]), r"data\['id'\] holds 8589934597, as int64"),
+        (np.array([-(2**40), 7]), r"data\['id'\] holds -1099511627776, as int64"),
+        (np.array([1, 2**32], np.uint64), r"data\['id'\] holds 4294967296, as uint64"),
+        (np.array(["a", "b"]), r"data\['id'\].* dtype <U1: encode text as integers"),
+        (np.array([None, 1]), r"data\['id'\].* dtype object: stack it"),
+        (np.array(["2020", "2021"], "M8[Y]"), r"data\['id'\].* datetime64"),
+        (None, r"data\['id'\] is None"),
+    ],
+)
+def test_what_the_device_cannot_hold_is_refused_by_its_path(values, message):
+    with pytest.raises(ValueError, match=message):
+        ody.ArrayDataset({"id": values, "x": np.ones(2)}, 1)
+
+
+def test_64_bits_that_fit_in_32_are_taken():
+    data = ody.ArrayDataset({"i": np.array([2**31 - 1, 7]), "f": np.ones(2)}, 1)
+    assert data.data["i"].tolist() == [2**31 - 1, 7]
+    assert repr(data) == "ArrayDataset({'f': float32[2], 'i': int32[2]}, batch_size=1)"

@@ -71,8 +71,8 @@ def test_what_nobody_tracks_is_not_there():
 
 
 def test_two_that_restore_are_refused():
-    restoring = [ody.early_stopping(name, 3, restore_best=True) for name in ("a", "b")]
-    message = "one callback may restore the best.*'a'.*'b'.*see FitResult.bests"
+    restoring = [ody.early_stopping(name, 3, restore_best=True) for name in ("a_loss", "b_loss")]
+    message = "one callback may restore the best.*'a_loss'.*'b_loss'.*see FitResult.bests"
     for wrap in (ody.chain, ody.all_of, lambda x: ody.callbacks.on(ody.every(epochs=2), x)):
         with pytest.raises(ValueError, match=message):
             ody.chain(restoring[0], wrap(restoring[1]))

@@ -123,3 +123,11 @@ def test_outputs_to_log_are_names():
     for outputs in (3, "loss", [], ["loss", "loss"]):
         with pytest.raises(ValueError, match="log_outputs must be different names"):
             ody.StepOptions(log_every_n_steps=1, log_outputs=outputs)
+
+
+def test_a_rate_below_zero_is_refused_before_anything_runs(tmp_path):
+    task, data = examples.linear_task(), examples.train_data()
+    for rate in (optax.linear_schedule(0.1, -0.1, 4), ody.schedules.linear(0.1, -0.1, 4)):
+        with pytest.raises(ValueError, match="learning_rate must not be negative, got -0"):
+            ody.fit(task, optax.sgd, data, epochs=4, learning_rate=rate, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
