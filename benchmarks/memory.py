@@ -20,7 +20,7 @@ from flax import nnx
 
 import odyssey_jax as ody
 from benchmarks._harness import Ratio, arguments, show_ratios, write_json
-from odyssey_jax.train import init_compiled, run_jitted
+from odyssey_jax.train import init_compiled
 
 EPOCHS, MEGABYTE = 1_000, 1e6
 SIZES = (784, 2_560, 2_560, 560, 10)
@@ -63,7 +63,7 @@ def bytes_with(task: ody.Task, callbacks: tuple[ody.Callback, ...]) -> tuple[int
     inputs = ody.train.Inputs(dataset(128), dataset(64), ody.constant(1e-3))
     key = jax.random.key(0)
     carry = jax.eval_shape(lambda: init_compiled(loop, key, *task.init(key), inputs))
-    lowered = run_jitted.lower(loop, carry, inputs, jnp.int32(1))
+    lowered = jax.jit(loop.run, donate_argnums=0).lower(carry, inputs, jnp.int32(1))
     found = lowered.compile().memory_analysis()
     if found is None:
         raise RuntimeError(f"XLA keeps no account of memory on {jax.default_backend()}")

@@ -15,7 +15,6 @@ from odyssey_jax.train._loop import finish_compiled as finish_compiled
 from odyssey_jax.train._loop import init_compiled as init_compiled
 from odyssey_jax.train._loop import make_loop as make_loop
 from odyssey_jax.train._loop import run_compiled as run_compiled
-from odyssey_jax.train._loop import run_jitted as run_jitted
 from odyssey_jax.train._mixed_precision import mixed_precision as mixed_precision
 from odyssey_jax.train._options import StepOptions as StepOptions
 from odyssey_jax.train._population import Population as Population

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from odyssey_jax.train._carry import Carry, Keys
 from odyssey_jax.train._epoch import Steps
 from odyssey_jax.train._loop import Loop
 from odyssey_jax.train._program import Progress
+from odyssey_jax.train._programs import compiled
 from odyssey_jax.train._resident import Resident
 
 
@@ -80,12 +80,12 @@ def _order(train: IndexedSource, key: jax.Array, index: jax.Array) -> Any:
     return train.order(key, index)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@compiled(static_argnums=(0, 1), donate_argnums=2)
 def _begin(loop: Loop, epoch_steps: int, carry: Carry) -> Carry:
     return loop.begin(carry, epoch_steps)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@compiled(static_argnums=(0, 1), donate_argnums=2)
 def _train(loop: Loop, count: int, carry: Carry, batches: Batch, rate: Any) -> Carry:
     first, key = carry.clock.step, Keys.of(carry.key).step
     batch_at = lambda i: jax.tree.map(lambda x: x[i], batches)
@@ -93,16 +93,16 @@ def _train(loop: Loop, count: int, carry: Carry, batches: Batch, rate: Any) -> C
     return loop.end_steps(carry, steps, first + count)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _validate(loop: Loop, states: PyTree, state: TrainState, batch: Batch, index: Any) -> PyTree:
     return loop.validate_block(states, state, batch, index)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@compiled(static_argnums=0, donate_argnums=1)
 def _begin_validation(loop: Loop, carry: Carry, rate: Any) -> Carry:
     return loop.begin_validation(carry, rate)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@compiled(static_argnums=0, donate_argnums=1)
 def _end_epoch(loop: Loop, carry: Carry, rate: Any, validated: PyTree) -> Carry:
     return loop.end_epoch(carry, rate, validated)

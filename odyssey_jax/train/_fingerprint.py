@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from odyssey_jax._types import PyTree
-from odyssey_jax.train._epoch import Epoch
+from odyssey_jax.train._loop import Loop
 
 # Arrays above this many bytes are sampled: to read all of a large set would delay every start.
 _WHOLE = 64 * 2**20
@@ -47,17 +47,23 @@ def of_arrays(tree: PyTree) -> int:
     return found
 
 
-def of_program(epoch: Epoch, state: Any, batch: PyTree) -> dict[str, str]:
+def of_program(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     """Return the fingerprints of the loss and of the optimizer's update.
 
     The learning rate's schedule is compared by itself: here the rate is a constant.
     """
     # Shapes alone: where the arrays lie makes no other run.
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    leaves, structure = jax.tree.flatten((state, batch))
+    found = loop.programs.once((structure, *leaves), lambda: _traced(loop, state, batch))
+    return dict(found)
+
+
+def _traced(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     key = jax.random.key(0)
     rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
-    optimizer = epoch.make_optimizer(rate)
-    loss = of_function(epoch.loss, state.params, state.model_state, batch, key)
+    optimizer = loop.make_optimizer(rate)
+    loss = of_function(loop.loss, state.params, state.model_state, batch, key)
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
         return optimizer.update(grads, opt_state, params, value=value)

@@ -32,6 +32,7 @@ from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._epoch import Epoch, Steps, clock_at, under
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import StepOptions
+from odyssey_jax.train._programs import Programs, compiled
 from odyssey_jax.train._step import OptimizerLike
 
 
@@ -62,6 +63,11 @@ class Loop(Epoch):
     `init`, `run` and `finish` are pure functions of arrays, to be jitted, vmapped and donated
     as one likes; `run_compiled` is `run`, jitted with the carry donated.
     """
+
+    @functools.cached_property
+    def programs(self) -> Programs:
+        """What is compiled of this loop, and of those that are equal to it."""
+        return Programs.of(self)
 
     def init(self, key: jax.Array, params: PyTree, model_state: PyTree, inputs: Inputs) -> Carry:
         """Make the carry of a run that has not begun.
@@ -346,14 +352,14 @@ def _check_hashable(loop: Loop) -> None:
             ) from error
 
 
-@functools.partial(jax.jit, static_argnames="loop")
+@compiled(static_argnums=0)
 def init_compiled(loop: Loop, key, params, model_state, inputs: Inputs) -> Carry:
     """Call `Loop.init`, jitted."""
     return loop.init(key, params, model_state, inputs)
 
 
-@functools.partial(jax.jit, static_argnames="loop", donate_argnames="carry")
-def run_jitted(loop: Loop, carry: Carry, inputs: Inputs, limit) -> Carry:
+@compiled(static_argnums=0, donate_argnums=1)
+def _run_jitted(loop: Loop, carry: Carry, inputs: Inputs, limit: Any) -> Carry:
     """Call `Loop.run`, jitted with the carry donated."""
     return loop.run(carry, inputs, limit)
 
@@ -370,10 +376,10 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
     Returns:
         The carry after.
     """
-    return run_jitted(loop, carry, inputs, np.int32(limit))
+    return _run_jitted(loop, carry, inputs, np.int32(limit))
 
 
-@functools.partial(jax.jit, static_argnames="loop")
+@compiled(static_argnums=0)
 def finish_compiled(loop: Loop, carry: Carry) -> Carry:
     """Call `Loop.finish`, jitted; the carry lives on."""
     return loop.finish(carry)
@@ -410,6 +416,6 @@ def evaluate(
 _NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a program
 
 
-@functools.partial(jax.jit, static_argnames="loop")
+@compiled(static_argnums=0)
 def _evaluate_compiled(loop: Loop, state: TrainState, data: IndexedSource) -> dict[str, Any]:
     return loop.metrics.compute(loop.validate_pass(state, data))

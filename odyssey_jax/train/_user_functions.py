@@ -33,10 +33,15 @@ class ByValue:
     program, and one model still does.
     """
 
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The fields' values."""
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return tuple(getattr(self, field.name) for field in fields)
+
     @functools.cached_property
     def _key(self) -> tuple[Any, ...]:
-        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
-        return type(self), *(_hashable(getattr(self, field.name)) for field in fields)
+        return type(self), *map(hashable, self.parts)
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -63,7 +68,8 @@ class _Identity:
         return isinstance(other, _Identity) and self.value is other.value
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """Return a value that can be hashed: itself, or one that equals itself alone."""
     try:
         hash(value)
     except TypeError:
