@@ -33,8 +33,12 @@ RunChange = Literal["refuse", "accept"]
 OnFailedWrite = Literal["raise", "warn"]
 OnInterrupt = Literal["raise", "return"]
 
-# Room for rows comes in a few sizes, so that a run that is made longer keeps its program.
+# Room for rows comes in a few sizes, so that a run that is made longer keeps its program. No run
+# begins with more than the last of them, 256 KiB a column: `epochs` may be a bound that is never
+# reached. Few runs come to that many rows, and the program doubles the room of those that do.
 _LEAST_CAPACITY = 128
+_FIRST_ROOM = 2**16
+_LAST_STEP = 2**31 - 1  # of a clock in int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +160,8 @@ class Plan:
 
 
 def _capacity(rows: int) -> int:
-    """Return the rows to make room for: the next power of 2."""
-    return max(_LEAST_CAPACITY, 1 << (rows - 1).bit_length())
+    """Return the rows to make room for at first: the next power of 2."""
+    return min(max(_LEAST_CAPACITY, 1 << (rows - 1).bit_length()), _FIRST_ROOM)
 
 
 def make_plan(
@@ -212,6 +216,12 @@ def make_plan(
     placement.check(train.batch_size)
     calendar = Calendar.of(train, steps_per_epoch)
     accumulate, steps = options.accumulate_steps, epochs * calendar.epoch
+    if steps > _LAST_STEP:
+        raise ValueError(
+            f"epochs={epochs} of {calendar.epoch} train steps are {steps:,} steps, and the clock "
+            f"counts to 2**31 - 1: choose at most {_LAST_STEP // calendar.epoch:,} epochs, also "
+            "as a bound that is never reached."
+        )
     if steps < accumulate:
         raise ValueError(
             f"accumulate_steps={accumulate} is more than the {steps} train steps of the run, "

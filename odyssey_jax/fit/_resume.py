@@ -61,7 +61,6 @@ def start(plan: Plan, store: Store | None) -> Start:
         "samples": _samples_record(plan),
         "callbacks": _deciding(plan.callbacks),
         "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
-        "program": dict(program.record),
         "config": dict(plan.config),
         **schedule_record(plan.schedule, plan.updates),
     }

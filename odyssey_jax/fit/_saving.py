@@ -158,8 +158,10 @@ class PendingBest:
 
     def put(self, carry: Any, progress: Progress) -> None:
         """Copy a carry that is accepted, so that the loop can go on with it."""
-        copy = _copy(carry) if self._held is None else _copy_over(self._held[0], carry)
-        self._held = copy, progress
+        held = None if self._held is None else self._held[0]
+        # A run that has made more room has buffers of another size.
+        fits = held is not None and _shapes(held) == _shapes(carry)
+        self._held = _copy_over(held, carry) if fits else _copy(carry), progress
 
     def take(self) -> tuple[Any, Progress] | None:
         """Return what waits and clear the buffer; None if nothing does."""
@@ -168,6 +170,10 @@ class PendingBest:
 
     def __bool__(self) -> bool:
         return self._held is not None
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [x.shape for x in jax.tree.leaves(tree)]
 
 
 _copy = jax.jit(fresh_copy)
@@ -277,6 +283,7 @@ class Saver:
             "reason": reason,
             "seconds": seconds,
             "paths": self._program.result_paths(carry),
+            "program": dict(self._program.record(carry)),
             **self._about,
         }
         self._store.save(step, self._program.to_save(carry), metadata)

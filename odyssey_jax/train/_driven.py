@@ -28,6 +28,7 @@ class Driven(Resident):
 
     def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
         """Train to a step, or until the host is asked for; the carry given is donated."""
+        carry = self.with_room(carry, limit)
         loop, calendar, rate = self.loop, self.calendar, self.inputs.learning_rate
         carry = carry._replace(signal=carry.signal._replace(save=jnp.zeros_like(carry.signal.save)))
         while not self._done(carry, limit):

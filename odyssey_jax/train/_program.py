@@ -115,9 +115,8 @@ class Program(Protocol):
         """What may not change on a resume, as JSON."""
         ...
 
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """What a later program needs to read this one's saved carry, as JSON."""
+    def record(self, carry: Carry) -> Mapping[str, Any]:
+        """Return what a later program needs to read this carry when it is saved, as JSON."""
         ...
 
     def init(self, key: jax.Array) -> Carry:

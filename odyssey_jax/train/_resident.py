@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -51,10 +52,11 @@ class Resident:
             "accumulate_steps": self.loop.options.accumulate_steps,
         }
 
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The room that a saved carry has."""
-        return {"capacity": self.loop.capacity, "sample_capacity": self.loop.sample_capacity}
+    def record(self, carry: Carry) -> Mapping[str, Any]:
+        """Return the room that a carry has."""
+        assert carry.history is not None
+        samples = min((len(x) for x in (carry.samples or {}).values()), default=0)
+        return {"capacity": len(carry.history.epoch), "sample_capacity": samples}
 
     def init(self, key: jax.Array) -> Carry:
         """Make the carry of a run that has not begun, in buffers of its own."""
@@ -64,8 +66,44 @@ class Resident:
 
     def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
         """Train to a step, or until the host is asked for; the carry given is donated."""
+        carry = self.with_room(carry, limit)
         carry = run_compiled(self.loop, carry, self.inputs, limit)
         return carry, self.look(carry)
+
+    def with_room(self, carry: Carry, limit: int) -> Carry:
+        """Return a carry with room for the rows and samples up to a step, and a loop for it.
+
+        The room is doubled, so a run compiles again for the logarithm of its length only, and
+        when as much of it is over.
+        """
+        loop, calendar = self.loop, self.calendar
+        # A block is run to its end, and reaches across none of an epoch.
+        last = min(limit + calendar.block - 1, calendar.epoch_end(limit - 1))
+        needed = {"capacity": calendar.epochs(last)}
+        if loop.sampling is not None:
+            needed["sample_capacity"] = last // loop.sampling.every + 1
+        room = {name: getattr(loop, name) for name in needed}
+        if all(needed[name] <= room[name] for name in needed):
+            return carry
+        for name in needed:
+            while room[name] < needed[name]:
+                room[name] *= 2
+        self.loop = dataclasses.replace(loop, **room)
+        callbacks = self._callbacks_with_room(carry)
+        carry = _with_room(carry, {"sample_capacity": 0, **room})
+        return self.loop.placement.put(carry._replace(callbacks=callbacks))
+
+    def _callbacks_with_room(self, carry: Carry) -> PyTree:
+        """Return the callbacks' states in the room of the loop: only `init` knows what fills it."""
+        params, model_state = carry.state.params, carry.state.model_state
+        fresh = lambda: self.loop.init(carry.key, params, model_state, self.inputs).callbacks
+        same = lambda new, old: new.shape == old.shape
+        if jax.tree.all(jax.tree.map(same, jax.eval_shape(fresh), carry.callbacks)):
+            return carry.callbacks
+        put = lambda new, old: (
+            old if same(new, old) else new.at[tuple(map(slice, old.shape))].set(old)
+        )
+        return jax.tree.map(put, jax.jit(fresh)(), carry.callbacks)
 
     def look(self, carry: Carry) -> Progress:
         """Return the progress of a carry as it is."""
@@ -141,7 +179,7 @@ class Resident:
         self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
     ) -> Carry:
         """Make a carry of a saved tree: see `Program.restored`."""
-        restored = _with_room(saved, self.record)
+        restored = _with_room(saved, self.record(carry))
         history = restored.history
         assert history is not None
         measured = jnp.arange(history.epoch.shape[0]) >= history.length
