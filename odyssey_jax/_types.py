@@ -104,6 +104,11 @@ def _without_schedule(state: TrainState) -> TrainState:
     return state._replace(params=params, opt_state=opt_state)
 
 
+def real_dtype(x: Any) -> Any:
+    """Return what a metric is kept in: float64 where it is that (JAX's x64), else float32."""
+    return jnp.float64 if jnp.result_type(x) == jnp.float64 else jnp.float32
+
+
 class Point(enum.Enum):
     """A point in a run's life at which a callback can act.
 
@@ -268,7 +273,7 @@ class Event:
             name: Such as "valid/loss".
 
         Returns:
-            float32 scalar.
+            float32 scalar; float64 of a metric that is, where JAX's x64 is enabled.
 
         Raises:
             ValueError: If there is no such metric, or it is not a scalar. The message names those
@@ -279,7 +284,7 @@ class Event:
             shape = f" of shape {jnp.shape(self.metrics[name])}" if name in self.metrics else ""
             what = f"metric {name!r}{shape} can't be monitored" if shape else f"no metric {name!r}"
             raise ValueError(f"{what}; the scalar metrics are: {', '.join(sorted(scalars))}")
-        return jnp.asarray(scalars[name], jnp.float32)
+        return jnp.asarray(scalars[name], real_dtype(scalars[name]))
 
     def mode(self, name: str) -> Mode:
         """Return whether "min" or "max" of a metric is better: as it says itself, or its name.

@@ -54,6 +54,7 @@ class AdaptRate:
         return dataclasses.replace(self.rule, mode=event.mode(self.monitor))  # pyright: ignore
 
 
+@jax.transfer_guard("allow")  # of the rule's numbers
 def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
     """Scale the learning rate, whatever its schedule, by a rule that follows a metric.
 

@@ -26,7 +26,7 @@ class Best(NamedTuple):
     """The best epoch so far.
 
     Attributes:
-        value: float32 scalar, the monitored metric there.
+        value: float32 or float64 scalar, the monitored metric there.
         epoch: int32 scalar, the index of the epoch.
         step: int32 scalar, the number of steps done at its end.
         seen: bool scalar, whether there has been any value yet. A flag rather than a sentinel:

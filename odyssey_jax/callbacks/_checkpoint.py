@@ -86,7 +86,8 @@ class Ranking(NamedTuple):
     never enters.
 
     Attributes:
-        scores: float32 [keep_best], best first; infinite where there has been no epoch yet.
+        scores: float32 [keep_best], or float64 of such a metric, best first; the largest number
+            where there has been no epoch yet.
         length: int32 scalar, how many there have been, at most `keep_best`.
 
     Example:
@@ -95,7 +96,7 @@ class Ranking(NamedTuple):
         >>> for score in [3.0, 2.0, 2.5, 2.5]:
         ...     ranking, entered = ranking.enter(jnp.float32(score))
         ...     print(bool(entered), ranking.scores.tolist())
-        True [3.0, inf]
+        True [3.0, 3.4028234663852886e+38]
         True [2.0, 3.0]
         True [2.0, 2.5]
         False [2.0, 2.5]
@@ -105,16 +106,17 @@ class Ranking(NamedTuple):
     length: jax.Array
 
     @classmethod
-    def empty(cls, keep_best: int) -> Ranking:
+    def empty(cls, keep_best: int, dtype: Any = jnp.float32) -> Ranking:
         """Return the ranking of no epoch.
 
         Args:
             keep_best: How many epochs it holds, at least 1.
+            dtype: Of the scores.
 
         Returns:
             The ranking.
         """
-        return cls(jnp.full(keep_best, jnp.inf, jnp.float32), jnp.zeros((), jnp.int32))
+        return cls(jnp.full(keep_best, jnp.finfo(dtype).max, dtype), jnp.zeros((), jnp.int32))
 
     @classmethod
     def of(cls, scores: Any, keep_best: int) -> Ranking:
@@ -123,15 +125,15 @@ class Ranking(NamedTuple):
         It follows from the history, so it need not be saved: `keep_best` and `monitor` may change.
 
         Args:
-            scores: float32 [epochs], of every epoch so far; on the host.
+            scores: float32 or float64 [epochs], of every epoch so far; on the host.
             keep_best: How many epochs it holds, at least 1.
 
         Returns:
             The ranking.
         """
-        scores = np.asarray(scores, np.float32)
+        scores = np.asarray(scores)
         best = np.sort(scores[~np.isnan(scores)])[:keep_best]
-        padded = np.full(keep_best, np.inf, np.float32)
+        padded = np.full(keep_best, np.finfo(scores.dtype).max, scores.dtype)
         padded[: len(best)] = best
         return cls(jnp.asarray(padded), jnp.asarray(len(best), jnp.int32))
 
@@ -212,7 +214,7 @@ class Checkpoint(ShortRepr):
         """
         if self.retention.monitor is None:
             return None
-        scores = self.retention.score(np.asarray(metrics[self.retention.monitor], np.float32))
+        scores = self.retention.score(np.asarray(metrics[self.retention.monitor]))
         return Ranking.of(scores, self.retention.keep_best)
 
 

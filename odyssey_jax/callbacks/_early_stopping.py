@@ -27,9 +27,8 @@ from odyssey_jax.callbacks._tracking import (
     is_better,
     keep_best,
     with_mode,
-    worst,
 )
-from odyssey_jax.schedules import observed, smoothed
+from odyssey_jax.schedules import no_average, observed, smoothed
 from odyssey_jax.transforms import has_scale, scale_of
 
 
@@ -51,8 +50,8 @@ class EarlyStoppingState(NamedTuple):
     Attributes:
         best: The best epoch so far.
         wait: int32 scalar, the number of epochs since without improvement.
-        average: float32 scalar, the smoothed metric, infinity before there is one; None without
-            smoothing.
+        average: float32 or float64 scalar, the smoothed metric, the largest number before there
+            is one; None without smoothing.
         cooldown: None without one.
     """
 
@@ -103,7 +102,7 @@ class EarlyStopping(ShortRepr):
         return EarlyStoppingState(
             best=best,
             wait=jnp.zeros((), jnp.int32),
-            average=jnp.full((), jnp.inf, jnp.float32) if self.smoothing else None,
+            average=no_average(best.value.dtype) if self.smoothing else None,
             cooldown=Cooldown(jnp.ones((), jnp.float32), jnp.zeros((), jnp.int32))
             if self.cooldown
             else None,
@@ -152,7 +151,10 @@ class EarlyStopping(ShortRepr):
         """Return the new average, and the value to judge."""
         if average is None:
             return None, metric
-        average, value = smoothed(average, observed(metric), self.smoothing)
+        wide = observed(metric)
+        if average.dtype == jnp.float64:
+            wide = wide._replace(high=metric, low=jnp.zeros_like(metric))
+        average, value = smoothed(average, wide, self.smoothing)
         return average, value.high
 
     def _cool(self, cooldown: Cooldown | None, event: Event) -> tuple[Cooldown | None, Any]:
@@ -179,7 +181,7 @@ class EarlyStopping(ShortRepr):
             signal = signal.merge(Signal.stop_if(reached, StopReason.THRESHOLD, done))
         bounds = (self.divergence_threshold, self.divergence_factor)
         if bounds != (None, None):
-            so_far = jnp.where(best.seen, best.value, worst(self._known_mode))
+            so_far = jnp.where(best.seen, best.value, value)  # nothing is worse than itself
             diverged = diverges(value, so_far, self._known_mode, *bounds)
             signal = signal.merge(Signal.stop_if(diverged, StopReason.DIVERGED, step))
         tired = wait >= max(self.patience, 1)  # patience 0: at the first bad epoch

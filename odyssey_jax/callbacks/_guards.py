@@ -142,7 +142,7 @@ class RollBackState(NamedTuple):
 
     Attributes:
         good: The train state at the end of the last good epoch, or at the start.
-        best: float32 scalar, the best value of the metric so far; None without a
+        best: float32 or float64 scalar, the best value of the metric so far; None without a
             `divergence_factor`.
         rollbacks: int32 scalar, how many times it has gone back.
         latest: The step and epoch from which it went back last; step 0 and epoch -1 before.
@@ -174,7 +174,7 @@ class RollBack(ShortRepr):
 
     def init(self, event: Event) -> RollBackState:
         """Take the first state for a good one; refuse an optimizer without a scale to lower."""
-        event.metric(self.monitor)
+        like = event.metric(self.monitor)
         self._mode(event)  # raises where it is needed and not known
         if self.factor < 1 and not has_scale(event.state.opt_state):
             raise ValueError(
@@ -183,9 +183,10 @@ class RollBack(ShortRepr):
                 "optimizer=lambda rate: optax.chain(optax.adamw(rate), ody.scale_by_callback()); "
                 "or keep the rate, with factor=1."
             )
+        best = None if self.divergence_factor is None else worst(self._mode(event))
         return RollBackState(
             good=_copied(event.state),
-            best=None if self.divergence_factor is None else worst(self._mode(event)),
+            best=None if best is None else best.astype(like.dtype),
             rollbacks=jnp.zeros((), jnp.int32),
             latest=Clock(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)),
         )
@@ -203,7 +204,8 @@ class RollBack(ShortRepr):
             bad |= diverges(value, best, mode, *bounds)
             good, bad = ~bad, bad & ~self._is_spoilt(value, state, event)
             if best is not None:
-                best = jnp.where(good & beats(value, best, mode), value, best)
+                better = good & beats(value, best, mode)
+                best = jnp.where(better, value.astype(best.dtype), best)
         give_up = bad & (state.rollbacks >= self.at_most)
         back = bad & ~give_up
         kept = apply_if(good, lambda _: now, state.good)

@@ -12,7 +12,7 @@ from jax import lax
 
 from odyssey_jax._apply_if import apply_if
 from odyssey_jax._checks import check_count, check_monitor
-from odyssey_jax._types import Clock, Event, Mode, Point, Signal
+from odyssey_jax._types import Clock, Event, Mode, Point, Signal, real_dtype
 from odyssey_jax.callbacks._callback import Best, ShortRepr
 from odyssey_jax.schedules import improves, observed
 from odyssey_jax.schedules import worst as worst_of
@@ -42,10 +42,10 @@ def beats(value: Any, other: Any, mode: Mode, *, rtol: Any = 0.0, atol: Any = 0.
 
 def init_best(event: Event, monitor: str, snapshot: bool) -> Best:
     """Make the record of a run that has seen nothing; name a metric that does not exist."""
-    event.metric(monitor)
+    value = event.metric(monitor)
     kept = (event.state.for_evaluation.params, event.state.for_evaluation.model_state)
     return Best(
-        value=jnp.zeros((), jnp.float32),
+        value=jnp.zeros_like(value),
         epoch=jnp.zeros((), jnp.int32),
         step=jnp.zeros((), jnp.int32),
         seen=jnp.zeros((), bool),
@@ -74,7 +74,7 @@ def is_better(
 def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> Best:
     """Take the record past an epoch, which is the best one where it is better."""
     new = Best(
-        value=value,
+        value=value.astype(best.value.dtype),
         epoch=jnp.asarray(event.clock.epoch, jnp.int32),
         step=jnp.asarray(event.clock.step, jnp.int32),
         seen=jnp.ones((), bool),
@@ -91,7 +91,7 @@ def keep_best(best: Best, event: Event, value: jax.Array, better: jax.Array) -> 
 
 
 def worst(mode: Mode) -> jax.Array:
-    """Return the best value where there is none yet: no value is worse."""
+    """Return the best value where there is none yet: no finite value is worse."""
     return worst_of(mode).high
 
 
@@ -183,7 +183,7 @@ class History(NamedTuple):
     Attributes:
         epoch: int32 [capacity], the index of the epoch.
         step: int32 [capacity], the number of steps done at its end.
-        metrics: Name to float32 [capacity].
+        metrics: Name to float32 [capacity]; float64 of a metric that is.
         length: int32 scalar, how many rows are filled. Past the capacity the last row is
             written again.
     """
@@ -204,11 +204,11 @@ class History(NamedTuple):
         Returns:
             The table.
         """
-        scalars = [name for name, value in sorted(metrics.items()) if jnp.ndim(value) == 0]
+        scalars = {k: real_dtype(x) for k, x in sorted(metrics.items()) if jnp.ndim(x) == 0}
         return cls(
             epoch=jnp.zeros(capacity, jnp.int32),
             step=jnp.zeros(capacity, jnp.int32),
-            metrics={name: jnp.zeros(capacity, jnp.float32) for name in scalars},
+            metrics={name: jnp.zeros(capacity, dtype) for name, dtype in scalars.items()},
             length=jnp.zeros((), jnp.int32),
         )
 

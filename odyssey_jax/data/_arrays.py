@@ -49,6 +49,7 @@ class ArrayDataset:
     shuffle: bool = False
     drop_remainder: bool = False
 
+    @jax.transfer_guard("allow")  # to move arrays is what it is for
     def __post_init__(self) -> None:
         _check_dtypes(self.data)
         _check_lengths(self.data)

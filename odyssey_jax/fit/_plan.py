@@ -164,6 +164,9 @@ def _capacity(rows: int) -> int:
     return min(max(_LEAST_CAPACITY, 1 << (rows - 1).bit_length()), _FIRST_ROOM)
 
 
+# What is moved to the device before and after the training is meant to be. During it the shell
+# moves explicitly (`device_put`, `device_get`), so that a `jax.transfer_guard` can watch.
+@jax.transfer_guard("allow")
 def make_plan(
     task: Any,
     optimizer: Any,

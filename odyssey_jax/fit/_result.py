@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from odyssey_jax._types import StopReason, Task, TrainState
@@ -67,6 +68,7 @@ class FitResult:
     exit_code: int
 
 
+@jax.transfer_guard("allow")
 def make_result(
     task: Task, program: Program, carry: Any, steps_per_second: float, interrupt: Interrupt
 ) -> FitResult:

@@ -36,6 +36,7 @@ class Start(NamedTuple):
     seconds: float
 
 
+@jax.transfer_guard("allow")
 def start(plan: Plan, store: Store | None) -> Start:
     """Begin a run, or go on with the one in the store.
 

@@ -268,6 +268,7 @@ class Saver:
         if (held := self._pending.take()) is not None:
             self._commit(*held, seconds, StopReason.NONE, over=False)  # the run went on from there
 
+    @jax.transfer_guard("allow")
     def _commit(
         self, carry: Any, progress: Progress, seconds: float, interrupted: StopReason, over: bool
     ) -> None:

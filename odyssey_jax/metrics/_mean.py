@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax._direction import Mode, direction
+from odyssey_jax._types import real_dtype
 from odyssey_jax.metrics._metric import kept, missing, pytree_dataclass
 
 
@@ -91,13 +92,13 @@ class Mean:
         value = jnp.asarray(value)
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ValueError(f"{who} needs real values, got {value.dtype}.")
-        value = value.astype(jnp.float32)
+        value = value.astype(real_dtype(value))
         if value.ndim:
             keep = kept(who, mask, value.shape)
             total = jnp.sum(jnp.where(keep, value, jnp.zeros_like(value)))
-            count = jnp.sum(keep, dtype=jnp.int32).astype(jnp.float32)
+            count = jnp.sum(keep, dtype=jnp.int32).astype(value.dtype)
         else:
-            count = _weight(who, outputs.get("weight"), mask)
+            count = _weight(who, outputs.get("weight"), mask).astype(value.dtype)
             # A batch of padding only has the loss 0/0 and the weight 0.
             total = jnp.where(count == 0, jnp.zeros_like(value), value * count)
         return Mean(self.output, _sum_of(jnp.stack([total, count])))

@@ -47,6 +47,7 @@ from odyssey_jax.schedules._metric_rules import MetricRule as MetricRule
 from odyssey_jax.schedules._metric_rules import PlateauState as PlateauState
 from odyssey_jax.schedules._metric_rules import ReduceOnPlateau as ReduceOnPlateau
 from odyssey_jax.schedules._metric_rules import improves as improves
+from odyssey_jax.schedules._metric_rules import no_average as no_average
 from odyssey_jax.schedules._metric_rules import observed as observed
 from odyssey_jax.schedules._metric_rules import reduce_on_plateau as reduce_on_plateau
 from odyssey_jax.schedules._metric_rules import smoothed as smoothed

@@ -40,7 +40,8 @@ class GreedyState(NamedTuple):
 
     Attributes:
         scale: float32, the scale in force; of the shape of the rule's scales.
-        best: The best value so far, as float32 `high + low`; infinity before there is one.
+        best: The best value so far, as float32 `high + low`; before there is one, the largest
+            number.
         good: int32 scalar, the good values in a row.
         wait: int32 scalar, the bad values in a row.
         cooldown: int32 scalar, the values after a cut that still don't count.

@@ -79,9 +79,20 @@ def observed(value: Any) -> Wide:
 
 
 def worst(mode: str) -> Wide:
-    """Return the best value before there is one: all but NaN and itself beat it."""
-    bound = np.inf if mode == "min" else -np.inf
+    """Return the best value before there is one: every finite one beats it.
+
+    Not infinity, which would be in a carry for good, and `jax.debug_infs` would stop at it.
+    """
+    bound = _LARGEST if mode == "min" else -_LARGEST
     return Wide(jnp.asarray(bound, jnp.float32), jnp.zeros((), jnp.float32))
+
+
+_LARGEST = np.finfo(np.float32).max
+
+
+def no_average(dtype: Any = jnp.float32) -> jax.Array:
+    """Return the moving average before there is one, which none can come to."""
+    return jnp.full((), jnp.finfo(dtype).max, dtype)
 
 
 def improves(
@@ -95,7 +106,7 @@ def improves(
     worse, better = (best, value) if mode == "min" else (value, best)
     gain = (worse.high - better.high) + (worse.low - better.low)
     size = best.high if relative_to == "value" else jnp.abs(best.high)
-    margin = real(rtol) * jnp.where(jnp.isinf(size), 0.0, size) + real(atol)
+    margin = real(rtol) * jnp.where(jnp.abs(size) >= _LARGEST, 0.0, size) + real(atol)
     # From 1.02 to 1.0098 is a gain of 1% and no more, whichever way the two are rounded.
     return gain > margin + 4 * jnp.finfo(jnp.float32).eps * jnp.abs(margin)
 
@@ -103,11 +114,11 @@ def improves(
 def smoothed(average: jax.Array, value: Wide, smoothing: Any) -> tuple[jax.Array, Wide]:
     """Return the new moving average, and what is to be judged.
 
-    Infinity is an average of nothing. A value that is not finite enters none, and is judged as it
-    is.
+    `no_average` is an average of nothing. A value that is not finite enters none, and is judged as
+    it is.
     """
     keep = real(smoothing)
-    fresh = jnp.isinf(average) | (keep == 0)
+    fresh = (average == no_average(average.dtype)) | (keep == 0)
     old = jnp.where(fresh, 0.0, average)
     finite = jnp.isfinite(value.high)
     mixed = jnp.where(fresh, value.high, old + (1 - keep) * (value.high - old))
@@ -222,10 +233,11 @@ class PlateauState(NamedTuple):
 
     Attributes:
         scale: float32, the scale in force; of the shape of the rule's scales.
-        best: The best value so far, as float32 `high + low`; infinity before there is one.
+        best: The best value so far, as float32 `high + low`; before there is one, the largest
+            number.
         wait: int32 scalar, the bad values in a row.
         cooldown: int32 scalar, the values that are still free.
-        average: float32 scalar, the smoothed metric; infinity before there is one.
+        average: float32 scalar, the smoothed metric; the largest number before there is one.
         total: float32 scalar, the sum of the values that wait for a judgement.
         pending: int32 scalar, how many they are.
     """
@@ -270,7 +282,7 @@ class ReduceOnPlateau(Rule):
             best=worst(self.known_mode),
             wait=jnp.zeros((), jnp.int32),
             cooldown=jnp.zeros((), jnp.int32),
-            average=jnp.full((), jnp.inf, jnp.float32),
+            average=no_average(),
             total=jnp.zeros((), jnp.float32),
             pending=jnp.zeros((), jnp.int32),
         )

@@ -206,7 +206,8 @@ class Epoch(ByValue):
 
         def tell(carry: Carry) -> Carry:
             then = carry._replace(clock=carry.clock._replace(step=failed))
-            loss = jnp.full((), jnp.nan, jnp.float32)
+            known = carry.latest.get("train/loss")
+            loss = jnp.full((), jnp.nan, jnp.float32 if known is None else known.dtype)
             told = self.notify(Point.LOSS_NOT_FINITE, then, {"train/loss": loss})
             return self.keep_where(~news, carry, told)._replace(clock=carry.clock)
 
@@ -311,9 +312,10 @@ class Epoch(ByValue):
         assert kept is not None
         return kept.score(Event(metrics).metric(str(kept.monitor)))
 
-    def empty_ranking(self) -> Ranking | None:
-        """Return the ranking of no epoch, where the best are saved."""
-        return None if self.keep_best is None else Ranking.empty(self.keep_best.keep_best)
+    def empty_ranking(self, metrics: Mapping[str, Any]) -> Ranking | None:
+        """Return the ranking of no epoch, where the best are saved, by metrics like these."""
+        kept = self.keep_best
+        return None if kept is None else Ranking.empty(kept.keep_best, self.score(metrics).dtype)
 
     # Callbacks.
 

@@ -106,17 +106,16 @@ class Loop(Epoch):
             latest={},
             signal=Signal.none(),
             samples=None if self.sampling is None else self.sampling.empty(),
-            ranking=self.empty_ranking(),
         )
         shapes = jax.eval_shape(self._epoch_metrics, carry, inputs)
         shapes |= jax.eval_shape(self._reported, carry, shapes)
         latest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        if self.keep_best is not None:
-            self.score(latest)  # names a metric that does not exist
+        ranking = self.empty_ranking(latest)  # names a metric that does not exist
         event = self.event(Point.EPOCH_END, carry, latest)
         history = None if self.capacity is None else History.empty(self.capacity, latest)
         callbacks = self.callbacks.init(event)
-        return fresh_copy(carry._replace(callbacks=callbacks, latest=latest, history=history))
+        more = {"callbacks": callbacks, "latest": latest, "history": history, "ranking": ranking}
+        return fresh_copy(carry._replace(**more))
 
     def run(self, carry: Carry, inputs: Inputs, limit: Any) -> Carry:
         """Train until the clock reaches the limit or a callback's signal asks for the host.
@@ -376,7 +375,7 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
     Returns:
         The carry after.
     """
-    return _run_jitted(loop, carry, inputs, np.int32(limit))
+    return _run_jitted(loop, carry, inputs, jax.device_put(np.int32(limit)))
 
 
 @compiled(static_argnums=0)
@@ -385,6 +384,7 @@ def finish_compiled(loop: Loop, carry: Carry) -> Carry:
     return loop.finish(carry)
 
 
+@jax.transfer_guard("allow")
 def evaluate(
     task: Task,
     state: TrainState,

@@ -120,8 +120,8 @@ class Sampling:
     capacity: int
 
     def empty(self) -> Samples:
-        """Make room: name to float32 [capacity]."""
-        return {name: jnp.zeros(self.capacity, jnp.float32) for name in self.outputs}
+        """Make room: name to float32 [capacity], or float64 where JAX's x64 is enabled."""
+        return {name: jnp.zeros(self.capacity, float) for name in self.outputs}
 
     def put(self, samples: Samples, step: jax.Array, outputs: Mapping[str, jax.Array]) -> Samples:
         """Take the samples past a train step, whose index is `step`.
@@ -143,4 +143,4 @@ def _scalar(name: str, outputs: Mapping[str, jax.Array]) -> jax.Array:
             f"{name!r} can't be sampled; the scalar outputs of a train step are: "
             f"{', '.join(sorted(scalars))}."
         )
-    return jnp.asarray(scalars[name], jnp.float32)
+    return jnp.asarray(scalars[name], float)

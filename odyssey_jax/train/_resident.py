@@ -40,6 +40,8 @@ class Resident:
         if loop.capacity is None:
             raise ValueError("a program needs room for its history: make_loop(capacity=...).")
         self.task, self.loop = task, loop
+        # The rate's numbers too, once: as NumPy's they would be moved at every call.
+        inputs = inputs._replace(learning_rate=jax.device_put(inputs.learning_rate))
         self.inputs = loop.placement.put(inputs)
         self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch)
 

@@ -16,7 +16,7 @@ from jax.errors import (
 )
 from optax import GradientTransformation
 
-from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState
+from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState, real_dtype
 from odyssey_jax.train._user_functions import check_form_of_state, name_of
 from odyssey_jax.transforms import (
     LossScale,
@@ -292,7 +292,8 @@ def norms(state: TrainState, grads: PyTree, updates: PyTree) -> dict[str, jax.Ar
 
 @jax.jit  # many small operations a leaf: traced once for the three of them
 def _norm(tree: PyTree) -> jax.Array:
-    return jnp.asarray(optax.tree.norm(tree), jnp.float32)
+    norm = optax.tree.norm(tree)
+    return jnp.asarray(norm, real_dtype(norm))
 
 
 def weighted(outputs: Outputs, batch: Batch, **more: jax.Array) -> dict[str, Any]:
