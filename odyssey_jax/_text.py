@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 
 def printable(text: str) -> str:
     r"""Return text that a terminal takes as text: control characters are escaped.
@@ -27,3 +30,9 @@ def missing(package: str, extra: str) -> ImportError:
     """
     # Quoted: zsh takes the brackets for a pattern.
     return ImportError(f"{package} is not installed: pip install 'odyssey-jax[{extra}]'")
+
+
+def say(line: str) -> None:
+    """Print a line on the standard error, which may be a pipe that is closed."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

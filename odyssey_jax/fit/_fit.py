@@ -90,8 +90,9 @@ def fit(
     and Ctrl-C raises `KeyboardInterrupt` when a save that is being written is committed. A script
     that ends with it still waits, as any that uses JAX, for the call of the compiled program that
     is under way; SIGTERM does not. What was committed stays. Without a directory nothing can be
-    saved, and SIGTERM loses the run. The handlers are set while there is something to train, in
-    the main thread only, and those before are set again.
+    saved, and SIGTERM loses the run. The handlers are set in the main thread only, until the
+    run is over, and those before are set again. A signal is acknowledged on stderr at once, also
+    while XLA compiles.
 
     On several processes (`jax.distributed`) all of them call this with the same arguments, the
     whole data included, and a `batch_sharding` over the devices of all; the directory is one
@@ -211,6 +212,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         store = _open_store(plan, stack)
         stack.enter_context(together())
+        stack.enter_context(interrupt)
         if store is not None:
             store.acquire()  # before anything is read that another run may change
         begun = start(plan, store)
@@ -226,7 +228,8 @@ def fit(
     interrupt.pass_on()
     result = make_result(task, begun.program, carry, steps_per_second, interrupt)
     if interrupt.by_ctrl_c and plan.on_interrupt == "raise":
-        where = "not saved" if store is None else f"saved in {plan.directory}"
+        saved = store is not None and result.steps
+        where = f"saved in {plan.directory}" if saved else "not saved"
         error = KeyboardInterrupt(f"the run is {where}, at step {result.steps:,}")
         error.result = result  # pyright: ignore[reportAttributeAccessIssue]
         raise error

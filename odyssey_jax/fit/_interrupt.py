@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
+import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from odyssey_jax._text import say
 from odyssey_jax._types import StopReason
 from odyssey_jax.parallel import greatest
 
@@ -68,6 +73,11 @@ class Interrupt:
         return steps
 
     @property
+    def by_signal(self) -> bool:
+        """Whether it was a signal that ended the run."""
+        return self.reason is StopReason.INTERRUPTED
+
+    @property
     def by_ctrl_c(self) -> bool:
         """Whether it was Ctrl-C that ended the run, and Python's own handler is for it."""
         own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -110,6 +120,10 @@ class Signals:
     main thread can set handlers, so in another one nothing is noted; nor is a signal that the
     program ignores, as one in the background of a shell ignores Ctrl-C.
 
+    Python calls a handler when the main thread comes back to its own code, which it does not do
+    while XLA compiles. So another thread says that the signal has come; and at a second one that
+    Python does not come to within `_PATIENCE`, it ends the process, unless that is interactive.
+
     Example:
         >>> import signal
         >>> with Signals() as signals:
@@ -120,7 +134,10 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._noted = 0
         self._before: dict[int, tuple[Any, Any]] = {}
+        self._listener: tuple[socket.socket, int, threading.Thread] | None = None
+        self._over = threading.Event()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -128,6 +145,7 @@ class Signals:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.getsignal(number), _action(number)
                     signal.signal(number, self._note)
+            self._watch()
         return self
 
     def __exit__(
@@ -157,6 +175,7 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
+        self._noted += 1
         if not self.received:
             self.received = number
             return
@@ -170,6 +189,50 @@ class Signals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
             _act(number, action)
         self._before.clear()
+        if self._listener is not None:
+            (ours, before, thread), self._listener = self._listener, None
+            signal.set_wakeup_fd(before)
+            self._over.set()
+            ours.close()
+            thread.join(_PATIENCE)
+
+    def _watch(self) -> None:
+        """Start the thread to which the system's own handler writes the numbers of signals."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        before = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+        args = (theirs, before, frozenset(self._before))
+        thread = threading.Thread(target=self._listen, args=args, daemon=True)
+        thread.start()
+        self._listener = ours, before, thread
+
+    def _listen(self, wakes: socket.socket, before: int, watched: frozenset[int]) -> None:
+        seen = 0
+        with wakes:
+            while number := wakes.recv(1):
+                if before >= 0:  # an event loop's, which listens too
+                    with contextlib.suppress(OSError):
+                        os.write(before, number)
+                if number[0] not in watched:
+                    continue
+                seen += 1
+                if seen == 1:
+                    say(
+                        f"{signal.Signals(number[0]).name}: the run ends when the loop comes up; "
+                        "a second one ends it at once"
+                    )
+                elif _is_interactive(number[0]) or self._over.wait(_PATIENCE):
+                    continue
+                elif self._noted < seen:
+                    os._exit(128 + number[0])
+
+
+_PATIENCE = 1.0  # s
+
+
+def _is_interactive(number: int) -> bool:
+    """Return whether Ctrl-C is for a cell, whose session is not to end."""
+    return number == signal.SIGINT and (hasattr(sys, "ps1") or "ipykernel" in sys.modules)
 
 
 # Python can't restore a handler that it did not set, such as jax.distributed's. So the system's

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from odyssey_jax._text import say
 from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
 from odyssey_jax.fit._matching import match
@@ -190,7 +190,7 @@ def _say_where(
         age = max(time.time() - saved["timestamp"], 0.0)
         line = f"resumed from step {progress.step:,} of {plan.directory}, saved {_ago(age)}"
     line += "".join(f"; {phrase}" for phrase in other)
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def _ago(seconds: float) -> str:

@@ -81,7 +81,7 @@ class Shell:
         self.carry, progress = carry, self._program.look(carry).fetch()
         if self._is_over(progress):
             return carry
-        with self._interrupt, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             # Not waited for: after a second Ctrl-C the program may still run.
             stack.callback(self._watch.shutdown, wait=False)
             try:
@@ -113,6 +113,9 @@ class Shell:
 
     def _run(self, carry: Any, progress: Progress, reports: Reports) -> tuple[Any, Progress]:
         length = CallLength(first=self._program.calendar.block)
+        self._interrupt.agree(length.steps)
+        if self._interrupt.by_signal:
+            return carry, progress  # before the program is compiled
         # Compile in a call of no steps, so that the throughput is without it.
         carry, progress, _ = self._call(carry, progress.step)
         reports.take(carry, progress, float("nan"), float("nan"))

@@ -23,6 +23,13 @@ _BAR = 20  # the most columns of the bar
 _LEAST_BAR = 8
 
 
+class _StdErr(Console):
+    """The standard error, which falls silent when its pipe is closed: Rich ends the program."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class ProgressLine:
     """Show where a run is: a live line on a terminal or in a notebook, else lines now and then.
 
@@ -39,7 +46,7 @@ class ProgressLine:
     wants_progress = True
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self._console, self._clock = console or Console(stderr=True), clock
+        self._console, self._clock = console or _StdErr(stderr=True), clock
         self._run = RunInfo(None, 1, [])
         self._row: Row | None = None
         self._loss: float | None = None
@@ -47,7 +54,7 @@ class ProgressLine:
         self._marks: collections.deque[tuple[float, int]] = collections.deque()
         self._display: LiveDisplay | None = None
         self._cell: Any = None
-        self._drawn = -_REDRAW
+        self._drawn, self._is_closed = -_REDRAW, False
 
     def open(self, run: RunInfo) -> None:
         """Show the line, on a terminal or in a notebook."""
@@ -79,8 +86,16 @@ class ProgressLine:
                 self._drawn = now
                 self._cell.update(_unquoted(self._line()))
         elif self._display is None and rows:
-            text = summary(rows[-1], self._run.epochs, live.steps_per_second)
+            self._print(summary(rows[-1], self._run.epochs, live.steps_per_second))
+
+    def _print(self, text: str) -> None:
+        """Print a line, until the pipe that it goes to is closed: that ends no training."""
+        if self._is_closed:
+            return
+        try:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except (OSError, ValueError, SystemExit):  # the last is Rich's answer to a broken pipe
+            self._is_closed = True
 
     def close(self) -> None:
         """Stop, and leave the last line standing."""
