@@ -82,6 +82,12 @@ def check_columns(what: str, names: Iterable[str]) -> None:
         )
 
 
+def check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
+    """Raise TypeError unless value is of a kind, naming what makes it."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be what {made_by} makes, got {type(value).__name__}.")
+
+
 def check_flag(name: str, value: Any) -> None:
     """Raise ValueError unless value is a bool."""
     if not isinstance(value, bool):

@@ -275,7 +275,7 @@ def checkpoint(
     if when is not None and not isinstance(when, When):
         raise TypeError(f"when must be a condition such as every(epochs=5), got {when!r}.")
     if every_epochs is not None:
-        check_count("every_epochs", every_epochs, 1)
+        every_epochs = check_count("every_epochs", every_epochs, 1)
         if when is not None:
             raise ValueError(
                 f"every_epochs={every_epochs} is short for when=every(epochs={every_epochs}): "
@@ -283,10 +283,10 @@ def checkpoint(
             )
         when = every(epochs=every_epochs)
     if keep_last is not None:
-        check_count("keep_last", keep_last, 1, " or None for all")
-    check_count("keep_best", keep_best, 0)
+        keep_last = check_count("keep_last", keep_last, 1, " or None for all")
+    keep_best = check_count("keep_best", keep_best, 0)
     if keep_every_epochs is not None:
-        check_count("keep_every_epochs", keep_every_epochs, 1, " or None")
+        keep_every_epochs = check_count("keep_every_epochs", keep_every_epochs, 1, " or None")
     if monitor is not None:
         check_monitor(monitor, mode)
     elif keep_best:

@@ -295,8 +295,7 @@ def early_stopping(
     check_monitor(monitor, mode)
     counts = {"patience": patience, "cooldown": cooldown}
     counts |= {"start_from_epoch": start_from_epoch, "min_epochs": min_epochs}
-    for name, value in counts.items():
-        check_count(name, value)
+    counts = {name: check_count(name, value) for name, value in counts.items()}
     check_margin("min_delta", min_delta)
     check_margin("rtol", rtol)
     check_finite("baseline", baseline)
@@ -310,7 +309,6 @@ def early_stopping(
     check_flag("restore_best", restore_best)
     return EarlyStopping(
         monitor=monitor,
-        patience=patience,
         min_delta=float(min_delta),
         rtol=float(rtol),
         mode=mode,
@@ -320,10 +318,8 @@ def early_stopping(
         divergence_factor=divergence_factor,
         nan=nan,
         smoothing=float(smoothing),
-        cooldown=cooldown,
-        start_from_epoch=start_from_epoch,
-        min_epochs=min_epochs,
         restore_best=restore_best,
+        **counts,
     )
 
 

@@ -71,7 +71,7 @@ def max_steps(steps: int) -> MaxSteps:
         >>> result.epochs, result.reason
         (3, 'completed all 6 steps')
     """
-    check_count("steps", steps, 1)
+    steps = check_count("steps", steps, 1)
     return MaxSteps(steps)
 
 
@@ -311,7 +311,7 @@ def roll_back(
     """
     check_monitor(monitor, mode)
     check_rate_factor("factor", factor)
-    check_count("at_most", at_most, 1)
+    at_most = check_count("at_most", at_most, 1)
     check_finite("divergence_threshold", divergence_threshold)
     check_factor_of_growth("divergence_factor", divergence_factor)
     return RollBack(

@@ -293,5 +293,5 @@ def log(capacity: int | None = None) -> Log:
         [3.0, 2.0]
     """
     if capacity is not None:
-        check_count("capacity", capacity, 1, " or None")
+        capacity = check_count("capacity", capacity, 1, " or None")
     return Log(capacity)

@@ -9,6 +9,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 from odyssey_jax._types import Clock
 
 Unit = Literal["epochs", "steps", "examples", "seconds"]
@@ -383,12 +385,14 @@ def _one(name: str, *given_and_check: Any) -> tuple[Unit, Any]:
 
 def _number(name: str, unit: Unit, number: Any) -> Any:
     if unit == "seconds":
-        real = isinstance(number, int | float) and not isinstance(number, bool)
-        if not real or not math.isfinite(number) or number <= 0:
+        real = isinstance(number, (int, float, np.integer, np.floating))
+        if not real or isinstance(number, bool) or not math.isfinite(number) or number <= 0:
             raise ValueError(f"{name} must be finite and greater than 0, got {number!r}.")
-    elif isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST:
+        return float(number) if isinstance(number, np.floating) else number
+    integer = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not integer or not 1 <= number <= _MOST:
         raise ValueError(f"{name} must be an integer in the range [1, 2**31 - 1], got {number!r}.")
-    return number
+    return int(number)
 
 
 def _numbers(name: str, unit: Unit, numbers: Any) -> tuple[Any, ...]:

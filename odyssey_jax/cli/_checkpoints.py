@@ -42,9 +42,7 @@ _SHOWN = 3  # metrics in the list if none is monitored
 def add_parser(commands: Any) -> None:
     """Add the command and its actions; without an action it lists."""
     command = add_command(commands, checkpoints, _EXAMPLES)
-    command.add_argument(
-        "directory", type=Path, metavar="DIR", help="that of a run, or of its checkpoints"
-    )
+    command.add_argument("directory", metavar="DIR", help="that of a run, or of its checkpoints")
     command.add_argument(
         "--monitor",
         metavar="NAME",
@@ -99,7 +97,7 @@ def _add_json(action: argparse.ArgumentParser) -> None:
     action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
-def _open(parsed: argparse.Namespace, directory: Path | None = None) -> Reader:
+def _open(parsed: argparse.Namespace, directory: str | None = None) -> Reader:
     return open_checkpoints(directory or parsed.directory, parsed.monitor, parsed.mode)
 
 
@@ -305,7 +303,7 @@ def diff(parsed: argparse.Namespace) -> None:
     found = []
     for text in (parsed.a, parsed.b):
         directory, colon, step = text.rpartition(":")
-        reader = _open(parsed, Path(directory) if colon else None)
+        reader = _open(parsed, directory if colon else None)
         found.append((reader, _step_of(reader, step)))
     difference = compare(*found)
     if parsed.json:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from odyssey_jax._text import printable
 from odyssey_jax.cli._output import add_command, duration, print_json, print_table, when
 from odyssey_jax.plots import plot_runs
 from odyssey_jax.runs import Run, find_runs, known_mode
+from odyssey_jax.store import local_directory
 
 _EXAMPLES = """examples:
   odyssey-jax runs runs
@@ -22,7 +22,7 @@ _COLUMNS = ("run", "epochs#", "best", "ended", "time#", "saved", "learning rate"
 def add_parser(commands: Any) -> None:
     """Add the command."""
     command = add_command(commands, runs, _EXAMPLES)
-    command.add_argument("directory", type=Path, metavar="DIR", help="that of one run, or of many")
+    command.add_argument("directory", metavar="DIR", help="that of one run, or of many")
     command.add_argument(
         "--metric",
         metavar="NAME",
@@ -40,7 +40,7 @@ def runs(parsed: argparse.Namespace) -> None:
     Printed are how far each run got, its best epoch, why it ended, and its learning rate; the
     best run first. A run is what has checkpoints or a metrics.jsonl. Nothing is changed.
     """
-    root = parsed.directory
+    root = local_directory(parsed.directory)
     found = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
     if not found:
         raise ValueError(

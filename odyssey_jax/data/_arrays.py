@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from odyssey_jax._checks import check_flag
 from odyssey_jax._types import Batch, PyTree
 
 
@@ -62,6 +63,8 @@ class ArrayDataset:
                 f"got {size!r}."
             )
         object.__setattr__(self, "batch_size", operator.index(size))
+        check_flag("shuffle", self.shuffle)
+        check_flag("drop_remainder", self.drop_remainder)
 
     def tree_flatten_with_keys(self):
         """Return the arrays as the one child, and the rest as static."""
@@ -213,13 +216,6 @@ def _check_lengths(data: PyTree) -> None:
     shapes = {jax.tree_util.keystr(path) or "data": np.shape(x) for path, x in leaves}
     if not shapes or any(not shape for shape in shapes.values()):
         raise ValueError(f"data must hold arrays [examples, ...], got shapes {shapes}.")
-    for path, x in leaves:
-        if not isinstance(x, jax.Array) and (kind := np.asarray(x).dtype).kind in "OSU":
-            where = jax.tree_util.keystr(path) or "data"
-            raise TypeError(
-                f"{where} holds {kind} and not numbers, and a device has no strings or objects: "
-                "encode them, as in np.unique(labels, return_inverse=True)[1], or leave them out."
-            )
     lengths = {name: shape[0] for name, shape in shapes.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"the arrays differ in their number of examples: {lengths}.")

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from odyssey_jax._checks import check_count, check_words
+from odyssey_jax._checks import check_count, check_kind, check_words
 from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
@@ -22,8 +22,9 @@ from odyssey_jax.data import Calendar, Source
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
 from odyssey_jax.metrics import metric_modes
-from odyssey_jax.parallel import OneDevice, Placement, Replicated
+from odyssey_jax.parallel import OneDevice, Placement, Replicated, check_whole, warn_of_idle_devices
 from odyssey_jax.schedules import Schedule, check_learning_rate, constant
+from odyssey_jax.store import local_directory
 from odyssey_jax.train import Program, StepOptions, is_transformation, make_program
 from odyssey_jax.writers import JsonLines, ProgressLine, Writer
 
@@ -203,20 +204,24 @@ def make_plan(
     if steps_per_epoch is not None:
         steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
-    _check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
-    _check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
+    check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
+    check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
     if valid is not None:
-        _check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
+        check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
     seed = operator.index(seed)
-    directory = None if directory is None else Path(directory)
+    directory = None if directory is None else local_directory(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
     placement.check(train.batch_size)
+    check_whole("the training data", train)
+    check_whole("the validation data", valid)
+    if batch_sharding is None:
+        warn_of_idle_devices()
     calendar = Calendar.of(train, steps_per_epoch)
     accumulate, steps = options.accumulate_steps, epochs * calendar.epoch
     if steps > _LAST_STEP:
@@ -289,13 +294,8 @@ def make_plan(
     )
 
 
-def _check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} must be what {made_by} makes, got {type(value).__name__}.")
-
-
 def _check_resume(resume: Any) -> None:
-    number = isinstance(resume, int) and not isinstance(resume, bool)
+    number = isinstance(resume, (int, np.integer)) and not isinstance(resume, bool)
     if not (number or resume is False or resume in ("latest", "best")):
         raise ValueError(f"resume must be 'latest', 'best', a step or False, got {resume!r}.")
 

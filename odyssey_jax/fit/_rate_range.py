@@ -18,6 +18,7 @@ from odyssey_jax.schedules import exponential_warmup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_OWN = {"epochs", "steps_per_epoch", "learning_rate", "log_every_n_steps", "log_outputs", "writers"}
 _SKIPPED = 5  # steps at the start, which no neighbours before them smooth
 _CLEAR = 4.0  # standard deviations of the noise that the loss must fall by
 _CURVE, _SMOOTHED, _MARK = "#BBBBBB", "#0072B2", "#D55E00"
@@ -125,14 +126,17 @@ def rate_range_test(
     """
     if not 0 < start < end < float("inf"):
         raise ValueError(f"start and end must be 0 < start < end, got {start!r} and {end!r}.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 10:
-        raise ValueError(f"steps must be an integer of at least 10, got {steps!r}.")
+    steps = check_count("steps", steps, 10)
+    if own := sorted(options.keys() & _OWN):
+        raise ValueError(
+            f"rate_range_test sets {', '.join(own)} itself: leave it out, and say by steps=, "
+            "start= and end= what is tried."
+        )
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be in the range [0, 1), got {smoothing!r}.")
     if not divergence > 1:
         raise ValueError(f"divergence must be above 1, got {divergence!r}.")
-    each = options.get("accumulate_steps", 1)
-    check_count("accumulate_steps", each, 1)
+    each = check_count("accumulate_steps", options.get("accumulate_steps", 1), 1)
     result = fit(
         task,
         optimizer,

@@ -11,3 +11,5 @@ from odyssey_jax.parallel._alike import check_alike as check_alike
 from odyssey_jax.parallel._placement import OneDevice as OneDevice
 from odyssey_jax.parallel._placement import Placement as Placement
 from odyssey_jax.parallel._placement import Replicated as Replicated
+from odyssey_jax.parallel._placement import check_whole as check_whole
+from odyssey_jax.parallel._placement import warn_of_idle_devices as warn_of_idle_devices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any, Protocol
 
 import jax
@@ -75,6 +76,11 @@ class Replicated:
     def check(self, batch_size: int) -> None:
         """Raise ValueError unless the mesh can hold such a batch, and spans all processes."""
         sharding = self.sharding
+        if len(sharding.spec) > 1:
+            raise ValueError(
+                f"batch_sharding={sharding} names {len(sharding.spec)} axes, and a batch is cut "
+                f"along its first alone: pass PartitionSpec({sharding.spec[0]!r})."
+            )
         try:
             sharding.shard_shape((batch_size,))
         except ValueError as error:
@@ -116,6 +122,35 @@ def _on_all(value: Any, everywhere: NamedSharding) -> jax.Array:
     array = np.asarray(value)
     # `jax.device_put` would compare the values of all processes, array by array.
     return jax.make_array_from_callback(array.shape, everywhere, lambda index: array[index])
+
+
+_warned: list[bool] = []
+
+
+def warn_of_idle_devices() -> None:
+    """Say once that a run on one of several devices leaves the others idle."""
+    devices = jax.local_devices()
+    if len(devices) > 1 and not _warned:
+        _warned.append(True)
+        warnings.warn(
+            f"training on {devices[0]}, and {len(devices) - 1} more device(s) idle: pass "
+            "batch_sharding=NamedSharding(mesh, PartitionSpec('data')) with mesh = "
+            "jax.sharding.Mesh(jax.devices(), ('data',)) to use them all, or show JAX one alone",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def check_whole(what: str, tree: PyTree) -> None:
+    """Raise ValueError if an array lies in parts on several devices: it would be replicated."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.Array) and not leaf.sharding.is_fully_replicated:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{what} {name!r} lies in parts on {len(leaf.sharding.device_set)} devices, and "
+                "fit keeps it whole on each: pass it whole, as jax.device_get makes it. Batches "
+                "alone are divided, by batch_sharding=."
+            )
 
 
 def is_key(value: Any) -> bool:

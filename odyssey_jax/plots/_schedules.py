@@ -213,8 +213,8 @@ def plot_text(
     """
     if width is None:
         width = max(shutil.get_terminal_size((80, 24)).columns, _LEAST_WIDTH)
-    check_count("width", width, _LEAST_WIDTH)
-    check_count("height", height, _LEAST_HEIGHT)
+    width = check_count("width", width, _LEAST_WIDTH)
+    height = check_count("height", height, _LEAST_HEIGHT)
     check_words("characters", characters, ("braille", "ascii"))
     seen = _surveys(schedules, steps)
     low, high = _range(list(seen.values()), log)

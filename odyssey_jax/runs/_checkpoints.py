@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from odyssey_jax._direction import direction
 from odyssey_jax._types import Mode
-from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
+from odyssey_jax.store import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    Reader,
+    local_directory,
+)
 
 CHECKPOINTS = "checkpoints"
 
@@ -43,7 +47,7 @@ def open_checkpoints(
         ...     reader.monitor, reader.best()
         ('valid/loss', 10)
     """
-    root = Path(directory)
+    root = local_directory(directory)
     if not root.is_dir():
         raise CheckpointNotFoundError(
             f"there is no checkpoint in {str(root)!r}: it is not a directory; give that of a run "

@@ -20,7 +20,12 @@ from odyssey_jax._direction import direction
 from odyssey_jax._types import Mode
 from odyssey_jax.runs._checkpoints import CHECKPOINTS, unknown_mode
 from odyssey_jax.schedules import named_form
-from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Reader
+from odyssey_jax.store import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    Reader,
+    local_directory,
+)
 
 _LINES = "metrics.jsonl"
 _MOST_BYTES = 2**28  # of a file of lines that is read: 256 MB
@@ -190,7 +195,7 @@ def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
         rate0.1 constant(value=0.1) 2 completed all 2 epochs
         rate0.5 constant(value=0.5) 2 completed all 2 epochs
     """
-    root = Path(directory)
+    root = local_directory(directory)
     if not root.is_dir():
         raise ValueError(f"{str(root)!r} is not a directory: give that of a run, or of many.")
     return tuple(sorted(_found(root), key=lambda run: run.directory))

@@ -115,6 +115,7 @@ def make_directory(directory: Path) -> None:
         CheckpointWriteError: If the system refuses.
     """
     _check_name(directory)
+    _check_outside(directory)
     try:
         new = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
@@ -158,6 +159,16 @@ def _check_name(directory: Path) -> None:
             f"directory must be a path that TensorStore can write to, and {text!r} has {why}; "
             "give another."
         )
+
+
+def _check_outside(directory: Path) -> None:
+    """Raise CheckpointError for a directory within a checkpoint."""
+    for path in (directory, *directory.parents):
+        if _STEP.fullmatch(path.name) and os.path.lexists(path / "checksums.json"):
+            raise CheckpointError(
+                f"checkpoint directory {str(directory)!r} lies in the checkpoint {str(path)!r}; "
+                "give another"
+            )
 
 
 def committed_steps(directory: Path) -> tuple[int, ...]:

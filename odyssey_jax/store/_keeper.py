@@ -61,11 +61,12 @@ class Keeper(Reader):
     ) -> None:
         self._failures = Failures(on_failed_save)
         _check_policy(keep_last, keep_best, keep_every, monitor)
-        check_count("max_in_flight", max_in_flight, 1)
+        max_in_flight = check_count("max_in_flight", max_in_flight, 1)
         super().__init__(directory, monitor=monitor, mode=mode)
-        self.keep_last = keep_last
-        self.keep_best = keep_best
-        self.keep_every = keep_every
+        # Python's, as they are recorded as JSON.
+        self.keep_last = None if keep_last is None else int(keep_last)
+        self.keep_best = int(keep_best)
+        self.keep_every = None if keep_every is None else int(keep_every)
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
         self._given_up: dict[int, str | None] = {}  # -> their tokens
         self._tidied = False

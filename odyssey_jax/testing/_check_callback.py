@@ -90,7 +90,7 @@ def check_callback(
         >>> import odyssey_jax as ody
         >>> ody.testing.check_callback(ody.early_stopping("valid/loss", patience=3))
     """
-    check_count("epochs", epochs, 2)
+    epochs = check_count("epochs", epochs, 2)
     fresh = copy.deepcopy(callback)
     try:
         _check_value(callback)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odyssey_jax._checks import check_count
+from odyssey_jax._checks import check_count, check_flag
 from odyssey_jax._types import PyTree, TrainState
 from odyssey_jax.train._user_functions import name_of
 from odyssey_jax.transforms import frozen_names
@@ -118,7 +118,7 @@ def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averagi
         What `fit(average=...)` and `StepOptions` take.
 
     Raises:
-        ValueError: If the decay is out of its range.
+        ValueError: If the decay is out of its range, or `warmup` no bool.
 
     Source:
         Polyak and Juditsky (1992); the warm-up is that of
@@ -136,6 +136,7 @@ def exponential_average(decay: float = 0.999, *, warmup: bool = True) -> Averagi
     real = isinstance(decay, Real) and not isinstance(decay, bool)
     if not (real and 0 <= decay < 1):
         raise ValueError(f"decay must be in the range [0, 1), got {decay!r}.")
+    check_flag("warmup", warmup)
     return Averaging(float(decay), warmup, start=0, every=1)
 
 

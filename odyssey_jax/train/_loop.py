@@ -395,12 +395,16 @@ def evaluate(
 
     Args:
         task: The task that the state belongs to.
-        state: The train state, such as `FitResult.state`.
+        state: The train state, such as `FitResult.state`; the average's parameters, if it holds
+            one.
         data: The data; every example counts once.
         metrics: Name to metric, beside the loss.
 
     Returns:
         Name to value: "loss" and each of the metrics.
+
+    Raises:
+        TypeError: If the data is no source whose batches are traced.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -409,8 +413,12 @@ def evaluate(
         >>> float(ody.evaluate(task, ody.TrainState(jnp.float32(2.0)), data)["loss"])
         0.6666666865348816
     """
+    if not isinstance(data, IndexedSource):
+        made_by = "ArrayDataset(arrays, batch_size)"
+        raise TypeError(f"data must be what {made_by} makes, got {type(data).__name__}.")
     loop = make_loop(task, _NO_OPTIMIZER, metrics=metrics)
-    return _evaluate_compiled(loop, state._replace(opt_state=None, average=None), data)
+    evaluated = state.for_evaluation._replace(opt_state=None, average=None)
+    return _evaluate_compiled(loop, evaluated, data)
 
 
 _NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a program

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odyssey_jax._checks import check_columns, check_count
+from odyssey_jax._checks import check_columns, check_count, check_kind
 from odyssey_jax.train._average import Averaging
 from odyssey_jax.transforms import LossScale
 
@@ -69,9 +68,11 @@ class StepOptions:
             raise ValueError(f"clip_norm must be a number greater than 0 or None, got {norm!r}.")
         accumulate = check_count("accumulate_steps", self.accumulate_steps, 1)
         object.__setattr__(self, "accumulate_steps", accumulate)
-        _check_kind("loss_scale", self.loss_scale, LossScale, "loss_scale()")
-        made_by = "exponential_average or equal_average"
-        _check_kind("average", self.average, Averaging, made_by)
+        if self.loss_scale is not None:
+            check_kind("loss_scale", self.loss_scale, LossScale, "loss_scale()")
+        if self.average is not None:
+            made_by = "exponential_average or equal_average"
+            check_kind("average", self.average, Averaging, made_by)
         every, outputs = self.log_every_n_steps, self.log_outputs
         if every is None:
             if outputs is not None:
@@ -94,11 +95,6 @@ class StepOptions:
         if self.log_every_n_steps is None:
             return None
         return Sampling(self.log_every_n_steps, tuple(self.log_outputs or ()), capacity)
-
-
-def _check_kind(name: str, value: Any, kind: type, made_by: str) -> None:
-    if not (value is None or isinstance(value, kind)):
-        raise TypeError(f"{name} must be what {made_by} makes, got {type(value).__name__}.")
 
 
 @dataclasses.dataclass(frozen=True)

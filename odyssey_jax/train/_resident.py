@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from odyssey_jax._types import Point, PyTree, ScheduleFn, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, IndexedSource, Source
+from odyssey_jax.parallel import check_whole
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._fingerprint import of_arrays, of_program
 from odyssey_jax.train._loop import (
@@ -63,6 +64,8 @@ class Resident:
     def init(self, key: jax.Array) -> Carry:
         """Make the carry of a run that has not begun, in buffers of its own."""
         params, model_state = self.task.init(Keys.of(key).init)
+        check_whole("the parameter", params)
+        check_whole("the model state's", model_state)
         carry = init_compiled(self.loop, key, params, model_state, self.inputs)
         return self.loop.placement.put(carry)
 
@@ -134,6 +137,8 @@ class Resident:
             state = finish_compiled(self.loop, carry).state
         else:  # nothing to compile
             state = carry.state.for_evaluation
+        # Its parameters are the average's already, or the best epoch's.
+        state = state._replace(average=None)
         return Finished(state, bests_of(callbacks, carry.callbacks))
 
     def made_of(self, carry: Carry) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def loss_scale(
     if not (_is_finite(init) and init > 0):
         raise ValueError(f"init must be finite and above 0; got init = {init!r}.")
     if growth_interval is not None:
-        check_count("growth_interval", growth_interval, 1, " or None")
+        growth_interval = check_count("growth_interval", growth_interval, 1, " or None")
     if not (_is_finite(factor) and factor > 1):
         raise ValueError(f"factor must be finite and above 1; got factor = {factor!r}.")
     return LossScale(float(init), growth_interval, float(factor))
