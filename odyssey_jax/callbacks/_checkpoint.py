@@ -134,7 +134,7 @@ class Ranking(NamedTuple):
         scores = np.asarray(scores)
         best = np.sort(scores[~np.isnan(scores)])[:keep_best]
         padded = np.full(keep_best, np.finfo(scores.dtype).max, scores.dtype)
-        padded[: len(best)] = best
+        padded[: len(best)] = np.minimum(best, padded[: len(best)])  # as `enter` leaves infinity
         return cls(jnp.asarray(padded), jnp.asarray(len(best), jnp.int32))
 
     def enter(self, score: jax.Array) -> tuple[Ranking, jax.Array]:
