@@ -100,9 +100,10 @@ def test_the_list_in_json(made, capsys):
 def test_another_metric_says_what_is_best(made, capsys):
     options = (made, "--monitor", "accuracy", "--mode", "max")
     assert run_json(capsys, *options)["checkpoints"][0]["best"]
-    assert main(["checkpoints", str(made), "--monitor", "accuracy"]) == 1
+    assert run_json(capsys, made, "--monitor", "accuracy")["checkpoints"][0]["best"]
+    assert main(["checkpoints", str(made), "--monitor", "size"]) == 1
     assert (
-        "whether less or more of 'accuracy' is better is not known: give mode (--mode) 'min' or"
+        "whether less or more of 'size' is better is not known: give mode (--mode) 'min' or"
         in capsys.readouterr().err
     )
 

@@ -120,7 +120,7 @@ def test_the_picture_and_another_metric(root, tmp_path, capsys):
     [
         (["none"], "none' is not a directory"),
         (["empty"], "there is no run in "),
-        (["", "--metric", "f1"], "whether less or more of 'f1' is better is not known"),
+        (["", "--metric", "g1"], "whether less or more of 'g1' is better is not known"),
         (["", "--plot", "runs.txt"], "the path of a picture must end in"),
         (["", "--metric", "f1", "--mode", "max", "--plot", "a.png"], "none of 2 runs has a number"),
     ],

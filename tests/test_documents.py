@@ -84,8 +84,18 @@ def test_the_readmes_callbacks_are_there():
 
 
 # What `ody.schedules` has beside schedules: for looking at them and for writing one's own.
-TOOLS = {"builds", "describe", "differences", "epochs_to_steps", "from_form", "improves", "lint"}
-TOOLS |= {"named_form", "node", "observed", "real", "smoothed", "survey", "worst"}
+TOOLS = {"builds", "check_learning_rate", "describe", "differences", "epochs_to_steps", "from_form"}
+TOOLS |= {
+    "improves",
+    "lint",
+    "named_form",
+    "node",
+    "observed",
+    "real",
+    "smoothed",
+    "survey",
+    "worst",
+}
 
 
 def test_the_readmes_table_names_every_schedule():

@@ -232,8 +232,9 @@ def all_of(*callbacks: Callback) -> AllOf:
 
     Example:
         >>> import odyssey_jax as ody
-        >>> both = ody.all_of(ody.early_stopping("a", 1), ody.early_stopping("b", 1))
-        >>> at = lambda epoch, a, b: ody.Event({"a": a, "b": b}, ody.Clock(epoch, epoch))
+        >>> names = ("clean/loss", "noisy/loss")
+        >>> both = ody.all_of(*(ody.early_stopping(name, 1) for name in names))
+        >>> at = lambda epoch, *x: ody.Event(dict(zip(names, x)), ody.Clock(epoch, epoch))
         >>> state = both.init(at(0, 0.0, 0.0))
         >>> for epoch, (a, b) in enumerate([(3.0, 3.0), (3.0, 2.0), (3.0, 2.0)]):
         ...     state, signal = both.update(state, at(epoch, a, b))

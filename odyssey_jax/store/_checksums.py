@@ -26,6 +26,7 @@ from odyssey_jax.store._files import (
     check_inside,
     open_regular,
     read_document,
+    too_long,
 )
 from odyssey_jax.store._layout import Pack
 
@@ -227,6 +228,12 @@ def compare(name: str, found: Checksum, wanted: Checksums) -> None:
         raise CheckpointCorruptError(f"{name} is damaged: its bytes do not have their checksum")
 
 
+def is_chunk(file: str) -> bool:
+    """Return whether a file holds a part of an array, and so may be large; others are documents."""
+    folder, _, name = file.rpartition("/")
+    return folder.startswith(("state/packed.", "state/loose.")) and name != ".zarray"
+
+
 def missing(name: str) -> CheckpointCorruptError:
     """Return the error for a file that is gone."""
     return CheckpointCorruptError(f"{name} is missing")
@@ -247,11 +254,14 @@ def check_files(
     def check(name: str) -> None:
         if name not in wanted:
             raise CheckpointCorruptError(f"{FILE} does not name {name}")
+        size = wanted[name].size
+        if size > DOCUMENT_BYTES and not is_chunk(name):
+            raise CheckpointCorruptError(too_long(name, size))
         try:
             if lengths_only:
-                open_regular(root, name, wanted[name].size).close()
+                open_regular(root, name, size).close()
                 return
-            found = of_file(root, name, wanted[name].size)
+            found = of_file(root, name, size)
         except FileNotFoundError as error:
             raise missing(name) from error
         compare(name, found, wanted)

@@ -306,15 +306,16 @@ def check_inside(name: str) -> str:
 def read_document(root: Path, name: str, size: int | None = None) -> bytes:
     """Read a whole document; the arguments and errors are `open_regular`'s."""
     if size is not None and size > DOCUMENT_BYTES:
-        raise CheckpointCorruptError(_too_long(name, size))
+        raise CheckpointCorruptError(too_long(name, size))
     with open_regular(root, name, size) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > DOCUMENT_BYTES:
-            raise CheckpointCorruptError(_too_long(name, size))
+            raise CheckpointCorruptError(too_long(name, size))
         return stream.read(size) or b""
 
 
-def _too_long(name: str, size: int) -> str:
+def too_long(name: str, size: int) -> str:
+    """Return the reason not to read a document of so many bytes."""
     return f"{name} is {size} bytes long, and a document has at most {DOCUMENT_BYTES}"
 
 

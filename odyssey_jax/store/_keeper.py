@@ -419,6 +419,7 @@ class Keeper(Reader):
         if doomed := doomed - pinned:
             with self._deleting(doomed):
                 self._drop(doomed)
+            self._sweep()
 
     def _is_good(self, step: int) -> bool:
         try:

@@ -107,15 +107,18 @@ class StoredStep:
         places, sums = list(places), self._checksums
         folders = tuple(f"state/loose.{name}/" for name in loose)
         # The packed arrays are compared as they are read, below.
-        others = [name for name in sums if not _is_chunk(name) or name.startswith(folders)]
+        others = [
+            name for name in sums if not _checksums.is_chunk(name) or name.startswith(folders)
+        ]
         if not verify:
             others = [name for name in others if name.startswith(folders)]
+        if loose:
+            self._check_all_loose(places)  # before anything as long as it says is read
         _checksums.check_files(self._root, others, sums, lengths_only=not verify)
         with _making_sense("layout/metadata"):
             found = read_packs(self._root, layout, places, sums, verify=verify)
         if not loose:
             return found, {}
-        self._check_all_loose(places)
         # TensorStore takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
@@ -128,7 +131,7 @@ class StoredStep:
         """Raise CheckpointCorruptError unless arrays by themselves are what the layout says."""
         lengths: dict[str, list[int]] = {}
         for name, known in self._checksums.items():
-            if _is_chunk(name):
+            if _checksums.is_chunk(name):
                 lengths.setdefault(name.rpartition("/")[0], []).append(known.size)
         for place in places:
             if place.lies == "loose":
@@ -195,12 +198,6 @@ def _check_key(place: Place) -> None:
     like = key_like(place.data_shape, str(place.impl))
     if (like.shape, str(like.dtype)) != (place.shape, place.dtype):
         raise ValueError(f"leaf {place.path[:200]} is not what its words make")
-
-
-def _is_chunk(file: str) -> bool:
-    """True for a file that holds a part of an array, and so may be large."""
-    folder, _, name = file.rpartition("/")
-    return folder.startswith(("state/packed.", "state/loose.")) and name != ".zarray"
 
 
 class _Chunk(NamedTuple):

@@ -256,7 +256,7 @@ ARGUMENTS = {
 @settings(max_examples=100)
 def test_agrees_with_a_python_oracle_whatever_the_options(values, scales, options):
     try:
-        callback = ody.early_stopping("loss", **options)
+        callback = ody.early_stopping("loss", **{"mode": "min", **options})
     except ValueError:  # thresholds that leave no value to train at
         reject()
     assert run(callback, values, scales) == Oracle(**options).run(values, scales)
@@ -471,7 +471,7 @@ def test_a_missing_metric_is_named_with_those_that_exist():
         ({"smoothing": 1}, r"smoothing must be in the range \[0, 1\), got 1"),
         ({"restore_best": 1}, "restore_best must be True or False, got 1"),
         (
-            {"stopping_threshold": 3, "divergence_threshold": 2},
+            {"stopping_threshold": 3, "divergence_threshold": 2, "mode": "min"},
             "stopping_threshold must be less than divergence_threshold in mode 'min'.*=3.*=2",
         ),
     ],

@@ -70,7 +70,7 @@ def test_the_best_is_by_the_runs_own_metric(finished):
     same(ody.load_params(directory, step="best"), first)
     last = 5 * (losses.argmin() + 1)
     same(
-        ody.load_params(directory, step="best", monitor="valid/loss"),
+        ody.load_params(directory, step="best", monitor="valid/loss", mode="min"),
         ody.load_params(directory, step=int(last)),
     )
 

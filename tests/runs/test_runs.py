@@ -151,8 +151,8 @@ def test_reading_changes_nothing(root):
 
 def test_which_is_better_must_be_known(root):
     run = ody.runs.find_runs(root)[0]
-    with pytest.raises(ValueError, match=r"less or more of 'acc' is better .*'min' or 'max'; got"):
-        run.best("acc")
+    with pytest.raises(ValueError, match=r"of 'learning_rate' is better .*'min' or 'max'; got"):
+        run.best("learning_rate")
     with pytest.raises(ValueError, match="'.*none' is not a directory"):
         ody.runs.find_runs(root / "none")
 
