@@ -50,8 +50,8 @@ def open_checkpoints(
     root = local_directory(directory)
     if not root.is_dir():
         raise CheckpointNotFoundError(
-            f"there is no checkpoint in {os.fspath(directory)!r}: it is not a directory; give that of "
-            "a run or a store"
+            f"there is no checkpoint in {os.fspath(directory)!r}: it is not a directory; give that "
+            "of a run or a store"
         )
     below = root / CHECKPOINTS
     reader = Reader(below if below.is_dir() else root)
