@@ -42,6 +42,9 @@ from odyssey_jax.callbacks import terminate_on_nan as terminate_on_nan
 from odyssey_jax.callbacks import track_best as track_best
 from odyssey_jax.callbacks import until as until
 from odyssey_jax.data import ArrayDataset as ArrayDataset
+from odyssey_jax.data import HostDataset as HostDataset
+from odyssey_jax.data import pad_to as pad_to
+from odyssey_jax.data import stream as stream
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
@@ -96,6 +99,7 @@ __all__ = [
     "CsvFile",
     "Event",
     "FitResult",
+    "HostDataset",
     "JsonLines",
     "MLflow",
     "Mean",
@@ -146,6 +150,7 @@ __all__ = [
     "mixed_precision",
     "nnx_task",
     "one_cycle",
+    "pad_to",
     "plot",
     "plot_history",
     "plots",
@@ -158,6 +163,7 @@ __all__ = [
     "schedules",
     "step_decay",
     "store",
+    "stream",
     "terminate_on_nan",
     "testing",
     "track_best",

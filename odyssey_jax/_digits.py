@@ -90,7 +90,7 @@ def load_digits(batch_size: int) -> tuple[ody.ArrayDataset, ody.ArrayDataset, od
     images = (digits.data[order] / 16).astype(np.float32)
     labels = digits.target[order].astype(np.int32)
 
-    def part(start: float, end: float, batch_size: int, **how: bool) -> ody.ArrayDataset:
+    def part(start: float, end: float, batch_size: int, **how: Any) -> ody.ArrayDataset:
         cut = slice(round(start * len(labels)), round(end * len(labels)))
         data = {"image": images[cut], "label": labels[cut]}
         return ody.ArrayDataset(data, batch_size, **how)

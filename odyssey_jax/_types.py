@@ -18,6 +18,7 @@ from odyssey_jax._pytree import node
 
 PyTree = Any
 Batch = PyTree
+Transform = Callable[[Batch, Any], Batch]
 Outputs = Mapping[str, Any]
 ScheduleFn = Callable[[Any], Any]
 

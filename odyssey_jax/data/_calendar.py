@@ -52,10 +52,18 @@ class Calendar(NamedTuple):
             The calendar.
 
         Raises:
-            ValueError: If `steps_per_epoch` is not an integer of at least 1.
+            ValueError: If `steps_per_epoch` is not an integer of at least 1, or is None where the
+                length of a pass is not known.
         """
-        epoch = source.steps_per_pass if steps_per_epoch is None else steps_per_epoch
+        known = source.steps_per_pass
+        if steps_per_epoch is None and known is None:
+            raise ValueError(
+                f"steps_per_epoch must be given: how many batches {source!r} has is not known."
+            )
+        epoch = known if steps_per_epoch is None else steps_per_epoch
         epoch = check_count("steps_per_epoch", epoch, 1)
+        if known is None:  # an epoch counts as a pass
+            return cls(epoch, epoch, epoch, _largest_divisor(epoch), source.batch_size)
         full = source.full_batches
         if not source.remainder:
             block = _largest_divisor(math.gcd(full, epoch))
@@ -63,7 +71,7 @@ class Calendar(NamedTuple):
             block = _largest_divisor(full)
         else:  # the smaller batch falls anywhere within an epoch
             block = 1
-        return cls(epoch, source.steps_per_pass, full, block, source.batch_size, source.remainder)
+        return cls(epoch, known, full, block, source.batch_size, source.remainder)
 
     @property
     def examples_per_pass(self) -> int:

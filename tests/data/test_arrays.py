@@ -105,3 +105,13 @@ def test_64_bits_that_fit_in_32_are_taken():
     data = ody.ArrayDataset({"i": np.array([2**31 - 1, 7]), "f": np.ones(2)}, 1)
     assert data.data["i"].tolist() == [2**31 - 1, 7]
     assert repr(data) == "ArrayDataset({'f': float32[2], 'i': int32[2]}, batch_size=1)"
+
+
+def test_a_transform_is_static():
+    flip = lambda batch, key: -batch
+    data = ody.ArrayDataset(jnp.arange(6.0), 2, transform=flip)
+    again = jax.jit(lambda d: d)(data)
+    assert again.transform is ody.data.transform_of(again) is flip
+    assert jax.tree.structure(data) != jax.tree.structure(ody.ArrayDataset(jnp.arange(6.0), 2))
+    assert repr(data).startswith("ArrayDataset(float32[6], batch_size=2, transform=<function")
+    assert ody.data.transform_of(ody.HostDataset(np.arange(6.0), 2, transform=flip)) is flip
