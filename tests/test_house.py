@@ -30,13 +30,24 @@ ALLOWED = {
     "parallel": PURE,
     "train": PURE
     | {"_apply_if", "schedules", "metrics", "transforms", "callbacks", "data", "parallel"},
+    "feed": PURE | {"_apply_if", "data", "parallel", "train"},
     "store": PURE | {"parallel"},
     "errors": {"store", "parallel"},
     "writers": PURE | {"_files", "plots"},
     "runs": PURE | {"store", "schedules"},
     "plots": PURE | {"_files", "schedules", "runs"},
     "fit": PURE
-    | {"schedules", "transforms", "metrics", "callbacks", "data", "parallel", "train", "store"}
+    | {
+        "schedules",
+        "transforms",
+        "metrics",
+        "callbacks",
+        "data",
+        "parallel",
+        "train",
+        "feed",
+        "store",
+    }
     | {"writers", "plots", "runs"},
     "flax": PURE | {"train"},
     "compat": PURE | {"schedules"},

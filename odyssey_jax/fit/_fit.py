@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
-from odyssey_jax.data import Source
+from odyssey_jax.feed import PREFETCH_BYTES
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
 from odyssey_jax.fit._plan import (
@@ -38,8 +38,8 @@ from odyssey_jax.writers import RunInfo, Writer
 def fit(
     task: Task,
     optimizer: Any,
-    train: Source,
-    valid: Source | None = None,
+    train: Any,
+    valid: Any = None,
     *,
     epochs: int,
     learning_rate: ScheduleFn | float | None = None,
@@ -47,6 +47,9 @@ def fit(
     train_metrics: Mapping[str, Any] | None = None,
     callbacks: Callback | None = None,
     steps_per_epoch: int | None = None,
+    batch_size: int | None = None,
+    valid_steps: int | None = None,
+    prefetch_bytes: int = PREFETCH_BYTES,
     clip_norm: float | None = None,
     accumulate_steps: int = 1,
     loss_scale: LossScale | None = None,
@@ -105,8 +108,12 @@ def fit(
         optimizer: An Optax transformation, such as `optax.adamw(schedule)`; or a function that
             makes one of a learning rate, such as `optax.adamw`. With the latter the rate is
             data: it is logged, recorded, and another one needs no other program.
-        train: The training data.
-        valid: The validation data; without it there are no "valid/..." metrics.
+        train: The training data: an `ArrayDataset` (on the device), a `HostDataset` (on the host,
+            or on a disk), a loader of another library, or anything that `as_source` takes.
+            Several processes read a share of every batch each.
+        valid: The validation data, of the same kinds; without it there are no "valid/..." metrics.
+            Several sets by name, as in `{"clean": a, "noisy": b}`, have metrics
+            "valid/clean/loss" and so on.
         epochs: The epochs after which the run is complete, at least 1.
         learning_rate: A schedule or a number, where `optimizer` is such a function. One that
             is written in epochs or in fractions of the run is resolved for this run; one in
@@ -115,7 +122,13 @@ def fit(
         train_metrics: Name to metric, computed over the training batches beside the loss, as
             "train/<name>".
         callbacks: One callback; `chain` joins several.
-        steps_per_epoch: Train steps to an epoch; None is one pass over the data.
+        steps_per_epoch: Train steps to an epoch; None is one pass over the data, whose length
+            must then be known.
+        batch_size: Examples in a batch, where the data are plain arrays; in training they are
+            shuffled then.
+        valid_steps: Batches to validate with, of data that is read on the host; None is a pass.
+        prefetch_bytes: What the batches that are read ahead, on the host, may take there and on
+            the devices, where a few are stacked and trained on in one call.
         clip_norm: As in `StepOptions`, which says what each option of the train step does.
         accumulate_steps: As in `StepOptions`.
         loss_scale: As in `StepOptions`.
@@ -194,6 +207,9 @@ def fit(
         train_metrics=train_metrics,
         callbacks=callbacks,
         steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        valid_steps=valid_steps,
+        prefetch_bytes=prefetch_bytes,
         options=options,
         batch_sharding=batch_sharding,
         seed=seed,
@@ -217,6 +233,7 @@ def fit(
             store.acquire()  # before anything is read that another run may change
         begun = start(plan, store)
         shell = Shell.of(plan, begun, store, interrupt)
+        stack.callback(begun.program.close)
         reports = _open_writers(plan, begun, stack)
         try:
             carry = shell.train(begun.carry, reports)

@@ -18,14 +18,15 @@ from odyssey_jax._checks import check_count, check_kind, check_words
 from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
-from odyssey_jax.data import Calendar, Source
+from odyssey_jax.data import Calendar, HostSource, Source, as_source, is_array
+from odyssey_jax.feed import make_program
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import OneDevice, Placement, Replicated, check_whole, warn_of_idle_devices
 from odyssey_jax.schedules import Schedule, check_learning_rate, constant
 from odyssey_jax.store import local_directory
-from odyssey_jax.train import Program, StepOptions, is_transformation, make_program
+from odyssey_jax.train import Program, StepOptions, is_transformation
 from odyssey_jax.writers import JsonLines, ProgressLine, Writer
 
 Resume = Literal["latest", "best", False] | int
@@ -50,7 +51,9 @@ class Plan:
         task: What is trained.
         optimizer: An Optax transformation, or a function that makes one of a rate.
         train: The training data.
-        valid: The validation data, or None.
+        valid: The validation data, several sets of it by name, or None.
+        valid_steps: Batches to validate with, of data that is read; None is a pass.
+        prefetch_bytes: What the batches that are read ahead may take.
         epochs: The epochs after which the run is complete.
         calendar: How the run is cut.
         schedule: The learning rate in steps, or None where the optimizer has its own.
@@ -77,7 +80,9 @@ class Plan:
     task: Task
     optimizer: Any
     train: Source
-    valid: Source | None
+    valid: Source | Mapping[str, Source] | None
+    valid_steps: int | None
+    prefetch_bytes: int
     epochs: int
     calendar: Calendar
     schedule: ScheduleFn | None
@@ -152,6 +157,8 @@ class Plan:
             train_metrics=self.train_metrics,
             callbacks=self.callbacks,
             steps_per_epoch=self.steps_per_epoch,
+            valid_steps=self.valid_steps,
+            prefetch_bytes=self.prefetch_bytes,
             options=self.options,
             capacity=max(_capacity(self.epochs), then.get("capacity", 0)),
             sample_capacity=max(samples, then.get("sample_capacity", 0)),
@@ -180,6 +187,9 @@ def make_plan(
     train_metrics: Mapping[str, Any] | None,
     callbacks: Callback | None,
     steps_per_epoch: Any,
+    batch_size: Any,
+    valid_steps: Any,
+    prefetch_bytes: Any,
     options: StepOptions,
     batch_sharding: Any,
     seed: Any,
@@ -205,9 +215,11 @@ def make_plan(
         steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
     check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
-    check_kind("train", train, Source, "ArrayDataset(arrays, batch_size)")
-    if valid is not None:
-        check_kind("valid", valid, Source, "ArrayDataset(arrays, batch_size)")
+    train = as_source("train", train, batch_size=batch_size, shuffle=batch_size is not None)
+    valid = _as_sets(valid, batch_size)
+    valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
+    _check_valid_steps(valid, valid_steps)
+    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
     seed = operator.index(seed)
@@ -217,9 +229,10 @@ def make_plan(
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
-    placement.check(train.batch_size)
-    check_whole("the training data", train)
-    check_whole("the validation data", valid)
+    shares = jax.process_count() if isinstance(train, HostSource) else 1
+    placement.check(shares * train.batch_size)
+    for name, data in (("the training data", train), ("the validation data", valid)):
+        check_whole(name, on_device(data))
     if batch_sharding is None:
         warn_of_idle_devices()
     calendar = Calendar.of(train, steps_per_epoch)
@@ -270,6 +283,8 @@ def make_plan(
         optimizer=optimizer,
         train=train,
         valid=valid,
+        valid_steps=valid_steps,
+        prefetch_bytes=prefetch_bytes,
         epochs=epochs,
         calendar=calendar,
         schedule=schedule,
@@ -292,6 +307,56 @@ def make_plan(
         on_interrupt=on_interrupt,
         hooks=_as_hooks(hooks),
     )
+
+
+def on_device(data: Any) -> Any:
+    """Return what of the data every process must have alike: what is read is shared out."""
+    if isinstance(data, Mapping):
+        return {name: on_device(x) for name, x in data.items()}
+    return None if isinstance(data, HostSource) else data
+
+
+def _as_sets(valid: Any, batch_size: Any) -> Source | Mapping[str, Source] | None:
+    """Return the validation data as a source, or as one for each name.
+
+    A mapping is of several sets where its values are what `as_source` takes by itself, and one
+    batch's arrays otherwise.
+    """
+    if valid is None:
+        return None
+    if not isinstance(valid, Mapping) or all(is_array(x) for x in valid.values()):
+        return as_source("valid", valid, batch_size=batch_size)
+    for name in valid:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(
+                f"valid has a set named {name!r}: a name is text without '/', since its metrics "
+                "are 'valid/<name>/loss' and so on."
+            )
+    return {
+        name: as_source(f"valid[{name!r}]", data, batch_size=batch_size)
+        for name, data in valid.items()
+    }
+
+
+def _check_valid_steps(valid: Any, valid_steps: int | None) -> None:
+    sets = {"": valid} if isinstance(valid, Source) else valid or {}
+    read = {name: x for name, x in sets.items() if isinstance(x, HostSource)}
+    if valid_steps is not None and not read:
+        raise ValueError(
+            f"valid_steps={valid_steps} has no effect: it is the batches to take of validation "
+            "data that is read on the host."
+        )
+    for name, source in read.items():
+        of = f"valid[{name!r}]" if name else "valid"
+        if valid_steps is None and source.steps_per_pass is None:
+            raise ValueError(
+                f"valid_steps must be given: how many batches {of}={source!r} has is not known."
+            )
+        if valid_steps is not None and valid_steps > (source.steps_per_pass or valid_steps):
+            raise ValueError(
+                f"valid_steps={valid_steps} is more than the {source.steps_per_pass} batches of "
+                f"{of}."
+            )
 
 
 def _check_resume(resume: Any) -> None:

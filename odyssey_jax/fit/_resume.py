@@ -12,8 +12,9 @@ import jax
 from odyssey_jax._text import say
 from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
+from odyssey_jax.data import HostSource
 from odyssey_jax.fit._matching import match
-from odyssey_jax.fit._plan import Plan, Resume
+from odyssey_jax.fit._plan import Plan, Resume, on_device
 from odyssey_jax.fit._schedule_change import check_schedule, schedule_record
 from odyssey_jax.parallel import check_alike, is_first
 from odyssey_jax.store import Store
@@ -73,8 +74,8 @@ def start(plan: Plan, store: Store | None) -> Start:
     check_alike(
         {
             "set of arguments": (identity, plan.epochs),
-            "training data": plan.train,
-            "validation data": plan.valid,
+            "training data": on_device(plan.train),
+            "validation data": on_device(plan.valid),
             "learning rate": plan.schedule,
             "model or optimizer": carry,
         }
@@ -92,9 +93,53 @@ def start(plan: Plan, store: Store | None) -> Start:
         _check_made_of(saved, about, plan)
     # Callbacks with other hyper-parameters decide anew: with more patience the run goes on.
     anew = saved["callbacks"] != about["callbacks"]
-    carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh)
-    _say_where(saved, program.look(carry).fetch(), plan, found.said)
+    reading = _reading(saved, plan)
+    carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh, reading=reading)
+    _say_where(saved, program.look(carry).fetch(), plan, [*found.said, *_skipped(saved, plan)])
     return Start(program, carry, about, saved.get("seconds", 0.0))
+
+
+def _reading(saved: Mapping[str, Any], plan: Plan) -> Any:
+    """Return where this process goes on to read.
+
+    Raises:
+        ValueError: If the training data can't be read from there.
+    """
+    source, reading = plan.train, saved.get("reading")
+    if not isinstance(source, HostSource) or saved["step"] == 0:
+        return None
+    if source.resumes == "never":
+        raise ValueError(
+            f"the run in {plan.directory} can't go on at step {saved['step']:,}, since "
+            f"{source!r} can't be read from there{_why(source)}. Give a source that can, or begin "
+            "again with resume=False."
+        )
+    if source.resumes != "by state":
+        return None
+    if not reading or len(reading) != jax.process_count() or reading[0].get("state") is None:
+        raise ValueError(
+            f"the run in {plan.directory} has no state of {source!r} for "
+            f"{jax.process_count()} process(es), so that it can't be read from step "
+            f"{saved['step']:,} on: it was begun with {len(reading or ())}, or with other data."
+        )
+    return reading[jax.process_index()]
+
+
+def _why(source: Any) -> str:
+    refusal = getattr(source, "refusal", "").rstrip(".")
+    return f": {refusal}" if refusal else ""
+
+
+def _skipped(saved: Mapping[str, Any], plan: Plan) -> list[str]:
+    """Say how long it takes to read once more what was trained on, where that must be."""
+    source = plan.train
+    if not isinstance(source, HostSource) or source.resumes != "by skipping" or not saved["step"]:
+        return []
+    length = source.steps_per_pass
+    batches = saved["step"] if length is None else saved["step"] % length
+    seconds = ((saved.get("reading") or [{}])[0] or {}).get("seconds_per_batch")
+    takes = "" if seconds is None else f", which takes about {in_words(batches * seconds)}"
+    return [f"{batches:,} batches of {source!r} are read and dropped first{takes}"]
 
 
 def _step_to_resume(store: Store, resume: Resume) -> int | None:
@@ -195,10 +240,15 @@ def _say_where(
 
 def _ago(seconds: float) -> str:
     """Return a duration in its largest whole unit, as "5 min ago"."""
+    return f"{in_words(seconds)} ago"
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in its largest whole unit, as "5 min"."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _samples_record(plan: Plan) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import NEVER, Checkpoint, Moment, When
 from odyssey_jax.data import Calendar
 from odyssey_jax.fit._result import why
-from odyssey_jax.parallel import greatest
+from odyssey_jax.parallel import Meeting, greatest
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress, fresh_copy
 
@@ -205,6 +205,7 @@ class Saver:
         self._store, self._program, self._about = store, program, about
         self._cadence, self._pending = cadence, pending
         self._saved_step = step
+        self._reading = Meeting("reading")  # where each process is in its share of the data
 
     def if_due(self, carry: Any, progress: Progress, seconds: float) -> None:
         """Save if the cadence or a callback wants it; all processes decide alike.
@@ -275,7 +276,8 @@ class Saver:
         assert self._store is not None
         step = self._saved_step = progress.step
         # Within an epoch the metrics are of other parameters: those of its start.
-        at_end = self._program.calendar.ends_epoch(step)
+        at_end = progress.epoch == self._program.calendar.epochs(step)
+        at_end = at_end and self._program.calendar.ends_epoch(step)
         stop, reason = why(progress, interrupted, over=over or bool(progress.stop))
         metadata = {
             "epoch": progress.epoch,
@@ -284,6 +286,7 @@ class Saver:
             "reason": reason,
             "seconds": seconds,
             "paths": self._program.result_paths(carry),
+            "reading": self._reading.decide(progress.reading.at(step), list, "reading"),
             "program": dict(self._program.record(carry)),
             **self._about,
         }

@@ -123,7 +123,8 @@ class Shell:
             steps = self._interrupt.agree(length.steps)
             if self._interrupt.reason:
                 break  # what is due here is the run's last save, which says why it ended
-            self._saver.if_due(carry, progress, self._seconds)
+            if not progress.reading.validating:
+                self._saver.if_due(carry, progress, self._seconds)
             step = progress.step
             marks = (self._cadence, *(marks for marks, _ in self._hooks))
             limit = min(self._last, *(cadence.limit(step, steps) for cadence in marks))
@@ -133,7 +134,8 @@ class Shell:
             _check_first_loss(progress)
             rate = self.steps_per_second
             reports.take(carry, progress, rate, rate * self._program.calendar.batch_size)
-            self._call_hooks(carry, progress)
+            if not progress.reading.validating:
+                self._call_hooks(carry, progress)
         return carry, progress
 
     def _call_hooks(self, carry: Any, progress: Progress) -> None:
@@ -158,7 +160,8 @@ class Shell:
             carry, progress, seconds = self._call(carry, until, told)
             before, step, total = step, progress.step, total + seconds
             self._throughput.took(before, step, seconds)
-            if step < until or progress.save:  # a callback asks for the host
+            # A callback asks for the host, or the data is not there yet.
+            if step < until or progress.save or progress.reading.validating:
                 break
         assert progress is not None
         return carry, progress, total
@@ -179,7 +182,8 @@ class Shell:
         return carry, progress, ended - begun
 
     def _is_over(self, progress: Progress) -> bool:
-        return progress.step >= self._last or progress.stop != StopReason.NONE
+        complete = progress.step >= self._last and not progress.reading.validating
+        return complete or progress.stop != StopReason.NONE
 
 
 def _fetch(running: Progress) -> tuple[Progress, float]:

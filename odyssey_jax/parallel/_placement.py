@@ -29,6 +29,13 @@ class Placement(Protocol):
         """Lay out a batch, within the compiled program."""
         ...
 
+    def stacked(self, batches: PyTree) -> PyTree:
+        """Put batches [batches, batch_size, ...] from the host where the program reads them.
+
+        Of several processes each has its share of every batch.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class OneDevice:
@@ -51,6 +58,10 @@ class OneDevice:
     def batch(self, batch: PyTree) -> PyTree:
         """Return the batch as it is."""
         return batch
+
+    def stacked(self, batches: PyTree) -> PyTree:
+        """Put batches on the device."""
+        return jax.device_put(batches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +122,23 @@ class Replicated:
     def batch(self, batch: PyTree) -> PyTree:
         """Constrain a batch to its sharding."""
         return lax.with_sharding_constraint(batch, self.sharding)
+
+    def stacked(self, batches: PyTree) -> PyTree:
+        """Lay out each of the batches; a smaller one that can't be cut evenly lies everywhere."""
+        mesh, spec = self.sharding.mesh, self.sharding.spec
+        laid_out = NamedSharding(mesh, PartitionSpec(None, *spec))
+        several = jax.process_count() > 1
+
+        def put(x: Any) -> jax.Array:
+            if several:
+                return jax.make_array_from_process_local_data(laid_out, x)
+            try:
+                laid_out.shard_shape(x.shape)
+            except ValueError:
+                return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+            return jax.device_put(x, laid_out)
+
+        return jax.tree.map(put, batches)
 
 
 def _on_all(value: Any, everywhere: NamedSharding) -> jax.Array:

@@ -8,7 +8,8 @@ from odyssey_jax.train._carry import Carry as Carry
 from odyssey_jax.train._carry import Inputs as Inputs
 from odyssey_jax.train._carry import Keys as Keys
 from odyssey_jax.train._carry import fresh_copy as fresh_copy
-from odyssey_jax.train._driven import Driven as Driven
+from odyssey_jax.train._epoch import as_sets as as_sets
+from odyssey_jax.train._epoch import transformed as transformed
 from odyssey_jax.train._loop import Loop as Loop
 from odyssey_jax.train._loop import evaluate as evaluate
 from odyssey_jax.train._loop import finish_compiled as finish_compiled
@@ -22,9 +23,12 @@ from odyssey_jax.train._population import population as population
 from odyssey_jax.train._program import Finished as Finished
 from odyssey_jax.train._program import Program as Program
 from odyssey_jax.train._program import Progress as Progress
+from odyssey_jax.train._program import Reading as Reading
+from odyssey_jax.train._programs import compiled as compiled
 from odyssey_jax.train._pure_task import pure_task as pure_task
 from odyssey_jax.train._resident import Resident as Resident
-from odyssey_jax.train._resident import make_program as make_program
+from odyssey_jax.train._step import OptimizerLike as OptimizerLike
+from odyssey_jax.train._step import check_rate as check_rate
 from odyssey_jax.train._step import is_transformation as is_transformation
 from odyssey_jax.train._step import make_optimizer as make_optimizer
 from odyssey_jax.train._step import train_step as train_step

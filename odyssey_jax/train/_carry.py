@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -46,13 +47,13 @@ class Inputs(NamedTuple):
 
     Attributes:
         train: The training data.
-        valid: The validation data, or None.
+        valid: The validation data, several sets of it by name, or None.
         learning_rate: The schedule, where the optimizer is made from one. Its hyper-parameters
             are data: other values need no other program.
     """
 
     train: IndexedSource
-    valid: IndexedSource | None = None
+    valid: IndexedSource | Mapping[str, IndexedSource] | None = None
     learning_rate: ScheduleFn | None = None
 
 

@@ -28,10 +28,11 @@ from odyssey_jax._types import (
     Signal,
     StopReason,
     TrainState,
+    Transform,
     takes_key,
 )
 from odyssey_jax.callbacks import Chain, Ranking, Retention
-from odyssey_jax.data import IndexedSource
+from odyssey_jax.data import IndexedSource, transform_of
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
 from odyssey_jax.train._carry import Carry
@@ -117,6 +118,14 @@ class Epoch(ByValue):
                 carry = apply_if(now, functools.partial(self.notify, point, metrics={}), carry)
         return carry
 
+    def begun(self, carry: Carry, epoch_steps: int, train: Callable[[Carry], Carry]) -> Carry:
+        """Begin, and train unless a callback stops the run before its first step."""
+        carry = self.begin(carry, epoch_steps)
+        if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
+            return train(carry)
+        go_on = ~self.all_members(carry.signal.stop != StopReason.NONE)
+        return self.freeze_stopped(carry, apply_if(go_on, train, carry))
+
     def begin_steps(self, carry: Carry) -> Steps:
         """Return what the train steps of a carry go on from."""
         return Steps(carry.state, carry.metrics, carry.samples, jnp.zeros((), jnp.int32))
@@ -127,6 +136,7 @@ class Epoch(ByValue):
         first: jax.Array,
         count: int,
         batch_at: Callable[[Any], Batch],
+        transform: Transform | None,
         key: jax.Array,
         learning_rate: ScheduleFn | None,
     ) -> Steps:
@@ -137,6 +147,7 @@ class Epoch(ByValue):
             first: Int32 scalar, the index of the first.
             count: How many there are; static.
             batch_at: Position within the block -> batch.
+            transform: The source's, of a batch and a key of the step's own.
             key: Typed PRNG key of the run's steps.
             learning_rate: The schedule, where the optimizer is made from one.
 
@@ -147,8 +158,8 @@ class Epoch(ByValue):
 
         def step(index: Any, steps: Steps) -> Steps:
             number = first + index
-            batch = self.placement.batch(batch_at(index))
             step_key = jax.random.fold_in(key, number)
+            batch = transformed(transform, self.placement.batch(batch_at(index)), step_key)
             args = (self._traced_loss, optimizer, steps.state, batch, step_key)
             state, outputs = train_step(*args)
             state = self._averaged(state, number)
@@ -252,33 +263,33 @@ class Epoch(ByValue):
 
         A smaller last batch weighs less.
         """
+        batch_of = lambda batch: transformed(transform_of(data), batch, None)
 
         def step(index: Any, states: PyTree) -> PyTree:
-            return self.validate_block(states, state, data.batch(None, index), index)
+            return self.validate_block(states, state, batch_of(data.batch(None, index)), index)
 
-        first = jax.eval_shape(lambda data: data.batch(None, 0), data)
+        first = jax.eval_shape(lambda data: batch_of(data.batch(None, 0)), data)
         states = self.empty_validation(state, first)
         states = lax.fori_loop(0, data.full_batches, step, states)
         if not data.remainder:
             return states
-        return self.validate_block(states, state, data.last_batch(None), data.full_batches)
+        last = batch_of(data.last_batch(None))
+        return self.validate_block(states, state, last, data.full_batches)
 
     def end_epoch(
-        self, carry: Carry, learning_rate: ScheduleFn | None, validated: PyTree | None
+        self, carry: Carry, learning_rate: ScheduleFn | None, validated: Mapping[str, PyTree]
     ) -> Carry:
         """Tell the callbacks how the epoch went, log it, and make ready for the next one.
 
         Args:
             carry: After the last step, and after `begin_validation`.
             learning_rate: The schedule, where the optimizer is made from one.
-            validated: The validation metrics' states; None without validation.
+            validated: The validation metrics' states of each set: see `as_sets`.
 
         Returns:
             The carry, with one epoch more on its clock.
         """
-        metrics = self.trained(carry, learning_rate)
-        if validated is not None:
-            metrics |= under("valid", self.metrics.compute(validated))
+        metrics = self.trained(carry, learning_rate) | self.measured(validated)
         carry = self.notify(Point.VALIDATION_END, carry, metrics)
         metrics |= self.callbacks.report(carry.callbacks)
         carry = self.notify(Point.EPOCH_END, carry, metrics)
@@ -296,6 +307,13 @@ class Epoch(ByValue):
             history=history,
             ranking=ranking,
         )
+
+    def measured(self, validated: Mapping[str, PyTree]) -> dict[str, Any]:
+        """Return the metrics, "valid/<name>", or "valid/<set>/<name>" where there are several."""
+        values: dict[str, Any] = {}
+        for name, states in validated.items():
+            values |= under("/".join(filter(None, ("valid", name))), self.metrics.compute(states))
+        return values
 
     def trained(self, carry: Carry, learning_rate: ScheduleFn | None) -> dict[str, Any]:
         """Return the training metrics of the running epoch, and the rates in force."""
@@ -381,6 +399,30 @@ class Epoch(ByValue):
     def freeze_stopped(self, old: Carry, new: Carry) -> Carry:
         """Leave a stopped member as it was; a single run that stopped is not run at all."""
         return self.keep_where(old.signal.stop != StopReason.NONE, old, new)
+
+
+def as_sets(valid: Any) -> dict[str, Any]:
+    """Return the sets of validation data by name; a single one's is ""."""
+    if valid is None:
+        return {}
+    return dict(valid) if isinstance(valid, Mapping) else {"": valid}
+
+
+# Apart from what a loss derives from its step's key, which may be split or folded with small ints.
+_OF_TRANSFORM = 0x7261_6E64
+
+
+def transformed(transform: Transform | None, batch: Batch, key: jax.Array | None) -> Batch:
+    """Return a batch as a source's transform makes it.
+
+    Args:
+        transform: The source's, or None.
+        batch: As it is read.
+        key: Typed PRNG key of the step; None in validation.
+    """
+    if transform is None:
+        return batch
+    return transform(batch, None if key is None else jax.random.fold_in(key, _OF_TRANSFORM))
 
 
 def clock_at(step: int, epoch: int) -> Clock:

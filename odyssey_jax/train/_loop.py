@@ -26,10 +26,10 @@ from odyssey_jax._types import (
     averages_itself,
 )
 from odyssey_jax.callbacks import Chain, History, Retention, chain
-from odyssey_jax.data import Calendar, IndexedSource
+from odyssey_jax.data import Calendar, IndexedSource, transform_of
 from odyssey_jax.parallel import OneDevice, Placement
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
-from odyssey_jax.train._epoch import Epoch, Steps, clock_at, under
+from odyssey_jax.train._epoch import Epoch, Steps, as_sets, clock_at, transformed
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import StepOptions
 from odyssey_jax.train._programs import Programs, compiled
@@ -190,24 +190,19 @@ class Loop(Epoch):
         One loop for all blocks of a run: XLA's time grows with the depth of loops within loops
         that carry the train state.
         """
-        carry = self.begin(carry, call.calendar.epoch)
 
         def train(carry: Carry) -> Carry:
             carry = self._train(carry, order, call)
             at_end = carry.clock.step % call.calendar.epoch == 0
             return apply_if(at_end, lambda carry: self._end_epoch(carry, call.inputs), carry)
 
-        if not {Point.TRAIN_BEGIN, Point.EPOCH_BEGIN} & set(self.callbacks.points):
-            return train(carry)
-        # A callback may have stopped the run before its first step.
-        go_on = ~self.all_members(carry.signal.stop != StopReason.NONE)
-        return self.freeze_stopped(carry, apply_if(go_on, train, carry))
+        return self.begun(carry, call.calendar.epoch, train)
 
     def _train(self, carry: Carry, order: Any, call: _Call) -> Carry:
         data, calendar = call.inputs.train, call.calendar
         first = carry.clock.step
         position = first % calendar.data_pass
-        rest = (call.keys.step, call.inputs.learning_rate)
+        rest = (transform_of(data), call.keys.step, call.inputs.learning_rate)
 
         def block(steps: Steps) -> Steps:
             batch_at = lambda i: data.batch(order, position + i)
@@ -228,17 +223,13 @@ class Loop(Epoch):
         carry = self.begin_validation(carry, inputs.learning_rate)
         return self.end_epoch(carry, inputs.learning_rate, self._validated(carry, inputs))
 
-    def _validated(self, carry: Carry, inputs: Inputs) -> PyTree:
-        if inputs.valid is None:
-            return None
-        return self.validate_pass(carry.state.for_evaluation, inputs.valid)
+    def _validated(self, carry: Carry, inputs: Inputs) -> dict[str, PyTree]:
+        sets, state = as_sets(inputs.valid), carry.state.for_evaluation
+        return {name: self.validate_pass(state, data) for name, data in sets.items()}
 
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
-        values = self.trained(carry, inputs.learning_rate)
-        states = self._validated(carry, inputs)
-        if states is not None:
-            values |= under("valid", self.metrics.compute(states))
-        return values
+        trained = self.trained(carry, inputs.learning_rate)
+        return trained | self.measured(self._validated(carry, inputs))
 
     def _reported(self, carry: Carry, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the callbacks add to the metrics: only their states, once made, can say."""
@@ -251,8 +242,9 @@ class Loop(Epoch):
 
 
 def first_batch(data: Any) -> Any:
-    """Return a batch of a source, for its shapes."""
-    return data.batch(data.order(jax.random.key(0), 0), 0)
+    """Return a batch of a source as a step gets it, for its shapes."""
+    key = jax.random.key(0)
+    return transformed(transform_of(data), data.batch(data.order(key, 0), 0), key)
 
 
 def make_loop(

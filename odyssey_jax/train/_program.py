@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,32 @@ Carry = Any
 Columns = dict[str, np.ndarray]
 
 
+class Reading(NamedTuple):
+    """How the reading of data on the host goes.
+
+    Attributes:
+        marks: Steps at which a reader can go on, and its states there.
+        validating: Whether the program came up at the end of an epoch, whose validation waits
+            for its data. It goes on with it in the next call.
+        waited: Seconds that it has waited for data so far.
+        seconds_per_batch: What reading a batch takes, in the mean; NaN before there is one.
+    """
+
+    marks: Sequence[tuple[int, Any]] = ()
+    validating: bool = False
+    waited: float = 0.0
+    seconds_per_batch: float = float("nan")
+
+    def at(self, step: int) -> dict[str, Any] | None:
+        """Return, as JSON, what a resume at a step needs: see `Program.restored`."""
+        before = [mark for mark in self.marks if mark[0] <= step]
+        if before:
+            return dict(zip(("step", "state"), before[-1], strict=True))
+        if math.isnan(self.seconds_per_batch):
+            return None
+        return {"seconds_per_batch": self.seconds_per_batch}
+
+
 class Progress(NamedTuple):
     """What the shell may know of a run: small, and fetched by one transfer.
 
@@ -31,6 +58,7 @@ class Progress(NamedTuple):
         samples: Name to float32 [capacity], the outputs of sampled train steps.
         every: Train steps from one sample to the next; 0 where none are sampled.
         latest: The metrics of the last epoch that ended, arrays of any shape included.
+        reading: How the reading of data on the host goes.
     """
 
     step: Any
@@ -42,10 +70,11 @@ class Progress(NamedTuple):
     samples: Mapping[str, Any]
     every: int
     latest: Mapping[str, Any]
+    reading: Reading = Reading()
 
     def fetch(self) -> Progress:
         """Bring it to the host in one transfer, as copies: the carry may be donated afterwards."""
-        here = jax.device_get(self)
+        here = jax.device_get(self._replace(reading=None))
         own = lambda tree: jax.tree.map(np.array, tree)
         return Progress(
             int(here.step),
@@ -57,6 +86,7 @@ class Progress(NamedTuple):
             own(here.samples),
             self.every,
             own(here.latest),
+            self.reading,
         )
 
     def history(self, start: int = 0) -> Columns:
@@ -163,7 +193,13 @@ class Program(Protocol):
         ...
 
     def restored(
-        self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
+        self,
+        saved: PyTree,
+        carry: Carry,
+        *,
+        decide_anew: bool,
+        fresh: Collection[str] = (),
+        reading: Any = None,
     ) -> Carry:
         """Make a carry of a saved tree.
 
@@ -173,5 +209,10 @@ class Program(Protocol):
             decide_anew: Whether a stop that was asked for is forgotten: callbacks with other
                 hyper-parameters decide again.
             fresh: Names of the leaves that begin anew, as of a metric that was added.
+            reading: What `Reading.at` gave when it was saved.
         """
+        ...
+
+    def close(self) -> None:
+        """Give back what the program holds beside the carry, such as threads that read."""
         ...

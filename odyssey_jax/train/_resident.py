@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Point, PyTree, ScheduleFn, Signal, Task, TrainState
+from odyssey_jax._types import Point, PyTree, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
-from odyssey_jax.data import Calendar, IndexedSource, Source
+from odyssey_jax.data import Calendar
 from odyssey_jax.parallel import check_whole
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._fingerprint import of_arrays, of_program
@@ -21,11 +21,9 @@ from odyssey_jax.train._loop import (
     finish_compiled,
     first_batch,
     init_compiled,
-    make_loop,
     run_compiled,
 )
-from odyssey_jax.train._program import Finished, Program, Progress
-from odyssey_jax.train._step import OptimizerLike, check_rate
+from odyssey_jax.train._program import Finished, Progress
 
 
 class Resident:
@@ -130,6 +128,9 @@ class Resident:
         """Return the train state of a carry."""
         return carry.state
 
+    def close(self) -> None:
+        """Give back threads and files: there are none."""
+
     def finish(self, carry: Carry) -> Finished:
         """Let the callbacks act at the end of the training, such as to restore the best."""
         callbacks = self.loop.callbacks
@@ -183,9 +184,16 @@ class Resident:
         return self.to_save(_with_room(carry, record))
 
     def restored(
-        self, saved: PyTree, carry: Carry, *, decide_anew: bool, fresh: Collection[str] = ()
+        self,
+        saved: PyTree,
+        carry: Carry,
+        *,
+        decide_anew: bool,
+        fresh: Collection[str] = (),
+        reading: Any = None,
     ) -> Carry:
         """Make a carry of a saved tree: see `Program.restored`."""
+        del reading
         restored = _with_room(saved, self.record(carry))
         history = restored.history
         assert history is not None
@@ -207,48 +215,6 @@ class Resident:
             ranking = jax.device_put(ranking, like.sharding if like.committed else None)
             restored = restored._replace(ranking=ranking)
         return self.loop.placement.put(restored)
-
-
-def make_program(
-    task: Task,
-    optimizer: OptimizerLike,
-    train: Source,
-    valid: Source | None,
-    learning_rate: ScheduleFn | None,
-    **options: Any,
-) -> Program:
-    """Make the program for these sources of batches.
-
-    Args:
-        task: What is trained.
-        optimizer: As for `make_loop`.
-        train: The training data.
-        valid: The validation data, or None.
-        learning_rate: The schedule, where the optimizer is made from one.
-        **options: Other arguments of `make_loop`.
-
-    Returns:
-        The program.
-
-    Raises:
-        TypeError: If there is no program for a source of this kind.
-    """
-    check_rate(learning_rate)
-    inputs = Inputs(
-        train=_indexed("train", train),
-        valid=None if valid is None else _indexed("valid", valid),
-        learning_rate=learning_rate,
-    )
-    return Resident(task, make_loop(task, optimizer, **options), inputs)
-
-
-def _indexed(name: str, source: Source) -> IndexedSource:
-    if not isinstance(source, IndexedSource):
-        raise TypeError(
-            f"{name} must be a source whose batches are traced, such as ArrayDataset, got "
-            f"{type(source).__name__}."
-        )
-    return source
 
 
 def _path_of(node: Any, tree: PyTree) -> str:

@@ -36,7 +36,8 @@ def plan(callbacks, directory="somewhere", **kwargs):
         "steps_per_epoch": None, "options": ody.StepOptions(), "batch_sharding": None, "seed": 0,
         "resume": "latest", "schedule_change": "refuse", "writers": [], "config": None,
         "max_time": None, "run_change": "refuse", "on_failed_write": "raise",
-        "on_interrupt": "raise", "hooks": (),
+        "on_interrupt": "raise", "hooks": (), "batch_size": None, "valid_steps": None,
+        "prefetch_bytes": 2**28,
     }  # fmt: skip
     data = examples.train_data()
     given = arguments | {"callbacks": callbacks, "directory": directory} | kwargs

@@ -1,0 +1,5 @@
+"""Data that is read on the host: read ahead in a thread, and trained on chunk by chunk."""
+
+from odyssey_jax.feed._driven import PREFETCH_BYTES as PREFETCH_BYTES
+from odyssey_jax.feed._driven import Driven as Driven
+from odyssey_jax.feed._make_program import make_program as make_program

@@ -1,0 +1,162 @@
+"""`fit` over data that is read on the host: resume, faults, interrupts, and what is refused."""
+
+import os
+import random
+import signal
+import threading
+
+import numpy as np
+import optax
+import pytest
+
+import odyssey_jax as ody
+from tests import examples
+from tests.examples import assert_same
+from tests.sources import Read
+
+VALID = {"batch_size": 5, "examples": 22, "seed": 1}
+
+
+def fit(directory, train, epochs=4, **kwargs):
+    how = {"learning_rate": 0.05, "writers": [], "valid": Read(**VALID), **kwargs}
+    if train.steps_per_pass is None:
+        how["steps_per_epoch"] = 5
+    task = examples.linear_task()
+    return ody.fit(task, optax.adam, train, epochs=epochs, directory=directory, **how)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fit(None, Read())
+
+
+@pytest.mark.parametrize("resumes", ["by step", "by state", "by skipping"])
+def test_a_run_that_is_left_anywhere_goes_on_to_the_bit(resumes, whole, tmp_path, capsys):
+    chance = random.Random(resumes)
+    stops = sorted(chance.sample(range(1, 20), 4))
+    for steps in stops:
+
+        def leave(view, steps=steps):
+            if view.step == steps:
+                raise KeyError("left here")
+
+        with pytest.raises(KeyError, match="left here"):
+            fit(tmp_path, Read(resumes=resumes), hooks=[ody.hook(leave, ody.every(steps=1))])
+        assert latest(tmp_path) == steps
+    result = fit(tmp_path, Read(resumes=resumes))
+    assert_same(result.state, whole.state)
+    assert_same(dict(result.history), dict(whole.history))
+    said = capsys.readouterr().err
+    assert f"resumed from step {stops[-1]} of" in said
+    skipped = f"{stops[-1] % 5} batches of" in said and "read and dropped first" in said
+    assert skipped == (resumes == "by skipping")
+
+
+def latest(directory):
+    if not (directory / "checkpoints").exists():
+        return 0
+    return ody.store.Reader(directory / "checkpoints").latest() or 0
+
+
+def test_what_reading_raises_comes_when_the_run_so_far_is_saved(whole, tmp_path):
+    with pytest.raises(OSError, match="no such disk") as raised:
+        fit(tmp_path, Read(faults={13: OSError(5, "no such disk")}))
+    assert latest(tmp_path) == 13
+    assert raised.value.result.steps == 13
+    assert "while reading the batch of step 13" in raised.value.__notes__[0]
+    assert_same(fit(tmp_path, Read()).state, whole.state)
+    with pytest.raises(OSError, match="no valid disk"):
+        fit(None, Read(), valid=Read(**VALID, faults={2: OSError(5, "no valid disk")}))
+
+
+@pytest.mark.parametrize("where", ["train", "valid"])
+def test_ctrl_c_while_a_read_dawdles(where, whole, tmp_path):
+    asleep, trained, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def dawdle(batch):
+        asleep.set()
+        go_on.wait(60)
+        return batch
+
+    slow = {"faults": {13 if where == "train" else 2: dawdle}}
+    train = Read(**slow) if where == "train" else Read()
+    valid = Read(**VALID, **(slow if where == "valid" else {}))
+    if where == "valid":
+        trained.set()
+
+    def press():
+        asleep.wait(60)
+        trained.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    look = ody.hook(lambda view: view.step == 13 and trained.set(), ody.every(steps=1))
+    with pytest.raises(KeyboardInterrupt, match="saved in"):
+        fit(tmp_path, train, valid=valid, hooks=[look])
+    assert not go_on.is_set()
+    go_on.set()
+    assert latest(tmp_path) == (13 if where == "train" else 5)
+    result = fit(tmp_path, Read())
+    assert_same(result.state, whole.state)
+    assert_same(dict(result.history), dict(whole.history))
+
+
+def test_readers_are_closed(tmp_path):
+    train = Read()
+    fit(tmp_path, train, epochs=1)
+    for thread in threading.enumerate():
+        if thread.name == "odyssey_jax feed":
+            thread.join(10)
+    assert all(reader.closed for reader in train.readers)
+
+
+def test_a_run_that_cannot_be_gone_on_with_says_why(tmp_path):
+    train = Read(resumes="never")
+    train.refusal = "it is read only once"
+    fit(tmp_path, train, epochs=1)
+    with pytest.raises(ValueError, match="can't go on at step 5, since .* it is read only once"):
+        fit(tmp_path, train)
+    with pytest.raises(ValueError, match=r"has no state of .* from step 5 on"):
+        fit(tmp_path, Read(resumes="by state"))
+
+
+def test_other_contents_are_refused_by_name(tmp_path):
+    fit(tmp_path, Read(), epochs=1)
+    other = Read()
+    other.signature = lambda: {**Read().signature(), "fingerprint": "other"}
+    with pytest.raises(ValueError, match="begun with another training data"):
+        fit(tmp_path, other)
+    with pytest.raises(ValueError, match="begun with another validation data"):
+        fit(tmp_path, Read(), valid=Read(5, examples=23, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"train": Read(endless=True), "steps_per_epoch": None}, "steps_per_epoch must be given"),
+        ({"valid": Read(endless=True)}, "valid_steps must be given: how many batches valid=<"),
+        ({"valid": {"a": Read(endless=True)}}, r"how many batches valid\['a'\]=<"),
+        ({"valid": Read(**VALID), "valid_steps": 6}, "valid_steps=6 is more than the 5 batches"),
+        ({"valid": examples.valid_data(), "valid_steps": 2}, "valid_steps=2 has no effect"),
+        ({"valid": {"a/b": Read(**VALID)}}, "valid has a set named 'a/b'"),
+        ({"prefetch_bytes": 0}, "prefetch_bytes must be an integer of at least 1, got 0"),
+    ],
+)
+def test_what_is_refused_before_anything_is_read(kwargs, message):
+    how = {"train": Read(), "epochs": 1, "learning_rate": 0.1, "writers": [], **kwargs}
+    with pytest.raises(ValueError, match=message):
+        ody.fit(examples.linear_task(), optax.adam, **how)
+
+
+def test_validation_of_a_part(whole):
+    part = fit(None, Read(), epochs=1, valid_steps=2)
+    data = {name: x[:10] for name, x in batches_of(Read(**VALID)).items()}
+    same = fit(None, Read(), epochs=1, valid=ody.ArrayDataset(data, 5))
+    np.testing.assert_allclose(part.history["valid/loss"], same.history["valid/loss"], rtol=1e-6)
+    assert part.history["valid/loss"][0] != whole.history["valid/loss"][0]
+
+
+def batches_of(source):
+    reader = source.reader(0, 0)
+    batches = [reader.read() for _ in range(source.steps_per_pass)]
+    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
