@@ -229,8 +229,11 @@ def make_plan(
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
-    shares = jax.process_count() if isinstance(train, HostSource) else 1
-    placement.check(shares * train.batch_size)
+    _check_placed(placement, train)
+    if jax.process_count() > 1:
+        for source in valid.values() if isinstance(valid, Mapping) else [valid]:
+            if isinstance(source, HostSource):
+                _check_placed(placement, source)
     for name, data in (("the training data", train), ("the validation data", valid)):
         check_whole(name, on_device(data))
     if batch_sharding is None:
@@ -336,6 +339,14 @@ def _as_sets(valid: Any, batch_size: Any) -> Source | Mapping[str, Source] | Non
         name: as_source(f"valid[{name!r}]", data, batch_size=batch_size)
         for name, data in valid.items()
     }
+
+
+def _check_placed(placement: Placement, source: Source) -> None:
+    """Raise ValueError unless the batches, to which each process gives a share, can lie so."""
+    shares = jax.process_count() if isinstance(source, HostSource) else 1
+    placement.check(shares * source.batch_size)
+    if shares > 1 and source.remainder:
+        placement.check(shares * source.remainder)
 
 
 def _check_valid_steps(valid: Any, valid_steps: int | None) -> None:

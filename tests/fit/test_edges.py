@@ -181,8 +181,10 @@ def test_the_best_that_is_restored_is_evaluated_and_not_the_last_average():
 
 
 def test_evaluate_names_what_data_is():
-    with pytest.raises(TypeError, match=r"data must be what ArrayDataset\(arrays, batch_size\)"):
+    with pytest.raises(ValueError, match="data is of arrays: say how many examples make a batch"):
         ody.evaluate(examples.linear_task(), ody.TrainState(None), np.zeros(3))
+    with pytest.raises(TypeError, match="data must be arrays or a pytree of arrays with batch"):
+        ody.evaluate(examples.linear_task(), ody.TrainState(None), 3)
 
 
 def test_the_range_test_names_what_it_sets_itself():
