@@ -219,10 +219,12 @@ def make_plan(
     valid = _as_sets(valid, batch_size)
     valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
     _check_valid_steps(valid, valid_steps)
-    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1)
+    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1, most=math.inf)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
     seed = operator.index(seed)
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}.")
     directory = None if directory is None else local_directory(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
@@ -463,7 +465,10 @@ def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
             "group of parameters goes to its group, by optax.partition; a rule that follows a "
             "metric is a callback, adapt_rate."
         )
-    rate = float(learning_rate)
+    try:
+        rate = float(learning_rate)
+    except OverflowError:
+        rate = math.inf
     if not 0 <= rate < math.inf:
         raise ValueError(f"learning_rate must be finite and at least 0, got {learning_rate!r}.")
     return constant(rate)  # any kind of number is one program
