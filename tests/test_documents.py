@@ -89,6 +89,7 @@ TOOLS |= {
     "improves",
     "lint",
     "named_form",
+    "no_average",
     "node",
     "observed",
     "real",
