@@ -40,13 +40,19 @@ def test_the_readmes_program_runs_as_printed(main_program, capsys):
     assert capsys.readouterr().out == first
 
 
+def test_the_readmes_data_trains_as_printed(main_program):
+    metrics = run(1, main_program)["result"].metrics
+    assert metrics["valid/unseen/loss"] < 0.5
+    assert metrics["valid/all/loss"] < 0.5
+
+
 def test_the_readmes_schedules_run_as_printed(main_program):
-    names = run(1, main_program)
+    names = run(2, main_program)
     assert float(names["schedule"](500)) == np.float32(0.1)
     assert float(names["other"](0)) == 0.0
     resolved = names["in_epochs"].resolve(steps_per_epoch=100, total_steps=2_000)
     assert float(resolved(500)) == np.float32(0.1)
-    rates = run(2, names)["result"].history["learning_rate"]
+    rates = run(3, names)["result"].history["learning_rate"]
     scales = np.asarray(rates) / np.asarray(
         names["schedule"](20 * np.arange(1, len(rates) + 1) - 1)
     )
@@ -55,7 +61,7 @@ def test_the_readmes_schedules_run_as_printed(main_program):
 
 
 def test_the_readmes_checkpoints_are_read_as_printed(main_program):
-    restored = run(3, main_program)["restored"]
+    restored = run(4, main_program)["restored"]
     assert (restored.step, restored.tree["epoch"]) == (100, 7)
     assert restored.report.exact
     best = main_program["result"].state.params["head"]["kernel"]
@@ -63,10 +69,10 @@ def test_the_readmes_checkpoints_are_read_as_printed(main_program):
 
 
 def test_the_readmes_own_loop_runs_as_printed():
-    names = run(4, {"__name__": "__main__"})
+    names = run(5, {"__name__": "__main__"})
     assert names["ody"].StopReason(int(names["stop"])).name == "NO_IMPROVEMENT"
     assert abs(names["w"] - names["jnp"].arange(3.0)).max() < 0.05
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
 
 
 def tables(document=README):
