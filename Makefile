@@ -23,7 +23,7 @@ types: $(VENV)/ready-dev
 tests: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --durations 10
 
-slow: $(VENV)/ready-dev  ## what takes minutes: runs killed at random instants, the notebook
+slow: $(VENV)/ready-dev  ## what takes minutes: runs killed at random instants, the notebooks
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 whole: $(VENV)/ready-dev

@@ -81,14 +81,6 @@ def huggingface_stream(name: str, value: Any) -> Stream | None:
     )
 
 
-def _copy_of(value: Any) -> Any:
-    try:
-        return copy.deepcopy(value)
-    except RuntimeError:
-        # A copy reaches the file systems that fsspec keeps, and makes the first one of a thread.
-        return copy.deepcopy(value)
-
-
 class _Iterating:
     """One pass, of a copy: the state is kept in the data set's steps, and one that is loaded stays.
 
@@ -96,7 +88,9 @@ class _Iterating:
     """
 
     def __init__(self, value: Any, index: int, state: Any) -> None:
-        self._data = _copy_of(value)
+        # The process's cache of file systems is shared: to copy one of them puts it there.
+        cache = vars(value).get("_IterableDataset__hffs_cache")
+        self._data = copy.deepcopy(value, {} if cache is None else {id(cache): cache})
         self._data.set_epoch(index)
         if state is not None:
             self._data.load_state_dict(state)

@@ -164,7 +164,14 @@ class Passes(Stream):
         """
         del seed
         if state is not None and self.restore is not None:
-            iterator = self.restore(state["pass"], from_json(state["iterator"]))
+            try:
+                iterator = self.restore(state["pass"], from_json(state["iterator"]))
+            except Exception as error:
+                error.add_note(
+                    f"raised where {self.name}, {self!r}, was to go on from the state that was "
+                    "saved with the run: it may have been that of other data"
+                )
+                raise
             return _PassReader(self, state["pass"], state["batch"], iterator)
         if step and self.refusal:
             raise ValueError(f"{self.name} can't be read from step {step} on: {self.refusal}")
