@@ -76,8 +76,8 @@ def _read(loop: Loop, state: TrainState, source: HostSource, steps: int | None) 
     feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
     with contextlib.closing(feed):
         while (chunk := feed.chunk(step)) is not None:
-            ends = (np.int32(chunk.first), np.int32(chunk.end))
-            states = observe(loop, states, state, chunk.batches, *ends)
+            span = np.asarray([chunk.first, chunk.end], np.int32)
+            states = observe(loop, states, state, chunk.batches, span)
             step = chunk.end
             feed.drop(step)
     return states
