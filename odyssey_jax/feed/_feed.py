@@ -361,7 +361,7 @@ class _LikeFirst:
     def rows(self, batch: Batch, step: int) -> int:
         """Return the examples of a batch; raise ValueError unless it is like the first one."""
         leaves, form = jax.tree.flatten(batch)
-        rows: tuple[int, ...] = getattr(leaves[0], "shape", ())[:1] if leaves else ()
+        rows = list(getattr(leaves[0], "shape", ()))[:1] if leaves else []
         like_first = form == self._form and rows and 0 < rows[0] <= self._size
         if like_first:
             forms = [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in leaves]
