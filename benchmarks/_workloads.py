@@ -88,9 +88,9 @@ def digits(folder: Path, *, quick: bool) -> Workload:
     model = MLP((128, 64), 0.0, rngs=nnx.Rngs(0))
     examples = saved(folder, "digits", {name: np.asarray(x) for name, x in train.data.items()})
     task = ody.nnx_task(model, loss_fn)
-    slowly = {"steps": 156, "ahead": 78, "chunk": 16}
+    slowly = {"steps": 78 if quick else 390, "ahead": 39, "chunk": 8}
     steps = 39 * (60 if quick else 200)
-    return Workload("digits", task, examples, 32, steps, 39 * 27, 256, 2.0, slowly)
+    return Workload("digits", task, examples, 32, steps, 39 * 33, 256, 2.0, slowly)
 
 
 class CNN(nnx.Module):
@@ -113,8 +113,8 @@ def image_loss(model: CNN, batch: dict[str, jax.Array]) -> jax.Array:
 
 
 def images(folder: Path, *, quick: bool) -> Workload:
-    """A small CNN on images of 12 KiB: 2 GB of them, or 100 MB."""
-    count = 8_000 if quick else 163_000
+    """A small CNN on images of 12 KiB: 2 GB of them, or 200 MB."""
+    count = 16_000 if quick else 163_000
     random, path = np.random.default_rng(0), folder / "image.npy"
     written = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *IMAGE))
     for start in range(0, count, 1_000):
@@ -122,9 +122,9 @@ def images(folder: Path, *, quick: bool) -> Workload:
     written.flush()
     labels = saved(folder, "images", {"label": random.integers(10, size=count, dtype=np.int32)})
     examples = Examples({"image": path, **labels.paths})
-    steps = 40 if quick else 320
+    steps, ahead, chunk = (32, 16, 3) if quick else (320, 40, 8)
     task = ody.nnx_task(CNN(rngs=nnx.Rngs(0)), image_loss)
-    return Workload("cnn", task, examples, 32, steps, 40, 8, 1.10)
+    return Workload("cnn", task, examples, 32, steps, ahead, chunk, 1.10)
 
 
 class Transformer(nnx.Module):
@@ -163,7 +163,8 @@ def sources(folder: Path, *, quick: bool) -> Workload:
     text = text[: rows * (CONTEXT + 1)].reshape(rows, CONTEXT + 1)
     examples = saved(folder, "sources", {"text": text})
     task = ody.nnx_task(Transformer(rngs=nnx.Rngs(0)), text_loss)
-    return Workload("transformer", task, examples, 8, 80 if quick else 320, 40, 8, 1.10)
+    steps, ahead, chunk = (32, 16, 3) if quick else (320, 40, 8)
+    return Workload("transformer", task, examples, 4, steps, ahead, chunk, 1.10)
 
 
 def saved(folder: Path, name: str, arrays: Mapping[str, np.ndarray]) -> Examples:

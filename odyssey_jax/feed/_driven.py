@@ -103,7 +103,7 @@ class Driven(Resident):
         calls: collections.deque[tuple[int, jax.Array]] = collections.deque()
         while True:
             if self.calendar.epochs(step) > epoch:
-                if self._read and _halted(calls, keep=0):
+                if self._read and _halted(calls, feed, keep=0):
                     break
                 states = self._validated(carry)
                 if states is None:
@@ -111,7 +111,7 @@ class Driven(Resident):
                     break
                 args = (carry, self._resident, states, rate, _int32([step, epoch]))
                 carry, epoch = _end_epoch(self.loop, *args), epoch + 1
-            if step >= limit or _halted(calls, keep=_AHEAD):
+            if step >= limit or _halted(calls, feed, keep=_AHEAD):
                 break
             chunk = self._wait_for(feed, step)
             if chunk is None:
@@ -376,13 +376,19 @@ def _seed_of(key: jax.Array) -> int:
     return int.from_bytes(data.tobytes()[:8], "little")
 
 
-def _halted(calls: collections.deque[tuple[int, jax.Array]], keep: int) -> bool:
-    """Return whether one of the calls but the newest so many did not come to its end."""
+def _halted(calls: collections.deque[tuple[int, jax.Array]], feed: Feed | Cut, keep: int) -> bool:
+    """Return whether one of the calls but the newest so many did not come to its end.
+
+    The chunks are dropped of those that did, but for the newest call's: it has the mark at which
+    a save goes on.
+    """
     while len(calls) > keep:
         until, reached = calls.popleft()
         step, stop, save = jax.device_get(reached)
         if step < until or stop != StopReason.NONE or save:
             return True
+        if calls:
+            feed.drop(until)
     return False
 
 

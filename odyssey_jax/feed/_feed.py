@@ -22,8 +22,9 @@ from odyssey_jax.data import HostSource, IndexedSource, on_device_dtype, transfo
 # At most, however small the batches are: enough that leaving and entering the program costs
 # nothing. And at least: of a single one XLA knows the place, and rounds otherwise.
 _MOST_BATCHES, _LEAST_BATCHES = 256, 2
-# Chunks there are at a time: two that the device works through, one ready, one being filled.
-_CHUNKS = 4
+# Chunks there are at a time: two that the device works through and one that it is about to be
+# given, one ready, one being filled.
+_CHUNKS = 5
 
 
 @node
@@ -361,12 +362,11 @@ class _LikeFirst:
     def rows(self, batch: Batch, step: int) -> int:
         """Return the examples of a batch; raise ValueError unless it is like the first one."""
         leaves, form = jax.tree.flatten(batch)
-        rows = list(getattr(leaves[0], "shape", ()))[:1] if leaves else []
-        like_first = form == self._form and rows and 0 < rows[0] <= self._size
-        if like_first:
-            forms = [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in leaves]
-            if forms == [((*rows, *shape), dtype) for shape, dtype in self._arrays]:
-                return rows[0]
+        forms = [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in leaves]
+        (rows, *_) = (form == self._form and forms[0][0]) or (0,)
+        wanted = [((rows, *rest), dtype) for rest, dtype in self._arrays]
+        if 0 < rows <= self._size and forms == wanted:
+            return rows
         return _check(batch, self._spec, step)
 
 

@@ -14,7 +14,7 @@ from tests import examples
 from tests.examples import assert_same
 from tests.sources import Read
 
-PREFETCH = (2**28, 1, 4 * 8 * 20 * 3)  # bytes, of which a chunk has 256, 2 or 3 batches
+PREFETCH = (2**28, 1, 5 * 8 * 20 * 3)  # bytes, of which a chunk has 256, 2 or 3 batches
 
 
 def program(train, valid=None, task=None, **options):
@@ -121,6 +121,14 @@ def test_a_save_and_a_stop_are_seen_though_the_host_runs_ahead():
         run_on(driven, carry, 20)._replace(ranking=None, signal=None),
         run_to(program(Read()), 20)._replace(ranking=None, signal=None),
     )
+
+
+def test_chunks_are_dropped_within_a_call():
+    driven = program(Read(), prefetch_bytes=1)
+    carry, progress = driven.run(driven.init(jax.random.key(3)), 40)
+    assert progress.fetch().step == 40
+    assert len(driven._feed._held) <= 3  # of 24
+    assert_same(carry, run_to(program(Read()), 40))
 
 
 def test_what_reading_raises_is_raised_when_all_before_it_is_trained_on():
