@@ -223,7 +223,9 @@ def _once(name: str, iterator: Iterator[Any]) -> Stream:
         return left.pop()
 
     refusal = f"an iterator can be read once; {remedy}"
-    return Passes(name=name, kind=type(iterator).__name__, begin=begin, refusal=refusal)
+    return Passes(
+        name=name, kind=type(iterator).__name__, begin=begin, refusal=refusal, shared=iterator
+    )
 
 
 def _function_stream(name: str, function: Callable[..., Any]) -> Stream:

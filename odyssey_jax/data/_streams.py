@@ -125,6 +125,7 @@ class Passes(Stream):
         save: `iterator -> state`, or None where there is none.
         restore: `(index, state) -> iterator` that goes on with the pass.
         refusal: Why reading can't begin in the middle, and the remedy; "" where it can.
+        shared: What all readers read through, of which only one may be under way; or None.
     """
 
     begin: Callable[[int], Iterator[Any]]
@@ -132,6 +133,7 @@ class Passes(Stream):
     save: Callable[[Any], Any] | None = None
     restore: Callable[[int, Any], Iterator[Any]] | None = None
     refusal: str = ""
+    shared: Any = None
 
     @property
     def resumes(self) -> Resumes:

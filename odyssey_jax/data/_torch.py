@@ -38,6 +38,7 @@ def _stateful_stream(name: str, value: Any) -> Stream:
         kind=type(value).__name__,
         begin=begin,
         steps_per_pass=length_or_none(value),
+        shared=value,
         **_by_state(value),
     )
 
@@ -62,6 +63,7 @@ def _loader_stream(name: str, loader: Any) -> Stream:
         getattr(loader.batch_sampler, "sampler", None),
     ]
     stateful = _keeps_state(loader)
+    _own_generators([loader, *samplers])
     if stateful:
         _part_generators(loader, samplers)
     of_samplers = [getattr(x, "generator", None) for x in samplers]
@@ -96,8 +98,20 @@ def _loader_stream(name: str, loader: Any) -> Stream:
         remainder=_remainder(loader),
         by_index=bool(epochs) or _in_order(loader),
         refusal=refusal if unseeded and not stateful else "",
+        shared=loader if stateful or epochs or generators else None,
         **(_with_generators(loader, unsaved, before) if stateful else {}),
     )
+
+
+def _own_generators(holders: list[Any]) -> None:
+    """Give a loader generators of its own: another loader may draw from the same, in a thread."""
+    torch: Any = sys.modules["torch"]
+    owned: dict[Any, Any] = {}
+    for holder in holders:
+        given = getattr(holder, "generator", None)
+        if given is not None and given not in owned.values():
+            own = torch.Generator(given.device).manual_seed(given.initial_seed())
+            holder.generator = owned.setdefault(given, own)
 
 
 def _part_generators(loader: Any, samplers: list[Any]) -> None:

@@ -340,6 +340,12 @@ def _as_sources(
     sources = {
         name: as_source(called(name), data, batch_size=size_of(data)) for name, data in sets.items()
     }
+    shared = getattr(source, "shared", None)
+    if shared is not None and any(getattr(x, "shared", None) is shared for x in sources.values()):
+        raise ValueError(
+            f"train and valid are one {type(shared).__name__}, and {source!r} can only be read "
+            "from one place at a time: make another for valid."
+        )
     return source, sources if named else sources.get("")
 
 
