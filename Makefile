@@ -32,7 +32,7 @@ whole: $(VENV)/ready-dev
 # What another Python, and the JAX that it resolves, may change: the rooms that compile programs,
 # and what is saved. Other libraries' curves, pictures, the documents and the shell are left out.
 CORE := tests/train tests/fit tests/store tests/callbacks tests/schedules/test_contract.py \
-  tests/metrics tests/transforms tests/data tests/parallel tests/test_house.py
+  tests/metrics tests/transforms tests/data tests/feed tests/parallel tests/test_house.py
 
 core: $(VENV)/ready-dev  ## what another Python must pass too
 	$(BIN)/python -m pytest -n $(WORKERS) $(CORE)

@@ -109,7 +109,7 @@ class Driven(Resident):
                 if states is None:
                     validating = True
                     break
-                args = (carry, self._resident, states, rate, _int32(step), _int32(epoch))
+                args = (carry, self._resident, states, rate, _int32([step, epoch]))
                 carry, epoch = _end_epoch(self.loop, *args), epoch + 1
             if step >= limit or _halted(calls, keep=_AHEAD):
                 break
@@ -119,9 +119,8 @@ class Driven(Resident):
             until = min(limit, chunk.end, self.calendar.epoch_end(step))
             until = step + -(-(until - step) // chunk.block) * chunk.block
             statics = (self.loop, self.calendar.epoch, chunk.block)
-            carry, reached = _train(
-                *statics, carry, chunk.batches, rate, _int32(step), _int32(until)
-            )
+            span = _int32([step, until])
+            carry, reached = _train(*statics, carry, chunk.batches, rate, span)
             step = until
             calls.append((step, reached))
         return carry, self.look(carry, validating)
@@ -210,9 +209,9 @@ class Driven(Resident):
         if chunk is None:
             return carry, self.look(carry)
         statics, rate = (self.loop, self.calendar.epoch, chunk.block), self.inputs.learning_rate
-        carry, _ = _train(*statics, carry, chunk.batches, rate, _int32(step), _int32(step))
+        carry, _ = _train(*statics, carry, chunk.batches, rate, _int32([step, step]))
         if not self._read:
-            args = (carry, self._resident, {}, rate, _int32(-1), _int32(-1))
+            args = (carry, self._resident, {}, rate, _int32([-1, -1]))
             carry = _end_epoch(self.loop, *args)
         self._compiled = True
         return carry, self.look(carry)
@@ -235,8 +234,8 @@ class Driven(Resident):
                     return None
                 if state is None:
                     state = _state_to_validate(self.loop, carry, self.inputs.learning_rate)
-                ends = (_int32(chunk.first), _int32(chunk.end))
-                known.states = _observe(self.loop, known.states, state, chunk.batches, *ends)
+                span = _int32([chunk.first, chunk.end])
+                known.states = observe(self.loop, known.states, state, chunk.batches, span)
                 known.step = chunk.end
                 known.feed.drop(chunk.end)
             found[name] = known.states
@@ -366,8 +365,9 @@ def _contents(source: HostSource) -> Any:
     return source.signature().get("fingerprint")
 
 
-def _int32(value: int) -> jax.Array:
-    return jax.device_put(np.int32(value))  # explicitly, for `jax.transfer_guard`
+def _int32(value: int | list[int]) -> jax.Array:
+    """Return integers on the device: together, as moving them takes longer than a dispatch."""
+    return jax.device_put(np.asarray(value, np.int32))  # explicitly, for `jax.transfer_guard`
 
 
 def _seed_of(key: jax.Array) -> int:
@@ -404,15 +404,15 @@ def _train(
     carry: Carry,
     batches: Any,
     rate: Any,
-    start: jax.Array,
-    until: jax.Array,
+    span: jax.Array,
 ) -> tuple[Carry, jax.Array]:
-    """Train to a step, on batches that reach so far, unless the carry has not come to the start.
+    """Train from a step to another, on batches that reach so far; not from an earlier step.
 
     Returns:
         The carry; and its step, its stop and its save, which outlive it.
     """
     key = Keys.of(carry.key).step
+    start, until = span
 
     def goes_on(carry: Carry) -> jax.Array:
         step, signal = carry.clock.step, carry.signal
@@ -439,10 +439,11 @@ def _state_to_validate(loop: Loop, carry: Carry, rate: Any) -> TrainState:
 
 
 @compiled(static_argnums=0)
-def _observe(
-    loop: Loop, states: PyTree, state: TrainState, batches: Stacked, first: Any, end: Any
+def observe(
+    loop: Loop, states: PyTree, state: TrainState, batches: Stacked, span: jax.Array
 ) -> PyTree:
     """Take the validation metrics past the batches of a chunk."""
+    first, end = span
     batch_at = lambda i: transformed(batches.transform, batches.batch(i), None)
     if states is None:
         states = loop.empty_validation(state, jax.eval_shape(batch_at, first))
@@ -457,10 +458,10 @@ def _end_epoch(
     resident: Mapping[str, IndexedSource],
     states: Mapping[str, PyTree],
     rate: Any,
-    step: jax.Array,
-    epoch: jax.Array,
+    where: jax.Array,
 ) -> Carry:
-    """End an epoch, unless the carry has not come there."""
+    """End an epoch, unless the carry has not come there: to its last step, of this epoch."""
+    step, epoch = where
 
     def end(carry: Carry) -> Carry:
         carry = loop.begin_validation(carry, rate)

@@ -279,7 +279,7 @@ class _Batches:
         self._position = position if source.resumes == "by state" else None
         self._until = None if steps is None else step + steps
         self._passes, self._reader = passes, None
-        self.spec, self.over = source.spec, False
+        self._like_first, self.over = _LikeFirst(source.spec), False
         self.at = step
         self.seconds, self.read = 0.0, 0
         length = source.steps_per_pass
@@ -314,7 +314,7 @@ class _Batches:
             self._end_pass()
             if self.over:
                 return None, False
-        rows = _check(batch, self.spec, self.at)
+        rows = self._like_first.rows(batch, self.at)
         if self._smaller:
             raise ValueError(
                 f"the batch of step {self.at - 1:,} has fewer examples than the first one, and is "
@@ -349,8 +349,29 @@ class _Batches:
         self._in_pass, self._smaller, self.over = 0, False, not self._passes
 
 
+class _LikeFirst:
+    """Checks that batches are like the first one: at once where they are, and else by path."""
+
+    def __init__(self, spec: PyTree):
+        self._spec = spec
+        leaves, self._form = jax.tree.flatten(spec)
+        self._size = leaves[0].shape[0]
+        self._arrays = [(x.shape[1:], x.dtype) for x in leaves]
+
+    def rows(self, batch: Batch, step: int) -> int:
+        """Return the examples of a batch; raise ValueError unless it is like the first one."""
+        leaves, form = jax.tree.flatten(batch)
+        rows = list(getattr(leaves[0], "shape", ()))[:1] if leaves else []
+        like_first = form == self._form and rows and 0 < rows[0] <= self._size
+        if like_first:
+            forms = [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in leaves]
+            if forms == [((*rows, *shape), dtype) for shape, dtype in self._arrays]:
+                return rows[0]
+        return _check(batch, self._spec, step)
+
+
 def _check(batch: Batch, spec: PyTree, step: int) -> int:
-    """Return the examples of a batch; raise ValueError unless it is like the first one."""
+    """Return the examples of a batch, also in dtypes of 64 bits; name what is not as it was."""
     leaves, form = jax.tree.flatten(batch)
     wanted, wanted_form = jax.tree.flatten(spec)
     if form != wanted_form:
@@ -403,7 +424,7 @@ class _Rows:
                 continue
             x = np.asarray(x)
             if column is None:
-                column = np.empty((self._size, *x.shape), canonical(x.dtype))
+                column = _aligned((self._size, *x.shape), canonical(x.dtype))
                 self._columns[number] = column
             if column.dtype != x.dtype:
                 x = on_device_dtype("a batch", x)
@@ -417,6 +438,17 @@ class _Rows:
             for x in self._columns
         ]
         return jax.tree.unflatten(self._form, columns)
+
+
+_ALIGNMENT = 64  # bytes; an array that lies so JAX takes on a CPU as it is, without a copy
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array of anything, at an address that is a multiple of `_ALIGNMENT`."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def canonical(dtype: Any) -> Any:

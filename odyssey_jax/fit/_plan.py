@@ -218,18 +218,23 @@ def make_plan(
     train, valid = _as_sources(train, valid, batch_size)
     valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
     _check_valid_steps(valid, valid_steps)
-    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1)
+    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1, most=math.inf)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
     seed = operator.index(seed)
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}.")
     directory = None if directory is None else local_directory(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
-    shares = jax.process_count() if isinstance(train, HostSource) else 1
-    placement.check(shares * train.batch_size)
+    _check_placed(placement, train)
+    if jax.process_count() > 1:
+        for source in valid.values() if isinstance(valid, Mapping) else [valid]:
+            if isinstance(source, HostSource):
+                _check_placed(placement, source)
     for name, data in (("the training data", train), ("the validation data", valid)):
         check_whole(name, on_device(data))
     if batch_sharding is None:
@@ -362,6 +367,14 @@ def _is_of_sets(valid: Any) -> bool:
     return True
 
 
+def _check_placed(placement: Placement, source: Source) -> None:
+    """Raise ValueError unless the batches, to which each process gives a share, can lie so."""
+    shares = jax.process_count() if isinstance(source, HostSource) else 1
+    placement.check(shares * source.batch_size)
+    if shares > 1 and source.remainder:
+        placement.check(shares * source.remainder)
+
+
 def _check_valid_steps(valid: Any, valid_steps: int | None) -> None:
     sets = {"": valid} if isinstance(valid, Source) else valid or {}
     read = {name: x for name, x in sets.items() if isinstance(x, HostSource)}
@@ -476,7 +489,10 @@ def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
             "group of parameters goes to its group, by optax.partition; a rule that follows a "
             "metric is a callback, adapt_rate."
         )
-    rate = float(learning_rate)
+    try:
+        rate = float(learning_rate)
+    except OverflowError:
+        rate = math.inf
     if not 0 <= rate < math.inf:
         raise ValueError(f"learning_rate must be finite and at least 0, got {learning_rate!r}.")
     return constant(rate)  # any kind of number is one program

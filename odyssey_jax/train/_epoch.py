@@ -36,6 +36,7 @@ from odyssey_jax.data import IndexedSource, transform_of
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
 from odyssey_jax.train._carry import Carry
+from odyssey_jax.train._convolutions import for_loops, slow_in_loops
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import Sampling, StepOptions
 from odyssey_jax.train._step import (
@@ -256,7 +257,10 @@ class Epoch(ByValue):
         if takes_key(self.evaluate):
             # Each batch has noise of its own, and the same in every epoch.
             args += (jax.random.fold_in(jax.random.key(0), index),)
-        return weighted(self._traced_evaluate(*args), batch)
+        evaluate = self._traced_evaluate
+        if slow_in_loops(evaluate, *args):
+            evaluate = for_loops(evaluate)
+        return weighted(evaluate(*args), batch)
 
     def validate_pass(self, state: TrainState, data: IndexedSource) -> PyTree:
         """Make one pass over validation data, in its own order; return the metrics' states.

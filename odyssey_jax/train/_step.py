@@ -17,6 +17,7 @@ from jax.errors import (
 from optax import GradientTransformation
 
 from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState, real_dtype
+from odyssey_jax.train._convolutions import for_loops, slow_in_loops
 from odyssey_jax.train._user_functions import check_form_of_state, name_of
 from odyssey_jax.transforms import (
     LossScale,
@@ -213,6 +214,8 @@ def train_step(
         parameters') among them. What a compiled program doesn't use, it doesn't compute.
     """
     scale, trained = scale_of_loss(state.opt_state), _Trained(state)
+    of_params = lambda params: loss(params, state.model_state, batch, key)
+    convolves = slow_in_loops(of_params, state.params)
 
     def gradient_of(params: PyTree, factor: Any = None) -> tuple[Any, PyTree]:
         """Return `(value, aux)` of the loss, and its gradient: 0 for what is frozen."""
@@ -222,7 +225,10 @@ def train_step(
             value, aux = loss(*args)
             return (value if factor is None else value * factor), (value, aux)
 
-        grads, found = jax.grad(scaled, has_aux=True)(trained.of(params))
+        gradient = jax.grad(scaled, has_aux=True)
+        if convolves:
+            gradient = for_loops(gradient)
+        grads, found = gradient(trained.of(params))
         return found, trained.put(jax.tree.map(jnp.zeros_like, params), grads)
 
     (value, (model_state, outputs)), grads = gradient_of(state.params, scale)

@@ -198,3 +198,19 @@ def batches_of(source):
     reader = source.reader(0, 0)
     batches = [reader.read() for _ in range(source.steps_per_pass)]
     return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_evaluate_over_what_is_read(whole, steps):
+    data = batches_of(Read(**VALID))
+    data = data if steps is None else {name: x[: 5 * steps] for name, x in data.items()}
+    accuracy = {"accuracy": ody.Accuracy()}
+    task = examples.linear_task()
+    found = ody.evaluate(task, whole.state, Read(**VALID), accuracy, steps=steps)
+    here = ody.evaluate(task, whole.state, data, accuracy, batch_size=5)
+    assert float(found["loss"]) == pytest.approx(float(here["loss"]), rel=1e-6)
+    assert float(found["accuracy"]) == float(here["accuracy"])
+    with pytest.raises(ValueError, match="steps must be given: how many batches"):
+        ody.evaluate(task, whole.state, Read(endless=True))
+    with pytest.raises(ValueError, match="steps=2 has no effect"):
+        ody.evaluate(task, whole.state, data, batch_size=5, steps=2)
