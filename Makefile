@@ -23,7 +23,7 @@ types: $(VENV)/ready-dev
 tests: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --durations 10
 
-slow: $(VENV)/ready-dev  ## what takes minutes: runs killed at random instants, the notebook
+slow: $(VENV)/ready-dev  ## what takes minutes: runs killed at random instants, the notebooks
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 whole: $(VENV)/ready-dev
@@ -32,7 +32,7 @@ whole: $(VENV)/ready-dev
 # What another Python, and the JAX that it resolves, may change: the rooms that compile programs,
 # and what is saved. Other libraries' curves, pictures, the documents and the shell are left out.
 CORE := tests/train tests/fit tests/store tests/callbacks tests/schedules/test_contract.py \
-  tests/metrics tests/transforms tests/data tests/parallel tests/test_house.py
+  tests/metrics tests/transforms tests/data tests/feed tests/parallel tests/test_house.py
 
 core: $(VENV)/ready-dev  ## what another Python must pass too
 	$(BIN)/python -m pytest -n $(WORKERS) $(CORE)

@@ -45,6 +45,7 @@ from odyssey_jax.data import ArrayDataset as ArrayDataset
 from odyssey_jax.data import HostDataset as HostDataset
 from odyssey_jax.data import pad_to as pad_to
 from odyssey_jax.data import stream as stream
+from odyssey_jax.feed import evaluate as evaluate
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
@@ -74,7 +75,6 @@ from odyssey_jax.store import Store as Store
 from odyssey_jax.store import Transfer as Transfer
 from odyssey_jax.train import StepOptions as StepOptions
 from odyssey_jax.train import equal_average as equal_average
-from odyssey_jax.train import evaluate as evaluate
 from odyssey_jax.train import exponential_average as exponential_average
 from odyssey_jax.train import mixed_precision as mixed_precision
 from odyssey_jax.train import pure_task as pure_task

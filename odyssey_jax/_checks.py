@@ -13,9 +13,14 @@ from typing import Any
 
 import numpy as np
 
+# What a compiled program counts to.
+_LAST = 2**31 - 1
 
-def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> int:
-    """Return value as an int, NumPy's too; raise ValueError unless it is at least `least`."""
+
+def check_count(
+    name: str, value: Any, least: int = 0, otherwise: str = "", most: float = _LAST
+) -> int:
+    """Return value as an int, NumPy's too; raise ValueError unless it is within its bounds."""
     try:
         count = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
@@ -24,6 +29,8 @@ def check_count(name: str, value: Any, least: int = 0, otherwise: str = "") -> i
         raise ValueError(
             f"{name} must be an integer of at least {least}{otherwise}, got {value!r}."
         )
+    if count > most:
+        raise ValueError(f"{name} must be at most 2**31 - 1, got {value!r}.")
     return count
 
 

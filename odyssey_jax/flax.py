@@ -17,9 +17,10 @@ from odyssey_jax._types import PyTree, Task
 from odyssey_jax.train._user_functions import (
     ByValue,
     call_loss,
-    check_function,
+    check_loss_fn,
     name_of,
     remedy_for,
+    told,
 )
 
 
@@ -72,7 +73,8 @@ def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Arra
 class _NnxLoss(_NnxModel):
     def __call__(self, params, model_state, batch, key):
         model = self.merge(params, model_state, key)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch)
+        asked = told(self.loss_fn, train=True, key=key)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **asked)
         new_params, new_state = _arrays(model)
         _check_not_assigned(params, new_params, _normalised(model))
         return loss, (new_state, outputs)
@@ -82,7 +84,8 @@ class _NnxEvaluate(_NnxModel):
     def __call__(self, params, model_state, batch, key=None):
         key = jax.random.key(0) if key is None else key
         model = self.merge(params, model_state, key)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch)
+        asked = told(self.loss_fn, train=False, key=key)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **asked)
         return {**outputs, "loss": loss}
 
 
@@ -131,14 +134,16 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
             that makes one, for parameters drawn from the run's key (a population's members
             then differ).
         loss_fn: `(model, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
-            over the batch, the outputs a dict for the metrics.
+            over the batch, the outputs a dict for the metrics. It may have further parameters:
+            `train`, a bool that is False in validation; `key`, a typed PRNG key of the step, or
+            of the batch in validation.
 
     Returns:
         The task; its model is a new module, in evaluation mode.
 
     Raises:
         TypeError: If the model is neither a module nor a function that makes one, or `loss_fn` is
-            not a function.
+            not a function, or asks for something else.
         ValueError: If the model has no parameter (`nnx.Param`); or, when the loss is traced, it
             assigns to one.
 
@@ -151,7 +156,7 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
         >>> sorted(params), type(task.rebuild(params, model_state)).__name__
         (['bias', 'kernel'], 'Linear')
     """
-    check_function("loss_fn", loss_fn)
+    check_loss_fn(loss_fn)
     if isinstance(model, nnx.Module):
         template = nnx.clone(model)
         arrays = _arrays(model)
@@ -247,7 +252,8 @@ class _LinenModel(ByValue):
         """Return the loss, the model state after, and the outputs."""
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(self.rngs)}
         apply = _Apply(self.module, params, model_state, rngs, train)
-        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, train=train)
+        asked = told(self.loss_fn, train=train, key=key)
+        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, **asked)
         return loss, apply.model_state, outputs
 
 
@@ -279,7 +285,9 @@ def linen_task(
             module's, with the variables and the random streams filled in: `apply(x, ...)`
             returns what the module returns, and batch statistics that it updates are carried.
             With `mutable=`, such as the collections that it sows, it returns those too, as
-            the module's does. `train` is a bool for the module's own flags.
+            the module's does. `train` is a bool for the module's own flags; a parameter `key`
+            is given a typed PRNG key of the step, or of the batch in validation. Either may be
+            left out.
         *sample: What the module is called with to make its variables; shapes and dtypes count,
             values don't.
         rngs: Names of the random streams that the module draws from. In validation each batch
@@ -290,7 +298,8 @@ def linen_task(
         The task; its model is the dict of variables that `module.apply` takes.
 
     Raises:
-        TypeError: If `module` is not a Linen module, or `loss_fn` is not a function.
+        TypeError: If `module` is not a Linen module, or `loss_fn` is not a function, or
+            asks for something else.
         ValueError: If, at `init`, the module has no parameter.
 
     Example:
@@ -308,7 +317,7 @@ def linen_task(
         got = f"the class {module.__name__}: make one of it" if is_class else type(module).__name__
         remedy = "" if is_class else remedy_for(module)
         raise TypeError(f"module must be a flax.linen.Module, got {got}.{remedy}")
-    check_function("loss_fn", loss_fn)
+    check_loss_fn(loss_fn)
 
     def init(key):
         streams = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", *rngs))}

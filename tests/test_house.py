@@ -119,6 +119,7 @@ ROOMS = [
     "callbacks",
     "data",
     "train",
+    "feed",
     "parallel",
     "store",
     "fit",

@@ -1,6 +1,7 @@
 """Where batches come from, and the calendar that they give a run."""
 
 from odyssey_jax.data._adapters import as_source as as_source
+from odyssey_jax.data._adapters import is_unbatched as is_unbatched
 from odyssey_jax.data._adapters import stream as stream
 from odyssey_jax.data._arrays import ArrayDataset as ArrayDataset
 from odyssey_jax.data._calendar import Calendar as Calendar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from odyssey_jax.data._grain import grain_stream
 from odyssey_jax.data._hosted import HostDataset
 from odyssey_jax.data._huggingface import TableDataset, huggingface_stream, is_table
 from odyssey_jax.data._leaves import batch_of, is_array, is_read_in_pieces, length_of
-from odyssey_jax.data._source import HostSource, IndexedSource, Source
+from odyssey_jax.data._source import HostSource, IndexedSource, Source, check_transform
 from odyssey_jax.data._streams import Passes, StepFunction, Stream, length_or_none
 from odyssey_jax.data._torch import torch_stream
 
@@ -47,19 +47,20 @@ def as_source(
         ValueError: If `batch_size` is missing, or given for what has batches already, or the
             first batch has something that is no array, named by its path.
     """
-    if isinstance(value, (IndexedSource, HostSource)):
+    if _is_source(value):
         _refuse_options(name, value, batch_size, shuffle)
         return value
-    if is_table(value):
-        size = _asked_for(name, "a Hugging Face Dataset", batch_size)
-        return TableDataset(value, size, shuffle=shuffle)
-    if isinstance(value, Mapping):  # also np.load's of an .npz, and h5py's File
-        value = dict(value)
-    if _holds_arrays(value, batch_size):
-        size = _asked_for(name, "of arrays", batch_size)
-        lazily = lambda x: isinstance(x, np.memmap) or is_read_in_pieces(x)
-        kind = HostDataset if any(map(lazily, jax.tree.leaves(value))) else ArrayDataset
-        return kind(value, size, shuffle=shuffle)
+    if is_unbatched(value):
+        value = _without_sets(name, value)
+        if batch_size is None:
+            what = "a Hugging Face Dataset" if is_table(value) else "of arrays"
+            raise ValueError(
+                f"{name} is {what}: say how many examples make a batch, as in batch_size=32."
+            )
+        try:
+            return _kind_of(value)(value, batch_size, shuffle=shuffle)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     found = _stream_of(name, value)
     _refuse_options(name, value, batch_size, shuffle)
     return found
@@ -124,8 +125,14 @@ def stream(
         >>> sorted(data.spec), data.spec["tokens"].shape, data.resumes
         (['tokens', 'tokens_positions', 'tokens_segment_ids'], (2, 8), 'by state')
     """
-    if isinstance(data, (IndexedSource, HostSource)) and not isinstance(data, Stream):
+    if _is_source(data) and not isinstance(data, Stream):
         raise TypeError(f"{data!r} is a source already: give it transform= itself.")
+    if is_unbatched(data) and not isinstance(data, list):
+        raise TypeError(
+            f"the stream is a {type(data).__name__}, which has no batches: "
+            "HostDataset(arrays, batch_size) makes them of arrays, and fit(batch_size=) of a table."
+        )
+    check_transform(transform)
     found = _stream_of("the stream", data)
     changes: dict[str, Any] = {} if transform is None else {"transform": transform}
     if steps_per_pass is not None:
@@ -173,7 +180,12 @@ def _stream_of(name: str, value: Any) -> Stream:
         return Passes(name=name, kind=kind, begin=begin, steps_per_pass=known)
     if callable(value):
         return _function_stream(name, value)
-    raise TypeError(f"{name} must be {_ACCEPTED}; got a {type(value).__name__}: {value!r}.")
+    remedy = ""
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        remedy = " Open a file first, as in np.load(path, mmap_mode='r')."
+    elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        remedy = " Of examples by index, grain.MapDataset.source(examples).batch(32) makes batches."
+    raise TypeError(f"{name} must be {_ACCEPTED}; got a {type(value).__name__}: {value!r}.{remedy}")
 
 
 def _tf_stream(name: str, value: Any) -> Stream | None:
@@ -211,7 +223,9 @@ def _once(name: str, iterator: Iterator[Any]) -> Stream:
         return left.pop()
 
     refusal = f"an iterator can be read once; {remedy}"
-    return Passes(name=name, kind=type(iterator).__name__, begin=begin, refusal=refusal)
+    return Passes(
+        name=name, kind=type(iterator).__name__, begin=begin, refusal=refusal, shared=iterator
+    )
 
 
 def _function_stream(name: str, function: Callable[..., Any]) -> Stream:
@@ -251,22 +265,42 @@ def _required_parameters(name: str, function: Callable[..., Any]) -> int:
     return sum(x.kind in kinds and x.default is inspect.Parameter.empty for x in parameters)
 
 
-def _holds_arrays(value: Any, batch_size: int | None) -> bool:
-    """Return whether it is a pytree of arrays, and not a list of batches."""
-    if isinstance(value, (dict, tuple)):  # of batches there are lists
-        return True
-    if isinstance(value, list) and batch_size is None and not any(map(is_array, value)):
+def is_unbatched(value: Any) -> bool:
+    """Return whether it is of examples, which a batch size makes batches of: arrays, or a table."""
+    if _is_source(value):
         return False
-    leaves = () if isinstance(value, Iterator) else jax.tree.leaves(value)
-    return bool(leaves) and all(map(is_array, leaves))
+    if is_table(value) or isinstance(value, (Mapping, tuple)):  # of batches there are lists
+        return True
+    if isinstance(value, list):
+        return any(map(is_array, value))
+    return is_array(value)
 
 
-def _asked_for(name: str, what: str, batch_size: int | None) -> int:
-    if batch_size is None:
-        raise ValueError(
-            f"{name} is {what}: say how many examples make a batch, as in batch_size=32."
-        )
-    return batch_size
+def _is_source(value: Any) -> bool:
+    return isinstance(value, (IndexedSource, HostSource))
+
+
+def _without_sets(name: str, value: Any) -> Any:
+    """Return arrays, a mapping as a dict; refuse a mapping of several sets."""
+    if not isinstance(value, Mapping):
+        return value
+    value = dict(value)  # also np.load's of an .npz, and h5py's File
+    for key, x in value.items():
+        loader = isinstance(x, Iterable) and not (is_array(x) or isinstance(x, (Sequence, Mapping)))
+        if _is_source(x) or is_table(x) or loader:
+            raise TypeError(
+                f"{name} is a dict with a {type(x).__name__} under {key!r}, and no arrays: "
+                f"give one, such as {name}[{key!r}]. Several sets by name are for valid=."
+            )
+    return value
+
+
+def _kind_of(value: Any) -> Any:
+    """Return the class of source for examples: in memory on the device, and else on the host."""
+    if is_table(value):
+        return TableDataset
+    lazily = lambda x: isinstance(x, np.memmap) or is_read_in_pieces(x)
+    return HostDataset if any(map(lazily, jax.tree.leaves(value))) else ArrayDataset
 
 
 def _refuse_options(name: str, value: Any, batch_size: int | None, shuffle: bool) -> None:

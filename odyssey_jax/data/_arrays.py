@@ -19,6 +19,7 @@ from odyssey_jax.data._leaves import (
     on_device_dtype,
     shown,
 )
+from odyssey_jax.data._source import check_transform
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -44,6 +45,7 @@ class ArrayDataset:
         ValueError: If there is no array, or a scalar, or arrays of different lengths, something
             that is no number, 64-bit integers that don't fit in 32 bits (unless JAX's x64 is
             enabled), or the batch size is out of its range.
+        TypeError: If `transform` is no function of a batch and a key.
 
     Example:
         >>> import numpy as np, odyssey_jax as ody
@@ -69,6 +71,7 @@ class ArrayDataset:
         object.__setattr__(self, "batch_size", check_batch_size(self.batch_size, len(self)))
         check_flag("shuffle", self.shuffle)
         check_flag("drop_remainder", self.drop_remainder)
+        check_transform(self.transform)
 
     def tree_flatten_with_keys(self):
         """Return the arrays as the one child, and the rest as static."""

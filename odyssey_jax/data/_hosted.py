@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from odyssey_jax._checks import check_count
+from odyssey_jax._checks import check_count, check_flag
 from odyssey_jax._types import Batch, PyTree, Transform
 from odyssey_jax.data._contents import checksum
 from odyssey_jax.data._leaves import (
@@ -27,7 +27,7 @@ from odyssey_jax.data._leaves import (
     shown,
 )
 from odyssey_jax.data._permutation import permute
-from odyssey_jax.data._source import Reader, Resumes
+from odyssey_jax.data._source import Reader, Resumes, check_transform
 
 # Below this many bytes a batch is gathered by one thread: to wake others takes as long.
 _SPLIT = 2**20
@@ -66,6 +66,7 @@ class HostDataset:
         ValueError: If there is no array, or a scalar, or arrays of different lengths, something
             that is no number, the batch size or the shard is out of its range, or a last,
             smaller batch can't be shared equally.
+        TypeError: If `transform` is no function of a batch and a key.
 
     Example:
         >>> import numpy as np, odyssey_jax as ody
@@ -91,6 +92,9 @@ class HostDataset:
         count = self._shard[1]
         set_("batch_size", check_batch_size(self.batch_size, len(self), count))
         set_("threads", check_count("threads", self.threads, 1))
+        check_flag("shuffle", self.shuffle)
+        check_flag("drop_remainder", self.drop_remainder)
+        check_transform(self.transform)
         left = len(self) % (self.batch_size * count)
         if not self.drop_remainder and left % count:
             raise ValueError(
@@ -155,7 +159,7 @@ class HostDataset:
             "batch_size": self._global_batch,
             "shuffle": self.shuffle,
             "drop_remainder": self.drop_remainder,
-            "contents": self._contents,
+            "fingerprint": self._contents,
         }
 
     def reader(self, seed: int, step: int, state: Any = None) -> Reader:

@@ -88,7 +88,9 @@ class _Iterating:
     """
 
     def __init__(self, value: Any, index: int, state: Any) -> None:
-        self._data = copy.deepcopy(value)
+        # The process's cache of file systems is shared: to copy one of them puts it there.
+        cache = vars(value).get("_IterableDataset__hffs_cache")
+        self._data = copy.deepcopy(value, {} if cache is None else {id(cache): cache})
         self._data.set_epoch(index)
         if state is not None:
             self._data.load_state_dict(state)

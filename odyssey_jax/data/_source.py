@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -15,6 +16,25 @@ def transform_of(source: Any) -> Transform | None:
     It is a part of the compiled step, with a key of its own; in validation the key is None.
     """
     return getattr(source, "transform", None)
+
+
+def check_transform(transform: Any) -> None:
+    """Raise TypeError unless a transform is None, or a function that takes a batch and a key."""
+    if transform is None:
+        return
+    if callable(transform):
+        try:
+            inspect.signature(transform).bind(None, None)
+        except TypeError:
+            pass
+        except ValueError:  # it does not say what it takes
+            return
+        else:
+            return
+    raise TypeError(
+        "transform must be a function (batch, key) -> batch, of which the key is None in "
+        f"validation; got {transform!r}."
+    )
 
 
 @runtime_checkable

@@ -125,6 +125,7 @@ class Passes(Stream):
         save: `iterator -> state`, or None where there is none.
         restore: `(index, state) -> iterator` that goes on with the pass.
         refusal: Why reading can't begin in the middle, and the remedy; "" where it can.
+        shared: What all readers read through, of which only one may be under way; or None.
     """
 
     begin: Callable[[int], Iterator[Any]]
@@ -132,6 +133,7 @@ class Passes(Stream):
     save: Callable[[Any], Any] | None = None
     restore: Callable[[int, Any], Iterator[Any]] | None = None
     refusal: str = ""
+    shared: Any = None
 
     @property
     def resumes(self) -> Resumes:
@@ -164,7 +166,14 @@ class Passes(Stream):
         """
         del seed
         if state is not None and self.restore is not None:
-            iterator = self.restore(state["pass"], from_json(state["iterator"]))
+            try:
+                iterator = self.restore(state["pass"], from_json(state["iterator"]))
+            except Exception as error:
+                error.add_note(
+                    f"raised where {self.name}, {self!r}, was to go on from the state that was "
+                    "saved with the run: it may have been that of other data"
+                )
+                raise
             return _PassReader(self, state["pass"], state["batch"], iterator)
         if step and self.refusal:
             raise ValueError(f"{self.name} can't be read from step {step} on: {self.refusal}")

@@ -38,6 +38,7 @@ def _stateful_stream(name: str, value: Any) -> Stream:
         kind=type(value).__name__,
         begin=begin,
         steps_per_pass=length_or_none(value),
+        shared=value,
         **_by_state(value),
     )
 
@@ -62,9 +63,14 @@ def _loader_stream(name: str, loader: Any) -> Stream:
         getattr(loader.batch_sampler, "sampler", None),
     ]
     stateful = _keeps_state(loader)
+    _own_generators([loader, *samplers])
     if stateful:
         _part_generators(loader, samplers)
-    generators = [loader.generator, *(getattr(x, "generator", None) for x in samplers)]
+    of_samplers = [getattr(x, "generator", None) for x in samplers]
+    generators = [x for x in (loader.generator, *of_samplers) if x is not None]
+    # torchdata saves the order of its own samplers alone; of others, what it is drawn from.
+    unsaved = [x.generator for x in samplers if _is_unsaved(x)]
+    before: list[Any] = []
     epochs = [x.set_epoch for x in samplers if hasattr(x, "set_epoch")]
 
     def begin(index: int) -> Iterator[Any]:
@@ -72,8 +78,9 @@ def _loader_stream(name: str, loader: Any) -> Stream:
             set_epoch(index)
         for generator in generators:
             # Each run begins with the order of the generator's seed, whatever was read before.
-            if index == 0 and generator is not None:
+            if index == 0:
                 generator.manual_seed(generator.initial_seed())
+        before[:] = [generator.get_state() for generator in unsaved]
         return iter(loader)
 
     # A sampler's generator of None is torch's global one.
@@ -91,8 +98,20 @@ def _loader_stream(name: str, loader: Any) -> Stream:
         remainder=_remainder(loader),
         by_index=bool(epochs) or _in_order(loader),
         refusal=refusal if unseeded and not stateful else "",
-        **(_with_generator(loader) if stateful else {}),
+        shared=loader if stateful or epochs or generators else None,
+        **(_with_generators(loader, unsaved, before) if stateful else {}),
     )
+
+
+def _own_generators(holders: list[Any]) -> None:
+    """Give a loader generators of its own: another loader may draw from the same, in a thread."""
+    torch: Any = sys.modules["torch"]
+    owned: dict[Any, Any] = {}
+    for holder in holders:
+        given = getattr(holder, "generator", None)
+        if given is not None and given not in owned.values():
+            own = torch.Generator(given.device).manual_seed(given.initial_seed())
+            holder.generator = owned.setdefault(given, own)
 
 
 def _part_generators(loader: Any, samplers: list[Any]) -> None:
@@ -106,17 +125,31 @@ def _part_generators(loader: Any, samplers: list[Any]) -> None:
         loader.generator = torch.Generator().manual_seed(loader.generator.initial_seed())
 
 
-def _with_generator(loader: Any) -> dict[str, Any]:
-    """Return how a torchdata loader's state is saved and restored, that of its seeds included."""
+def _is_unsaved(sampler: Any) -> bool:
+    generator = getattr(sampler, "generator", None)
+    return generator is not None and not type(sampler).__module__.startswith("torchdata.")
+
+
+def _with_generators(loader: Any, unsaved: list[Any], before: list[Any]) -> dict[str, Any]:
+    """Return how a torchdata loader's state is saved and restored, with those of generators.
+
+    Args:
+        loader: The loader, whose workers' seeds are drawn from its own.
+        unsaved: Those of samplers whose order torchdata draws again.
+        before: Their states where the running pass began.
+    """
     restored = _by_state(loader)["restore"]
 
     def save(iterator: Any) -> Any:
         del iterator  # the loader knows it
         generator = loader.generator
         seeds = None if generator is None else generator.get_state()
-        return {"loader": loader.state_dict(), "seeds": seeds}
+        return {"loader": loader.state_dict(), "seeds": seeds, "orders": list(before)}
 
     def restore(index: int, state: Any) -> Iterator[Any]:
+        before[:] = state["orders"]
+        for generator, order in zip(unsaved, before, strict=True):
+            generator.set_state(order)
         iterator = restored(index, state["loader"])
         if state["seeds"] is not None:
             loader.generator.set_state(state["seeds"])

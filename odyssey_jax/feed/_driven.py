@@ -235,7 +235,7 @@ class Driven(Resident):
                 if state is None:
                     state = _state_to_validate(self.loop, carry, self.inputs.learning_rate)
                 span = _int32([chunk.first, chunk.end])
-                known.states = _observe(self.loop, known.states, state, chunk.batches, span)
+                known.states = observe(self.loop, known.states, state, chunk.batches, span)
                 known.step = chunk.end
                 known.feed.drop(chunk.end)
             found[name] = known.states
@@ -445,7 +445,7 @@ def _state_to_validate(loop: Loop, carry: Carry, rate: Any) -> TrainState:
 
 
 @compiled(static_argnums=0)
-def _observe(
+def observe(
     loop: Loop, states: PyTree, state: TrainState, batches: Stacked, span: jax.Array
 ) -> PyTree:
     """Take the validation metrics past the batches of a chunk."""

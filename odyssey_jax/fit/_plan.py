@@ -18,7 +18,7 @@ from odyssey_jax._checks import check_count, check_kind, check_words
 from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
-from odyssey_jax.data import Calendar, HostSource, Source, as_source, is_array
+from odyssey_jax.data import Calendar, HostSource, Source, as_source, is_array, is_unbatched
 from odyssey_jax.feed import make_program
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
@@ -215,22 +215,26 @@ def make_plan(
         steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
     check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
-    train = as_source("train", train, batch_size=batch_size, shuffle=batch_size is not None)
-    valid = _as_sets(valid, batch_size)
+    train, valid = _as_sources(train, valid, batch_size)
     valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
     _check_valid_steps(valid, valid_steps)
-    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1)
+    prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1, most=math.inf)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
     seed = operator.index(seed)
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}.")
     directory = None if directory is None else local_directory(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
-    shares = jax.process_count() if isinstance(train, HostSource) else 1
-    placement.check(shares * train.batch_size)
+    _check_placed(placement, train)
+    if jax.process_count() > 1:
+        for source in valid.values() if isinstance(valid, Mapping) else [valid]:
+            if isinstance(source, HostSource):
+                _check_placed(placement, source)
     for name, data in (("the training data", train), ("the validation data", valid)):
         check_whole(name, on_device(data))
     if batch_sharding is None:
@@ -316,26 +320,59 @@ def on_device(data: Any) -> Any:
     return None if isinstance(data, HostSource) else data
 
 
-def _as_sets(valid: Any, batch_size: Any) -> Source | Mapping[str, Source] | None:
-    """Return the validation data as a source, or as one for each name.
+def _as_sources(
+    train: Any, valid: Any, batch_size: Any
+) -> tuple[Source, Source | Mapping[str, Source] | None]:
+    """Return the data as sources, the validation data as one for each name where it has names.
 
-    A mapping is of several sets where its values are what `as_source` takes by itself, and one
-    batch's arrays otherwise.
+    The batch size is for all that has no batches of its own, of which there must be some.
     """
-    if valid is None:
-        return None
-    if not isinstance(valid, Mapping) or all(is_array(x) for x in valid.values()):
-        return as_source("valid", valid, batch_size=batch_size)
-    for name in valid:
+    named = _is_of_sets(valid)
+    sets: Mapping[str, Any] = valid if named else {} if valid is None else {"": valid}
+    if named:
+        _check_names(sets)
+    # What has batches of its own refuses a batch size, where it would be for nothing else.
+    used = any(map(is_unbatched, (train, *sets.values())))
+    size_of = lambda data: batch_size if is_unbatched(data) or not used else None
+    size = size_of(train)
+    source = as_source("train", train, batch_size=size, shuffle=size is not None)
+    called = lambda name: f"valid[{name!r}]" if named else "valid"
+    sources = {
+        name: as_source(called(name), data, batch_size=size_of(data)) for name, data in sets.items()
+    }
+    shared = getattr(source, "shared", None)
+    if shared is not None and any(getattr(x, "shared", None) is shared for x in sources.values()):
+        raise ValueError(
+            f"train and valid are one {type(shared).__name__}, and {source!r} can only be read "
+            "from one place at a time: make another for valid."
+        )
+    return source, sources if named else sources.get("")
+
+
+def _check_names(sets: Mapping[Any, Any]) -> None:
+    for name in sets:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(
                 f"valid has a set named {name!r}: a name is text without '/', since its metrics "
                 "are 'valid/<name>/loss' and so on."
             )
-    return {
-        name: as_source(f"valid[{name!r}]", data, batch_size=batch_size)
-        for name, data in valid.items()
-    }
+
+
+def _is_of_sets(valid: Any) -> bool:
+    """Return whether it is a mapping of sets by name, and not of the arrays of one."""
+    if not isinstance(valid, Mapping) or any(map(is_array, valid.values())):
+        return False
+    if not valid:
+        raise ValueError("valid is an empty mapping: leave it out, or give the sets by name.")
+    return True
+
+
+def _check_placed(placement: Placement, source: Source) -> None:
+    """Raise ValueError unless the batches, to which each process gives a share, can lie so."""
+    shares = jax.process_count() if isinstance(source, HostSource) else 1
+    placement.check(shares * source.batch_size)
+    if shares > 1 and source.remainder:
+        placement.check(shares * source.remainder)
 
 
 def _check_valid_steps(valid: Any, valid_steps: int | None) -> None:
@@ -452,7 +489,10 @@ def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
             "group of parameters goes to its group, by optax.partition; a rule that follows a "
             "metric is a callback, adapt_rate."
         )
-    rate = float(learning_rate)
+    try:
+        rate = float(learning_rate)
+    except OverflowError:
+        rate = math.inf
     if not 0 <= rate < math.inf:
         raise ValueError(f"learning_rate must be finite and at least 0, got {learning_rate!r}.")
     return constant(rate)  # any kind of number is one program

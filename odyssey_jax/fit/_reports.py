@@ -46,6 +46,7 @@ class Reports:
         progress: Progress,
         steps_per_second: float,
         examples_per_second: float,
+        waiting: float = 0.0,
     ) -> None:
         """Take down what is new, before the carry goes into the next call.
 
@@ -54,6 +55,7 @@ class Reports:
             progress: Its progress.
             steps_per_second: Train steps a second so far.
             examples_per_second: The same in examples.
+            waiting: As in `Live`.
         """
         self.tell()
         rows = as_rows(progress.history(self._written))
@@ -61,7 +63,7 @@ class Reports:
         self._written += len(rows)
         self._sampled += len(samples)
         rates = (steps_per_second, examples_per_second)
-        live = Live(progress.step, *rates, samples=samples, arrays=progress.arrays())
+        live = Live(progress.step, *rates, waiting, samples=samples, arrays=progress.arrays())
         self._pending = _Report(rows, live)
         if self._at_once and self._pending.is_new:
             self._write(self._pending, self._at_once, self._program.state(carry))

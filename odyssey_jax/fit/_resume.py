@@ -186,7 +186,8 @@ def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], pla
             f"the checkpoints in {store.directory} are not of `fit`: use another directory."
         )
     now = about["run"]
-    differs = [f"{k}: {then.get(k)!r} then, {v!r} now" for k, v in now.items() if then.get(k) != v]
+    pairs = {name: (then.get(name), now.get(name)) for name in {**now, **then}}
+    differs = [f"{name}: {x!r} then, {y!r} now" for name, (x, y) in pairs.items() if x != y]
     if differs:
         raise ValueError(
             f"the run in {store.directory} can't go on, since it would not see the batches "

@@ -128,12 +128,15 @@ class Shell:
             step = progress.step
             marks = (self._cadence, *(marks for marks, _ in self._hooks))
             limit = min(self._last, *(cadence.limit(step, steps) for cadence in marks))
+            waited = progress.reading.waited
             carry, progress, seconds = self._run_to(limit, carry, step, reports)
+            waiting = (progress.reading.waited - waited) / max(seconds, 1e-9)
             length.took(progress.step - step, seconds)
             self._seconds += seconds
             _check_first_loss(progress)
             rate = self.steps_per_second
-            reports.take(carry, progress, rate, rate * self._program.calendar.batch_size)
+            examples = rate * self._program.calendar.batch_size
+            reports.take(carry, progress, rate, examples, min(waiting, 1.0))
             if not progress.reading.validating:
                 self._call_hooks(carry, progress)
         return carry, progress

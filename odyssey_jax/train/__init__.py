@@ -11,7 +11,6 @@ from odyssey_jax.train._carry import fresh_copy as fresh_copy
 from odyssey_jax.train._epoch import as_sets as as_sets
 from odyssey_jax.train._epoch import transformed as transformed
 from odyssey_jax.train._loop import Loop as Loop
-from odyssey_jax.train._loop import evaluate as evaluate
 from odyssey_jax.train._loop import finish_compiled as finish_compiled
 from odyssey_jax.train._loop import init_compiled as init_compiled
 from odyssey_jax.train._loop import make_loop as make_loop

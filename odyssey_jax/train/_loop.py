@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from odyssey_jax._apply_if import apply_if
@@ -26,7 +25,7 @@ from odyssey_jax._types import (
     averages_itself,
 )
 from odyssey_jax.callbacks import Chain, History, Retention, chain
-from odyssey_jax.data import Calendar, IndexedSource, transform_of
+from odyssey_jax.data import Calendar, transform_of
 from odyssey_jax.parallel import OneDevice, Placement
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._epoch import Epoch, Steps, as_sets, clock_at, transformed
@@ -374,48 +373,3 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
 def finish_compiled(loop: Loop, carry: Carry) -> Carry:
     """Call `Loop.finish`, jitted; the carry lives on."""
     return loop.finish(carry)
-
-
-@jax.transfer_guard("allow")
-def evaluate(
-    task: Task,
-    state: TrainState,
-    data: IndexedSource,
-    metrics: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Evaluate a train state on data that it was not trained on, in one compiled program.
-
-    Args:
-        task: The task that the state belongs to.
-        state: The train state, such as `FitResult.state`; the average's parameters, if it holds
-            one.
-        data: The data; every example counts once.
-        metrics: Name to metric, beside the loss.
-
-    Returns:
-        Name to value: "loss" and each of the metrics.
-
-    Raises:
-        TypeError: If the data is no source whose batches are traced.
-
-    Example:
-        >>> import jax.numpy as jnp, odyssey_jax as ody
-        >>> task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
-        >>> data = ody.ArrayDataset(jnp.array([1.0, 2.0, 3.0]), batch_size=2)
-        >>> float(ody.evaluate(task, ody.TrainState(jnp.float32(2.0)), data)["loss"])
-        0.6666666865348816
-    """
-    if not isinstance(data, IndexedSource):
-        made_by = "ArrayDataset(arrays, batch_size)"
-        raise TypeError(f"data must be what {made_by} makes, got {type(data).__name__}.")
-    loop = make_loop(task, _NO_OPTIMIZER, metrics=metrics)
-    evaluated = state.for_evaluation._replace(opt_state=None, average=None)
-    return _evaluate_compiled(loop, evaluated, data)
-
-
-_NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a program
-
-
-@compiled(static_argnums=0)
-def _evaluate_compiled(loop: Loop, state: TrainState, data: IndexedSource) -> dict[str, Any]:
-    return loop.metrics.compute(loop.validate_pass(state, data))

@@ -9,7 +9,13 @@ from typing import Any
 import jax
 
 from odyssey_jax._types import PyTree, Task
-from odyssey_jax.train._user_functions import ByValue, call_loss, check_function, remedy_for
+from odyssey_jax.train._user_functions import (
+    ByValue,
+    call_loss,
+    check_loss_fn,
+    remedy_for,
+    told,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,8 +25,8 @@ class _PureLoss(ByValue):
     loss_fn: Callable[..., Any]
 
     def __call__(self, params, model_state, batch, key):
-        del key
-        loss, outputs = call_loss(self.loss_fn, batch, params, batch)
+        asked = told(self.loss_fn, train=True, key=key)
+        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **asked)
         return loss, (model_state, outputs)
 
 
@@ -28,29 +34,32 @@ class _PureLoss(ByValue):
 class _PureEvaluate(ByValue):
     loss_fn: Callable[..., Any]
 
-    def __call__(self, params, model_state, batch):
+    def __call__(self, params, model_state, batch, key=None):
         del model_state
-        loss, outputs = call_loss(self.loss_fn, batch, params, batch)
+        asked = told(self.loss_fn, train=False, key=key)
+        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **asked)
         return {**outputs, "loss": loss}
 
 
 def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
-    """Make a task of parameters and a loss, with neither randomness nor model state.
+    """Make a task of parameters and a loss, without model state.
 
-    For those, fill a `Task` in yourself: it is three functions.
+    For that, fill a `Task` in yourself: it is three functions.
 
     Args:
         params: Pytree of arrays. For ones drawn from the run's key:
             `task._replace(init=lambda key: (params_of(key), None))`.
         loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
-            over the batch, the outputs a dict for the metrics.
+            over the batch, the outputs a dict for the metrics. It may have further parameters:
+            `train`, a bool that is False in validation; `key`, a typed PRNG key of the step, or
+            of the batch in validation.
 
     Returns:
         The task; its model is the parameters.
 
     Raises:
         TypeError: If a leaf of the parameters is not an array, such as a function that makes them,
-            or `loss_fn` is not a function.
+            or `loss_fn` is not a function, or asks for something else.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -59,7 +68,7 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         >>> float(task.evaluate(params, model_state, jnp.ones((2, 3)))["loss"])
         0.0
     """
-    check_function("loss_fn", loss_fn)
+    check_loss_fn(loss_fn)
     remedy = remedy_for(params)
     if "NNX" in remedy:
         raise TypeError(f"params must be a pytree of arrays, got {type(params).__name__}.{remedy}")

@@ -93,6 +93,57 @@ def call_loss(
     return with_outputs(returned)
 
 
+# What a loss function may ask for by name, beside the model and the batch.
+_TOLD = ("train", "key")
+# Apart from what tasks derive from a step's key themselves, by small numbers.
+_OF_LOSS = 0x6C6F_7373
+
+
+def told(loss_fn: Callable[..., Any], *, train: bool, key: jax.Array | None) -> dict[str, Any]:
+    """Return what a loss function asks for, by the names of its parameters after the first two.
+
+    Args:
+        loss_fn: The user's.
+        train: Whether it trains.
+        key: Typed PRNG key of the step, or of the batch in validation; None is a constant one.
+    """
+    names = _asked(loss_fn)
+    found: dict[str, Any] = {"train": train} if "train" in names else {}
+    if "key" in names:
+        key = jax.random.key(0) if key is None else key
+        found["key"] = jax.random.fold_in(key, _OF_LOSS)
+    return found
+
+
+def _asked(loss_fn: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = list(inspect.signature(loss_fn).parameters.values())[2:]
+    except (TypeError, ValueError):  # a built-in
+        return []
+    return [x.name for x in parameters if x.name in _TOLD]
+
+
+def check_loss_fn(loss_fn: Any) -> None:
+    """Raise TypeError unless a value is a function of a model, a batch and what it may ask for."""
+    check_function("loss_fn", loss_fn)
+    try:
+        parameters = list(inspect.signature(loss_fn).parameters.values())[2:]
+    except (TypeError, ValueError):  # a built-in
+        return
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    unknown = [
+        x.name
+        for x in parameters
+        if x.name not in _TOLD and x.default is x.empty and x.kind not in variable
+    ]
+    if unknown:
+        raise TypeError(
+            f"loss_fn asks for {', '.join(unknown)}, which is not known: beside the model and the "
+            f"batch it may have parameters named {' and '.join(_TOLD)}, any of them; bind others "
+            "with functools.partial."
+        )
+
+
 def shapes_of(batch: Batch) -> str:
     """Return the dtypes and shapes of a batch, for people.
 

@@ -18,6 +18,7 @@ from odyssey_jax.writers._writer import Live, Row, RunInfo
 
 _REDRAW = 0.5  # s, the least from one drawing to the next
 _RECENT = 10.0  # s, over which the throughput is shown
+_MUCH_WAITING = 0.05  # of the time, below which waiting for data is not worth a word
 _WINDOW = 60.0  # s, over which the time left is estimated, validation and saves counted
 _BAR = 20  # the most columns of the bar
 _LEAST_BAR = 8
@@ -50,6 +51,7 @@ class ProgressLine:
         self._run = RunInfo(None, 1, [])
         self._row: Row | None = None
         self._loss: float | None = None
+        self._waiting = 0.0
         self._step, self._running, self._average = 0, False, float("nan")
         self._marks: collections.deque[tuple[float, int]] = collections.deque()
         self._display: LiveDisplay | None = None
@@ -59,7 +61,7 @@ class ProgressLine:
     def open(self, run: RunInfo) -> None:
         """Show the line, on a terminal or in a notebook."""
         self._run, self._row = run, run.rows[-1] if run.rows else None
-        self._step, self._running, self._loss = run.step, False, None
+        self._step, self._running, self._loss, self._waiting = run.step, False, None, 0.0
         self._marks.clear()
         if self._console.is_jupyter:
             from IPython.display import display
@@ -76,7 +78,7 @@ class ProgressLine:
     def write(self, rows: Sequence[Row], live: Live) -> None:
         """Take note of where the run is, and show it at most twice a second."""
         now, self._running, self._step = self._clock(), True, live.step
-        self._average = live.steps_per_second
+        self._average, self._waiting = live.steps_per_second, live.waiting
         self._row = rows[-1] if rows else self._row
         if live.samples:
             self._loss = live.samples[-1].get("loss", self._loss)
@@ -161,6 +163,8 @@ class ProgressLine:
                 needed.append(_clock((run.epochs * each - self._step) / pace))
             if math.isfinite(recent):
                 needed.append(_speed(recent))
+            if self._waiting > _MUCH_WAITING:
+                needed.append(f"{self._waiting:.0%} waiting for data")
         more = [f"step {self._step - epoch * each}/{each}"] if each else []
         more += [] if self._loss is None else [_metric("loss", self._loss)]
         return needed, more + [_metric(name, row[name]) for name in names]

@@ -162,7 +162,8 @@ def _rows(rows: Sequence[Row], prefix: str = "") -> list[Any]:
 
 def _throughput(live: Live) -> dict[str, float]:
     found = {name: getattr(live, name) for name in ("steps_per_second", "examples_per_second")}
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    found = {name: value for name, value in found.items() if not math.isnan(value)}
+    return found | ({"waiting_for_data": live.waiting} if live.waiting else {})
 
 
 def _texts(config: Mapping[str, Any]) -> list[Any]:

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -124,7 +124,10 @@ class _Tracker:
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
         """Log what is not logged yet."""
-        self._take(_entries(rows, live.samples), live.steps_per_second)
+        pace = {"steps_per_second": live.steps_per_second}
+        if live.waiting:
+            pace["waiting_for_data"] = live.waiting
+        self._take(_entries(rows, live.samples), pace)
 
     def fail(self, error: BaseException) -> None:
         """Take note that the run ends with an exception."""
@@ -135,10 +138,11 @@ class _Tracker:
         self._ledger.close()
         self._end(self._error)
 
-    def _take(self, entries: list[_Entry], steps_per_second: float | None = None) -> None:
+    def _take(self, entries: list[_Entry], pace: Mapping[str, float] | None = None) -> None:
         if new := self._unknown(entries):
-            more = {} if steps_per_second is None else {"steps_per_second": steps_per_second}
-            self._send([{**row, **more} if of_epoch else _sample(row) for row, of_epoch in new])
+            self._send(
+                [{**row, **(pace or {})} if of_epoch else _sample(row) for row, of_epoch in new]
+            )
             self._ledger.append(new)
             self._known = len(self._ledger.digests)
 

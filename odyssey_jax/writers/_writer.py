@@ -47,6 +47,7 @@ class Live(NamedTuple):
         steps_per_second: The throughput so far, without compilation, validation, callbacks and
             saving.
         examples_per_second: The same in examples.
+        waiting: The share of the last call's time that training waited for data, in [0, 1].
         samples: A row for each train step sampled since the last call: "step" and the sampled
             outputs.
         arrays: The metrics of the last epoch that are not scalars, such as a confusion matrix.
@@ -57,6 +58,7 @@ class Live(NamedTuple):
     step: int
     steps_per_second: float
     examples_per_second: float = float("nan")
+    waiting: float = 0.0
     samples: Sequence[Row] = ()
     arrays: Mapping[str, np.ndarray] = {}
     state: TrainState = TrainState(None)

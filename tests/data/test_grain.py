@@ -105,6 +105,36 @@ def test_documents_are_packed_and_packing_goes_on_at_any_step(kind):
     assert seen == {k: longer(k) for k in range(1, 9)}
 
 
+class Opaque(list):
+    """A source as most are: what it prints has an address, which is another in each process."""
+
+    __repr__ = object.__repr__
+
+
+def opaque_loader():
+    sampler = grain.samplers.IndexSampler(
+        EXAMPLES, shuffle=True, seed=3, num_epochs=1, shard_options=grain.sharding.NoSharding()
+    )
+    batched = grain.transforms.Batch(4, drop_remainder=True)
+    source = Opaque(example(k) for k in range(EXAMPLES))
+    return grain.DataLoader(data_source=source, sampler=sampler, operations=[batched])
+
+
+def test_a_loader_goes_on_in_another_process():
+    """Grain refuses a state by what source and sampler print."""
+    kept = []  # or an address might be given again
+    check_goes_on(lambda: kept.append(as_source("train", opaque_loader())) or kept[-1], 11)
+
+
+def test_a_state_of_other_data_says_whose_it_is():
+    reader = as_source("train", loader()).reader(SEED, 0)
+    reader.read()
+    other = as_source("train", opaque_loader())
+    said = r"Sampler in checkpoint does not match(.|\n)*raised where train, <Grain DataLoader: "
+    with pytest.raises(ValueError, match=said):
+        other.reader(SEED, 1, reader.state())
+
+
 def test_what_has_no_batches_is_refused():
     with pytest.raises(
         ValueError, match=r"train is .*\(7\) and no array \[batch, ...\].*batch\(32"

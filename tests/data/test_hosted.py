@@ -191,7 +191,7 @@ def test_wide_numbers_become_what_jax_keeps_of_them():
 
 
 def test_a_fingerprint_tells_contents_apart():
-    of = lambda x: ody.HostDataset(x, 1).signature()["contents"]
+    of = lambda x: ody.HostDataset(x, 1).signature()["fingerprint"]
     x = np.arange(6, dtype=np.float32)
     assert of(x) == of(x.copy()) != of(x + 1)
     assert of({"a": x}) != of({"a": x.view(np.int32)})
@@ -219,6 +219,8 @@ def test_a_fingerprint_of_a_large_set_reads_few_rows():
         (np.zeros(5), {"shard": (0, 3)}, "over the 3 processes, 1; got 2"),
         (np.zeros(5), {"shard": (2, 2)}, r"0 <= index < count.*got \(2, 2\)"),
         (np.zeros(5), {"shard": 2}, "shard must be .*got 2"),
+        (np.zeros(5), {"shuffle": "no"}, "shuffle must be True or False, got 'no'"),
+        (np.zeros(5), {"drop_remainder": 1}, "drop_remainder must be True or False, got 1"),
         (np.zeros(5), {"threads": 0}, "threads must be an integer of at least 1, got 0"),
         (
             np.zeros(11),

@@ -1,5 +1,7 @@
 """Hugging Face's data sets as sources."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import datasets
 import numpy as np
 import pytest
@@ -27,10 +29,10 @@ def test_rows_of_a_data_set(shuffle):
     rows = examples(found[:6])
     assert sorted(x[0] for x in rows) == COLUMNS["x"][:, 0].tolist()
     assert np.array_equal(rows, COLUMNS["x"]) != shuffle
-    assert source.signature()["contents"] == make().signature()["contents"]
+    assert source.signature()["fingerprint"] == make().signature()["fingerprint"]
     other = table().map(lambda row: {"y": row["y"] + 1})
     other = as_source("train", other, batch_size=4, shuffle=shuffle)
-    assert other.signature()["contents"] != source.signature()["contents"]
+    assert other.signature()["fingerprint"] != source.signature()["fingerprint"]
     assert source.spec["y"].dtype == np.int32
 
 
@@ -51,6 +53,20 @@ def test_what_is_no_array_is_refused():
         as_source("train", table().select([]), batch_size=4)
     with pytest.raises(ValueError, match=r"train\['x'\]\[0\]\[0\] is .* no array .*with_format"):
         as_source("train", table().to_iterable_dataset().batch(4))
+
+
+def test_splits_are_not_trained_on_together():
+    with pytest.raises(TypeError, match=r"dict with a Dataset under 'a', .*train\['a'\]"):
+        as_source("train", datasets.DatasetDict({"a": table()}), batch_size=4)
+
+
+def test_a_stream_is_read_in_threads():
+    """To copy a data set copies a process-wide cache, which has an entry for each thread."""
+    sources = [as_source("train", streamed(False)) for _ in range(2)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            found = pool.map(lambda source: source.reader(SEED, 0).read()["y"][0], sources * 4)
+            assert list(found) == [0] * 8
 
 
 def streamed(shuffle):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,10 @@ def test_options_of_a_stream():
         ody.stream(Loader(), remainder=4)
     with pytest.raises(ValueError, match="remainder=2, but the data has 1 examples in its last"):
         ody.stream([batch(0), batch(1, 1)], remainder=2)
+    for data in ({"x": np.ones(4)}, np.ones(4), (np.ones(4), np.ones(4))):
+        with pytest.raises(TypeError, match="which has no batches: HostDataset"):
+            ody.stream(data)
+    assert ody.stream([np.ones(4), np.ones(4)]).batch_size == 4
     with pytest.raises(TypeError, match=r"ArrayDataset\(float32\[4\], batch_size=2\) is a source"):
         ody.stream(ody.ArrayDataset(np.ones(4), 2))
 
@@ -202,7 +207,7 @@ def test_arrays_need_a_batch_size(tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     with np.load(tmp_path / "data.npz") as saved:
         assert as_source("train", saved, batch_size=4).data["y"].tolist() == y.tolist()
-    with pytest.raises(ValueError, match=r"data\['t'\] must be .* dtype <U1"):
+    with pytest.raises(ValueError, match=r"train: data\['t'\] must be .* dtype <U1"):
         as_source("train", {"x": x, "t": np.array(list("abcdefgh"))}, batch_size=2)
 
 
@@ -246,6 +251,14 @@ def test_a_pass_that_ends_early_or_late_is_an_error():
         reads(as_source("train", Emptied()).reader(SEED, 0), 6)
 
 
+class Indexed:
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return batch(0, 1)
+
+
 TEXT = {"x": np.ones((4, 2)), "text": ["a", "b", "c", "d"]}
 
 
@@ -272,6 +285,18 @@ TEXT = {"x": np.ones((4, 2)), "text": ["a", "b", "c", "d"]}
         ([], ValueError, "train is an empty list"),
         (lambda: iter([None]), ValueError, "train is None"),
         ("abc", TypeError, "train must be arrays .* any iterable of batches; got a str: 'abc'"),
+        (Path("x.npy"), TypeError, r"train must be arrays .*PosixPath.* as in np.load\(path"),
+        (
+            Indexed(),
+            TypeError,
+            r"train must .* grain.MapDataset.source\(examples\).batch",
+        ),
+        ({"a": Loader()}, TypeError, "a Loader under 'a', and no arrays: give one"),
+        (
+            {"a": ody.HostDataset(np.ones(4), 2)},
+            TypeError,
+            "a HostDataset under 'a', and no",
+        ),
         (None, TypeError, "train must be arrays .*; got a NoneType: None"),
         (7, TypeError, "train must be arrays .*; got a int: 7"),
     ],
@@ -279,6 +304,20 @@ TEXT = {"x": np.ones((4, 2)), "text": ["a", "b", "c", "d"]}
 def test_what_is_no_data_is_refused(value, kind, message):
     with pytest.raises(kind, match=message):
         as_source("train", value)
+
+
+def test_a_list_of_batches_takes_no_batch_size():
+    with pytest.raises(ValueError, match="batch_size= is for arrays, and train is a list"):
+        as_source("train", list(batches()), batch_size=4)
+
+
+@pytest.mark.parametrize("transform", ["flip", lambda batch: batch, lambda a, b, c: a])
+def test_what_is_no_transform(transform):
+    makes = (ody.ArrayDataset, ody.HostDataset, lambda x, size, **how: ody.stream([x], **how))
+    for make in makes:
+        with pytest.raises(TypeError, match=r"transform must be a function \(batch, key\)"):
+            make(np.ones(4), 2, transform=transform)
+    ody.HostDataset(np.ones(4), 2, transform=functools.partial(lambda a, b, c: b, 1))
 
 
 def test_options_for_arrays_are_refused_elsewhere():

@@ -4,6 +4,7 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from torch.utils.data import (
@@ -63,6 +64,8 @@ LOADERS = {
     "stateful replacement": lambda: StatefulDataLoader(
         Examples(), 4, sampler=StatefulSampler(Examples(), replacement=True, generator=seeded())
     ),
+    # An order that torchdata draws again, and does not save.
+    "stateful sampler": lambda: StatefulDataLoader(Examples(), 4, sampler=weighted(seeded())),
     "stateful stream": lambda: StatefulDataLoader(Streamed(), 4),
 }
 LENGTHS = {"distributed": (3, 3), "stream": (None, 0), "drop_last": (5, 0)}
@@ -78,7 +81,13 @@ def test_reading_goes_on_at_any_step(kind):
     found = check_goes_on(make, 13)
     end = found.index(None)
     first, second = (np.ravel(examples(x)) for x in (found[:end], found[end + 1 : 2 * end + 1]))
-    if kind not in {"sampler", "distributed", "drop_last", "stateful replacement"}:
+    if kind not in {
+        "sampler",
+        "stateful sampler",
+        "distributed",
+        "drop_last",
+        "stateful replacement",
+    }:
         assert sorted(first[::3]) == sorted(second[::3]) == list(range(EXAMPLES))
     same = kind in {"in order", "stream", "drop_last", "stateful stream"}
     assert np.array_equal(first, second) == same
@@ -100,6 +109,29 @@ def test_an_order_that_cannot_be_read_again_is_refused_in_the_middle(sampler):
     assert len(examples(reads(source.reader(SEED, 0), 6))) == EXAMPLES
     with pytest.raises(ValueError, match=r"train can't be read from step 2 on: .*manual_seed\(0\)"):
         source.reader(SEED, 2)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "stateful"])
+def test_loaders_may_have_one_generator(kind):
+    """As torch's own examples have it; what reads ahead may not change the order of another."""
+    expected = reads(as_source("train", LOADERS[kind]()).reader(SEED, 0), 13)
+    generator, maker = seeded(), type(LOADERS[kind]())
+    train, valid = (maker(Examples(), 4, shuffle=x, generator=generator) for x in (True, False))
+    reader = as_source("train", train).reader(SEED, 0)
+    found = reads(reader, 3)
+    as_source("valid", valid).reader(SEED, 0).read()
+    assert_equal(found + [reader.read() for _ in expected[3:]], expected)
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "distributed", "stateful", "iterator"])
+def test_what_is_read_from_one_place_is_not_trained_and_validated_on(kind):
+    loader = iter([np.ones(4)] * 9) if kind == "iterator" else LOADERS[kind]()
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: w)
+    how = {"epochs": 1, "learning_rate": 0.1, "writers": [], "steps_per_epoch": 2, "valid_steps": 1}
+    for valid in (loader, {"a": lambda step: np.ones(4), "b": ody.stream(loader)}):
+        if kind != "iterator" or valid is loader:
+            with pytest.raises(ValueError, match="train and valid are one .* make another for val"):
+                ody.fit(task, optax.sgd, loader, valid, **how)
 
 
 def test_passes_before_are_left_out_where_there_is_an_order():

@@ -181,10 +181,29 @@ def test_the_best_that_is_restored_is_evaluated_and_not_the_last_average():
 
 
 def test_evaluate_names_what_data_is():
-    with pytest.raises(TypeError, match=r"data must be what ArrayDataset\(arrays, batch_size\)"):
+    with pytest.raises(ValueError, match="data is of arrays: say how many examples make a batch"):
         ody.evaluate(examples.linear_task(), ody.TrainState(None), np.zeros(3))
+    with pytest.raises(TypeError, match="data must be arrays or a pytree of arrays with batch"):
+        ody.evaluate(examples.linear_task(), ody.TrainState(None), 3)
 
 
 def test_the_range_test_names_what_it_sets_itself():
     with pytest.raises(ValueError, match="rate_range_test sets epochs itself"):
         ody.rate_range_test(TASK, optax.sgd, DATA, epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"epochs": 2**31}, "epochs must be at most 2\\*\\*31 - 1, got 2147483648"),
+        ({"seed": 2**63}, "seed must be an integer of 64 bits, got 9223372036854775808"),
+        ({"learning_rate": 10**400}, "learning_rate must be finite and at least 0, got 1000"),
+        ({"steps_per_epoch": 10**12}, "steps_per_epoch must be at most"),
+    ],
+)
+def test_numbers_beyond_what_is_counted_to_are_refused(how, message):
+    optimizer = optax.sgd if "learning_rate" in how else optax.sgd(0.1)
+    with pytest.raises(ValueError, match=message):
+        ody.fit(TASK, optimizer, DATA, writers=[], **{"epochs": 1, **how})
+    with pytest.raises(ValueError, match="steps must be at most"):
+        ody.max_steps(2**31)

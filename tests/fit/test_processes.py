@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file
@@ -159,6 +160,67 @@ if me == 0:  # and the others are elsewhere
     ody.export_params(run, directory / "params.safetensors", "best", **raw)
 """
 )
+
+
+# Each process reads its share: of one order, or of a stream of its own, whose state is saved.
+READ = (
+    PROGRAM
+    + """
+from tests.sources import Read
+
+def host():
+    train = ody.HostDataset(examples.arrays(), 4, shuffle=True)
+    return train, ody.HostDataset(examples.arrays(24, seed=1), 4)
+
+def state():
+    valid = ody.HostDataset(examples.arrays(24, seed=1), 4)
+    return Read(4, "by state", examples=20, seed=me), valid
+
+def fit(directory, data, hooks=()):
+    return ody.fit(
+        examples.linear_task(), optax.adam, *data, epochs=4, learning_rate=0.05, writers=[],
+        callbacks=ody.checkpoint(ody.every(steps=3)), directory=directory, batch_sharding=sharding,
+        hooks=hooks,
+    )
+
+def leave_at_nine(view):
+    if view.step == 9:
+        raise KeyError("left here")
+
+try:
+    fit(None, (host()[0], ody.HostDataset(examples.arrays(20, seed=1), 5)))
+except ValueError as error:
+    assert "a batch of 10 examples can't be cut evenly" in str(error), error
+else:
+    raise AssertionError("a batch of 10 on 4 devices")
+
+for make in (host, state):
+    name = make.__name__
+    leave(fit(directory / f"{name} whole", make()), f"{name} whole")
+    try:
+        fit(directory / name, make(), [ody.hook(leave_at_nine, ody.every(steps=1))])
+    except KeyError:
+        assert ody.store.Reader(directory / name / "checkpoints").latest() in (6, 9)
+    leave(fit(directory / name, make()), name)
+"""
+)
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_share_and_goes_on_with_it(tmp_path):
+    run(READ, tmp_path)
+    found = {path.stem: pickle.loads(path.read_bytes()) for path in tmp_path.glob("*.pickle")}
+    for name in ("host", "state"):
+        for me in (0, 1):
+            examples.assert_same(found[f"{name}{me}"], found[f"{name} whole0"])
+    valid = examples.arrays(24, seed=1)
+    alone = ody.fit(
+        examples.linear_task(), optax.adam,
+        ody.HostDataset(examples.arrays(), 8, shuffle=True), ody.HostDataset(valid, 8),
+        epochs=4, learning_rate=0.05, writers=[],
+    )  # fmt: skip
+    for name, column in alone.history.items():
+        np.testing.assert_allclose(found["host whole0"][1][name], column, rtol=1e-4)
 
 
 def mesh_of(n):

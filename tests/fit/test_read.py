@@ -19,7 +19,7 @@ VALID = {"batch_size": 5, "examples": 22, "seed": 1}
 
 def fit(directory, train, epochs=4, **kwargs):
     how = {"learning_rate": 0.05, "writers": [], "valid": Read(**VALID), **kwargs}
-    if train.steps_per_pass is None:
+    if getattr(train, "steps_per_pass", 0) is None:
         how["steps_per_epoch"] = 5
     task = examples.linear_task()
     return ody.fit(task, optax.adam, train, epochs=epochs, directory=directory, **how)
@@ -130,9 +130,47 @@ def test_other_contents_are_refused_by_name(tmp_path):
         fit(tmp_path, Read(), valid=Read(5, examples=23, seed=1))
 
 
+def test_another_kind_of_source_is_refused(tmp_path):
+    """The same arrays in another order: by key on the device, by seed on the host."""
+    kinds = [ody.HostDataset, ody.ArrayDataset]
+    for then, now in (kinds, kinds[::-1]):
+        directory, data = tmp_path / then.__name__, examples.arrays()
+        fit(directory, then(data, 8, shuffle=True), epochs=1)
+        with pytest.raises(ValueError, match="would not see the batches .* kind: .*HostDataset"):
+            fit(directory, now(data, 8, shuffle=True))
+
+
+def test_other_arrays_on_the_host_are_refused_unless_accepted(tmp_path):
+    def run(epochs, train=0, valid=0, **how):
+        of = lambda add: {**examples.arrays(), "x": examples.arrays()["x"] + add}
+        sets = {"train": ody.HostDataset(of(train), 8), "valid": ody.HostDataset(of(valid), 8)}
+        return fit(tmp_path, epochs=epochs, **sets, **how)
+
+    run(1)
+    with pytest.raises(ValueError, match="begun with another training data"):
+        run(2, train=1)
+    with pytest.raises(ValueError, match="begun with another validation data"):
+        run(2, valid=1)
+    assert run(2, train=1, run_change="accept").epochs == 2
+
+
+def test_a_batch_size_is_for_what_has_none():
+    data, batches = examples.arrays(), [examples.arrays(examples=8)]
+    run = lambda train, valid: fit(None, train, epochs=1, valid=valid, batch_size=8)
+    steps = -(-len(data["y"]) // 8)
+    for valid in (batches, ody.HostDataset(data, 4), {"a": batches, "b": data}):
+        assert run(data, valid).steps == steps
+    assert run(Read(), data).steps == Read().steps_per_pass
+    with pytest.raises(ValueError, match="batch_size= is for arrays, and train is a Read"):
+        run(Read(), Read(**VALID))
+    with pytest.raises(ValueError, match="valid: batch_size must be an integer from 1 to .*, 4;"):
+        run(data, examples.arrays(examples=4))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
+        ({"valid": {}}, "valid is an empty mapping: leave it out"),
         ({"train": Read(endless=True), "steps_per_epoch": None}, "steps_per_epoch must be given"),
         ({"valid": Read(endless=True)}, "valid_steps must be given: how many batches valid=<"),
         ({"valid": {"a": Read(endless=True)}}, r"how many batches valid\['a'\]=<"),
@@ -160,3 +198,19 @@ def batches_of(source):
     reader = source.reader(0, 0)
     batches = [reader.read() for _ in range(source.steps_per_pass)]
     return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_evaluate_over_what_is_read(whole, steps):
+    data = batches_of(Read(**VALID))
+    data = data if steps is None else {name: x[: 5 * steps] for name, x in data.items()}
+    accuracy = {"accuracy": ody.Accuracy()}
+    task = examples.linear_task()
+    found = ody.evaluate(task, whole.state, Read(**VALID), accuracy, steps=steps)
+    here = ody.evaluate(task, whole.state, data, accuracy, batch_size=5)
+    assert float(found["loss"]) == pytest.approx(float(here["loss"]), rel=1e-6)
+    assert float(found["accuracy"]) == float(here["accuracy"])
+    with pytest.raises(ValueError, match="steps must be given: how many batches"):
+        ody.evaluate(task, whole.state, Read(endless=True))
+    with pytest.raises(ValueError, match="steps=2 has no effect"):
+        ody.evaluate(task, whole.state, data, batch_size=5, steps=2)

@@ -145,3 +145,13 @@ def test_fit_tells_one_that_wants_it_where_the_run_is():
     assert sum(rows for _, rows in watches.seen) == sum(rows for _, rows in ignores.seen) == 3
     assert all(rows for _, rows in ignores.seen)
     assert (watches.run.steps_per_epoch, watches.run.monitor) == (2, "train/loss")
+
+
+def test_waiting_for_data_is_shown_where_it_is_much():
+    line, _, info = line_of()
+    line.open(info)
+    line.write((), Live(10, 1.0, waiting=0.04))
+    assert "waiting" not in line._line()
+    line.write((), Live(20, 1.0, waiting=0.25))
+    assert "25% waiting for data" in line._line()
+    line.close()

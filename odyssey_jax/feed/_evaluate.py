@@ -1,0 +1,96 @@
+"""Evaluation of a train state, over data on the device or on the host."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from odyssey_jax._checks import check_count
+from odyssey_jax._types import PyTree, Task, TrainState
+from odyssey_jax.data import HostSource, IndexedSource, as_source
+from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
+from odyssey_jax.feed._feed import Feed, chunk_size
+from odyssey_jax.parallel import OneDevice
+from odyssey_jax.train import Loop, compiled, make_loop
+
+
+@jax.transfer_guard("allow")
+def evaluate(
+    task: Task,
+    state: TrainState,
+    data: Any,
+    metrics: Mapping[str, Any] | None = None,
+    *,
+    batch_size: int | None = None,
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate a train state on data that it was not trained on.
+
+    Args:
+        task: The task that the state belongs to.
+        state: The train state, such as `FitResult.state`; the average's parameters, if it holds
+            one.
+        data: The data, of any kind that `fit` takes; every example of a pass counts once.
+        metrics: Name to metric, beside the loss.
+        batch_size: Examples in a batch, where the data are plain arrays.
+        steps: Batches to evaluate on, of data that is read on the host; None is a pass.
+
+    Returns:
+        Name to value: "loss" and each of the metrics.
+
+    Raises:
+        TypeError: If the data is of no such kind.
+        ValueError: If `batch_size` or `steps` is missing, or has no effect.
+
+    Example:
+        >>> import jax.numpy as jnp, odyssey_jax as ody
+        >>> task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+        >>> data = jnp.array([1.0, 2.0, 3.0])
+        >>> found = ody.evaluate(task, ody.TrainState(jnp.float32(2.0)), data, batch_size=2)
+        >>> float(found["loss"])
+        0.6666666865348816
+    """
+    source = as_source("data", data, batch_size=batch_size)
+    loop = make_loop(task, _NO_OPTIMIZER, metrics=metrics)
+    state = state.for_evaluation._replace(opt_state=None, average=None)
+    if isinstance(source, IndexedSource):
+        if steps is not None:
+            raise ValueError(f"steps={steps} has no effect on data that lies on the device.")
+        return _evaluate_compiled(loop, state, source)
+    assert isinstance(source, HostSource)
+    if steps is not None:
+        steps = check_count("steps", steps, 1)
+    elif source.steps_per_pass is None:
+        raise ValueError(f"steps must be given: how many batches {source!r} has is not known.")
+    return _compute(loop, _read(loop, state, source, steps))
+
+
+def _read(loop: Loop, state: TrainState, source: HostSource, steps: int | None) -> PyTree:
+    """Return the metrics' states over a pass, or a part of it."""
+    size, states, step = chunk_size(source.spec, PREFETCH_BYTES), None, 0
+    feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
+    with contextlib.closing(feed):
+        while (chunk := feed.chunk(step)) is not None:
+            span = np.asarray([chunk.first, chunk.end], np.int32)
+            states = observe(loop, states, state, chunk.batches, span)
+            step = chunk.end
+            feed.drop(step)
+    return states
+
+
+_NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a program
+
+
+@compiled(static_argnums=0)
+def _evaluate_compiled(loop: Loop, state: TrainState, data: IndexedSource) -> dict[str, Any]:
+    return loop.metrics.compute(loop.validate_pass(state, data))
+
+
+@compiled(static_argnums=0)
+def _compute(loop: Loop, states: PyTree) -> dict[str, Any]:
+    return loop.metrics.compute(states)
