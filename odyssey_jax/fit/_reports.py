@@ -63,7 +63,9 @@ class Reports:
         self._written += len(rows)
         self._sampled += len(samples)
         rates = (steps_per_second, examples_per_second)
-        live = Live(progress.step, *rates, waiting, samples=samples, arrays=progress.arrays())
+        live = Live(
+            progress.step, *rates, samples=samples, arrays=progress.arrays(), waiting=waiting
+        )
         self._pending = _Report(rows, live)
         if self._at_once and self._pending.is_new:
             self._write(self._pending, self._at_once, self._program.state(carry))

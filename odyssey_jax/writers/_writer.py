@@ -58,10 +58,10 @@ class Live(NamedTuple):
     step: int
     steps_per_second: float
     examples_per_second: float = float("nan")
-    waiting: float = 0.0
     samples: Sequence[Row] = ()
     arrays: Mapping[str, np.ndarray] = {}
     state: TrainState = TrainState(None)
+    waiting: float = 0.0
 
 
 class Writer(Protocol):
