@@ -5,6 +5,7 @@ from odyssey_jax.data._adapters import is_unbatched as is_unbatched
 from odyssey_jax.data._adapters import stream as stream
 from odyssey_jax.data._arrays import ArrayDataset as ArrayDataset
 from odyssey_jax.data._calendar import Calendar as Calendar
+from odyssey_jax.data._contents import checksum as checksum
 from odyssey_jax.data._hosted import HostDataset as HostDataset
 from odyssey_jax.data._leaves import is_array as is_array
 from odyssey_jax.data._leaves import on_device_dtype as on_device_dtype

@@ -30,6 +30,8 @@ def checksum(tree: PyTree, take: Callable[[Any, np.ndarray], Any] = lambda x, ro
     """
     found = 0
     for leaf in jax.tree.leaves(tree):
+        if jax.numpy.issubdtype(dtype_of(leaf), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
         shape = np.shape(leaf)
         size = math.prod(shape) * dtype_of(leaf).itemsize
         if size > WHOLE:

@@ -24,6 +24,7 @@ def grain_stream(name: str, value: Any) -> Stream | None:
             kind=f"Grain {_public_name(value)}",
             begin=lambda index: iter(value),
             by_index=True,
+            repeatable=True,
             save=lambda iterator: iterator.get_state(),
             restore=lambda index, state: _restored(iter(value), state),
         )

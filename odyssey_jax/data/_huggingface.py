@@ -77,6 +77,7 @@ def huggingface_stream(name: str, value: Any) -> Stream | None:
         kind="Hugging Face IterableDataset",
         begin=begin,
         by_index=True,
+        repeatable=True,
         **({} if _is_shuffled(value) else state),
     )
 

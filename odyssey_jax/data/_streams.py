@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from odyssey_jax._types import Batch, PyTree, Transform
+from odyssey_jax.data._contents import checksum
 from odyssey_jax.data._hosted import StepReader
 from odyssey_jax.data._json import from_json, to_json
 from odyssey_jax.data._leaves import batch_of, forms_of, length_of
@@ -23,6 +24,8 @@ class Stream:
         steps_per_pass: Batches in a pass; None where that is not known, or there is no end.
         remainder: Examples in a pass's last, smaller batch; 0 where there is none.
         transform: Pure function `(batch, key) -> batch` of the compiled step, or None.
+        repeatable: Whether another process reads the same first batch; None is unless there is a
+            state, which knows an order that may be drawn anew.
     """
 
     name: str
@@ -30,11 +33,15 @@ class Stream:
     steps_per_pass: int | None = None
     remainder: int = 0
     transform: Transform | None = None
+    repeatable: bool | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_pass == 0:
             raise ValueError(f"{self.name} is a {self.kind} without a batch: its length is 0.")
-        self._spec = forms_of(self.name, self.checked(self.first()))
+        first = self.checked(self.first())
+        self._spec = forms_of(self.name, first)
+        known = self.resumes in ("by step", "by skipping")
+        self._fingerprint = checksum(first) if self.repeatable or known else None
         if self.remainder == self.batch_size:  # a pass of one batch, which is not whole
             self.remainder = 0
 
@@ -74,12 +81,16 @@ class Stream:
         return (self.steps_per_pass or 0) - (self.remainder > 0)
 
     def signature(self) -> dict[str, Any]:
-        """Return what is known of which batch belongs to a step, as JSON."""
+        """Return what is known of which batch belongs to a step, as JSON.
+
+        The fingerprint is of the first batch: another order or other contents change it.
+        """
         return {
             "kind": self.kind,
             "batch_size": self.batch_size,
             "steps_per_pass": self.steps_per_pass,
             "remainder": self.remainder,
+            "fingerprint": self._fingerprint,
         }
 
 
@@ -111,6 +122,12 @@ class StepFunction(Stream):
         batch = self.function(step)
         if batch is None:
             raise ValueError(f"{self.name} gives None in place of the batch of step {step}.")
+        if isinstance(batch, Iterator):
+            raise ValueError(
+                f"{self.name} must be an array of numbers or bools, or a pytree of them, and the "
+                f"function of the step gives a {type(batch).__name__}: give one batch, or make it "
+                "a generator function (with `yield`) of the pass's index, or of nothing."
+            )
         return batch
 
 

@@ -14,9 +14,12 @@ import numpy as np
 from jax import lax
 
 from odyssey_jax._apply_if import apply_if
-from odyssey_jax._types import Batch, PyTree, StopReason, Task, TrainState
-from odyssey_jax.data import Calendar, HostSource, IndexedSource
-from odyssey_jax.feed._feed import Chunk, Feed, OfPass, Stacked, chunk_size
+from odyssey_jax._types import PyTree, StopReason, Task, TrainState
+from odyssey_jax.data import HostSource, IndexedSource
+from odyssey_jax.feed._chunks import Chunk, Cut, Stacked, chunk_size, int32
+from odyssey_jax.feed._feed import Feed
+from odyssey_jax.feed._stand_in import StandIn
+from odyssey_jax.parallel import decide
 from odyssey_jax.train import (
     Carry,
     Finished,
@@ -103,13 +106,13 @@ class Driven(Resident):
         calls: collections.deque[tuple[int, jax.Array]] = collections.deque()
         while True:
             if self.calendar.epochs(step) > epoch:
-                if self._read and _halted(calls, feed, keep=0):
+                if self._read and not _is_at(calls, step):
                     break
                 states = self._validated(carry)
                 if states is None:
                     validating = True
                     break
-                args = (carry, self._resident, states, rate, _int32([step, epoch]))
+                args = (carry, self._resident, states, rate, int32([step, epoch]))
                 carry, epoch = _end_epoch(self.loop, *args), epoch + 1
             if step >= limit or _halted(calls, feed, keep=_AHEAD):
                 break
@@ -119,7 +122,7 @@ class Driven(Resident):
             until = min(limit, chunk.end, self.calendar.epoch_end(step))
             until = step + -(-(until - step) // chunk.block) * chunk.block
             statics = (self.loop, self.calendar.epoch, chunk.block)
-            span = _int32([step, until])
+            span = int32([step, until])
             carry, reached = _train(*statics, carry, chunk.batches, rate, span)
             step = until
             calls.append((step, reached))
@@ -130,7 +133,9 @@ class Driven(Resident):
         marks = [] if self._position is None else [self._position]
         seconds = float("nan")
         if isinstance(self._feed, Feed):
-            marks, seconds = [*marks, *self._feed.marks], self._feed.seconds_per_batch
+            marks += self._feed.marks
+            if self._train.resumes == "by skipping":
+                seconds = self._feed.seconds_per_batch
         reading = Reading(marks, validating, self._waited, seconds)
         return super().look(carry)._replace(reading=reading)
 
@@ -144,7 +149,7 @@ class Driven(Resident):
         for feed in (self._feed, *(validation.feed for validation in self._validations.values())):
             if feed is not None:
                 feed.close()
-        self._feed, self._validations = None, {}
+        self._feed, self._validations, self._failed = None, {}, None
 
     def made_of(self, carry: Carry) -> dict[str, Any]:
         """Return fingerprints of what the run is made of: see `Program.made_of`."""
@@ -193,15 +198,31 @@ class Driven(Resident):
         return Feed(source, put, seed=seed, step=step, size=size, partial=not together, **how)
 
     def _wait_for(self, feed: Feed | Cut, step: int) -> Chunk | None:
-        """Return the chunk of a step; None where it is not there in time, or reading failed."""
-        begun = time.perf_counter()
+        """Return the chunk of a step; None where it is not there in time, or reading failed.
+
+        What failed is raised by the next call, which has no carry to lose. Several processes go
+        as far as each has a share, or none goes on: they would wait for one another's.
+        """
+        begun, chunk = time.perf_counter(), None
         try:
-            return feed.chunk(step, None if jax.process_count() > 1 else _PATIENCE)
+            chunk = feed.chunk(step, None if jax.process_count() > 1 else _PATIENCE)
         except Exception as error:
-            self._failed = error  # raised by the next call, which has no carry to lose
+            self._failed = error
+        self._waited += time.perf_counter() - begun
+        if jax.process_count() == 1:
+            return chunk
+        own = None if self._failed else step if chunk is None else chunk.end
+        ends = decide(own, list, "the batches that are read")
+        if None in ends:
             return None
-        finally:
-            self._waited += time.perf_counter() - begun
+        if min(ends) == step < max(ends):
+            read = ", ".join(f"{end - step:,} by process {i}" for i, end in enumerate(ends))
+            self._failed = ValueError(
+                f"the processes read different numbers of batches from step {step:,} on: {read}. "
+                "Give each a share of as many batches."
+            )
+            return None
+        return None if chunk is None else chunk._replace(end=min(ends))
 
     def _compile(self, carry: Carry, feed: Feed | Cut, step: int) -> tuple[Carry, Progress]:
         """Call what is compiled to no effect, as soon as there is a batch."""
@@ -209,9 +230,9 @@ class Driven(Resident):
         if chunk is None:
             return carry, self.look(carry)
         statics, rate = (self.loop, self.calendar.epoch, chunk.block), self.inputs.learning_rate
-        carry, _ = _train(*statics, carry, chunk.batches, rate, _int32([step, step]))
+        carry, _ = _train(*statics, carry, chunk.batches, rate, int32([step, step]))
         if not self._read:
-            args = (carry, self._resident, {}, rate, _int32([-1, -1]))
+            args = (carry, self._resident, {}, rate, int32([-1, -1]))
             carry = _end_epoch(self.loop, *args)
         self._compiled = True
         return carry, self.look(carry)
@@ -234,7 +255,7 @@ class Driven(Resident):
                     return None
                 if state is None:
                     state = _state_to_validate(self.loop, carry, self.inputs.learning_rate)
-                span = _int32([chunk.first, chunk.end])
+                span = int32([known.step, chunk.end])
                 known.states = observe(self.loop, known.states, state, chunk.batches, span)
                 known.step = chunk.end
                 known.feed.drop(chunk.end)
@@ -254,109 +275,6 @@ class _Validation:
     states: PyTree = None
 
 
-class Cut:
-    """Gives the batches of data that lies on the device, a pass at a time.
-
-    Args:
-        data: The data.
-        calendar: How its run is cut.
-        key: The run's root key.
-        seed: Made of it.
-    """
-
-    marks = ()
-
-    def __init__(self, data: IndexedSource, calendar: Calendar, key: jax.Array, seed: int):
-        self._data, self._calendar, self._seed = data, calendar, seed
-        self._key = Keys.of(key).shuffle
-        self._pass: tuple[int, Any] | None = None
-
-    def covers(self, seed: int, step: int) -> bool:
-        """Return whether the batch of this step can be had: of one run, each can."""
-        del step
-        return seed == self._seed
-
-    def chunk(self, step: int, wait: float | None = None) -> Chunk:
-        """Return the chunk that holds the batch of a step."""
-        del wait
-        calendar = self._calendar
-        index, position = divmod(step, calendar.data_pass)
-        if self._pass is None or self._pass[0] != index:
-            self._pass = index, _order(self._data, self._key, _int32(index))
-        order, first = self._pass[1], index * calendar.data_pass
-        if position < calendar.full:
-            end = first + calendar.full
-            return Chunk(first, end, OfPass(self._data, order, _int32(first)), calendar.block)
-        last = jax.tree.map(lambda x: x[None], _last_batch(self._data, order))
-        transform = getattr(self._data, "transform", None)
-        return Chunk(step, step + 1, Stacked(last, _int32(step), transform))
-
-    def drop(self, step: int) -> None:
-        """Forget what is done: nothing is held."""
-
-    def close(self) -> None:
-        """Give back threads and files: there are none."""
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class StandIn:
-    """The form of a `HostSource`, where a program is traced before there is any data.
-
-    Attributes:
-        form: The structure of a batch.
-        arrays: The shape and dtype of each of its arrays, over all processes.
-        batch_size: As in `Source`, over all processes, like the others.
-        full_batches: As in `Source`.
-        remainder: As in `Source`.
-        steps_per_pass: As in `Source`.
-        transform: As in `Source`.
-        source: What it stands for.
-    """
-
-    form: Any
-    arrays: tuple[tuple[tuple[int, ...], Any], ...]
-    batch_size: int
-    full_batches: int
-    remainder: int
-    steps_per_pass: int | None
-    transform: Any
-    source: HostSource = dataclasses.field(compare=False, repr=False)
-
-    @classmethod
-    def of(cls, source: HostSource) -> StandIn:
-        """Make the one for a source, of which every process reads a share."""
-        leaves, form = jax.tree.flatten(source.spec)
-        times = jax.process_count()
-        arrays = tuple(((times * x.shape[0], *x.shape[1:]), x.dtype) for x in leaves)
-        return cls(
-            form,
-            arrays,
-            times * source.batch_size,
-            source.full_batches,
-            times * source.remainder,
-            source.steps_per_pass,
-            getattr(source, "transform", None),
-            source,
-        )
-
-    def signature(self) -> dict[str, Any]:
-        """Return what decides which batch belongs to a step, as JSON."""
-        return {k: v for k, v in self.source.signature().items() if k != "fingerprint"}
-
-    def order(self, key: jax.Array, index: Any) -> None:
-        """Return no order."""
-
-    def batch(self, order: Any, index: Any) -> Batch:
-        """Return an empty batch: for its shapes."""
-        del order, index
-        return jax.tree.unflatten(self.form, [jnp.zeros(*x) for x in self.arrays])
-
-    def last_batch(self, order: Any) -> Batch:
-        """Return a smaller batch: for its shapes."""
-        return jax.tree.map(lambda x: x[: self.remainder], self.batch(order, 0))
-
-
 def _is_read(source: Any) -> bool:
     return isinstance(source, HostSource)
 
@@ -365,15 +283,15 @@ def _contents(source: HostSource) -> Any:
     return source.signature().get("fingerprint")
 
 
-def _int32(value: int | list[int]) -> jax.Array:
-    """Return integers on the device: together, as moving them takes longer than a dispatch."""
-    return jax.device_put(np.asarray(value, np.int32))  # explicitly, for `jax.transfer_guard`
-
-
 def _seed_of(key: jax.Array) -> int:
     """Return a 64-bit number made of the key of a run's shuffles, for sources on the host."""
     data = np.asarray(jax.device_get(jax.random.key_data(Keys.of(key).shuffle)))
     return int.from_bytes(data.tobytes()[:8], "little")
+
+
+def _is_at(calls: collections.deque[tuple[int, jax.Array]], step: int) -> bool:
+    """Return whether the newest call has come to a step: a stop there does not keep it from it."""
+    return not calls or int(jax.device_get(calls[-1][1])[0]) == step
 
 
 def _halted(calls: collections.deque[tuple[int, jax.Array]], feed: Feed | Cut, keep: int) -> bool:
@@ -390,16 +308,6 @@ def _halted(calls: collections.deque[tuple[int, jax.Array]], feed: Feed | Cut, k
         if calls:
             feed.drop(until)
     return False
-
-
-@jax.jit
-def _order(data: IndexedSource, key: jax.Array, index: jax.Array) -> Any:
-    return data.order(key, index)
-
-
-@jax.jit
-def _last_batch(data: IndexedSource, order: Any) -> Batch:
-    return data.last_batch(order)
 
 
 @compiled(static_argnums=(0, 1, 2), donate_argnums=3)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from odyssey_jax._checks import check_count
 from odyssey_jax._types import PyTree, Task, TrainState
 from odyssey_jax.data import HostSource, IndexedSource, as_source
+from odyssey_jax.feed._chunks import chunk_size, int32
 from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
-from odyssey_jax.feed._feed import Feed, chunk_size
+from odyssey_jax.feed._feed import Feed
 from odyssey_jax.parallel import OneDevice
 from odyssey_jax.train import Loop, compiled, make_loop
 
@@ -63,6 +63,11 @@ def evaluate(
             raise ValueError(f"steps={steps} has no effect on data that lies on the device.")
         return _evaluate_compiled(loop, state, source)
     assert isinstance(source, HostSource)
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{source!r} is read in shares by the {jax.process_count()} processes, and evaluate "
+            "would measure one of them: pass it as fit(valid=...), or arrays with batch_size=."
+        )
     if steps is not None:
         steps = check_count("steps", steps, 1)
     elif source.steps_per_pass is None:
@@ -76,7 +81,7 @@ def _read(loop: Loop, state: TrainState, source: HostSource, steps: int | None) 
     feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
     with contextlib.closing(feed):
         while (chunk := feed.chunk(step)) is not None:
-            span = np.asarray([chunk.first, chunk.end], np.int32)
+            span = int32([chunk.first, chunk.end])
             states = observe(loop, states, state, chunk.batches, span)
             step = chunk.end
             feed.drop(step)

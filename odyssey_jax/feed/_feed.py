@@ -4,89 +4,17 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import queue
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from odyssey_jax._pytree import node
-from odyssey_jax._types import Batch, PyTree, Transform
-from odyssey_jax.data import HostSource, IndexedSource, on_device_dtype, transform_of
-
-# At most, however small the batches are: enough that leaving and entering the program costs
-# nothing. And at least: of a single one XLA knows the place, and rounds otherwise.
-_MOST_BATCHES, _LEAST_BATCHES = 256, 2
-# Chunks there are at a time: two that the device works through and one that it is about to be
-# given, one ready, one being filled.
-_CHUNKS = 5
-
-
-@node
-class Stacked:
-    """Batches one after another on the device.
-
-    Attributes:
-        batches: Pytree with leaves [batches, batch_size, ...].
-        first: Int32 scalar, the step that the first of them belongs to.
-        transform: The source's (static).
-    """
-
-    batches: PyTree
-    first: Any
-    transform: Transform | None = dataclasses.field(default=None, metadata={"static": True})
-
-    def batch(self, step: Any) -> Batch:
-        """Return the batch of a step (traced)."""
-        return jax.tree.map(lambda x: x[step - self.first], self.batches)
-
-
-@node
-class OfPass:
-    """The whole batches of one pass over data on the device.
-
-    Attributes:
-        data: The data.
-        order: The pass's order, or None.
-        first: Int32 scalar, the step at which the pass begins.
-    """
-
-    data: IndexedSource
-    order: Any
-    first: Any
-
-    @property
-    def transform(self) -> Transform | None:
-        """The data's."""
-        return transform_of(self.data)
-
-    def batch(self, step: Any) -> Batch:
-        """Return the batch of a step (traced)."""
-        return self.data.batch(self.order, step - self.first)
-
-
-class Chunk(NamedTuple):
-    """What a call of the compiled program trains on.
-
-    Attributes:
-        first: The first step that it has a batch for.
-        end: The step after its last.
-        batches: `Stacked` or `OfPass`.
-        block: Steps in a block: a call ends between two of them.
-        mark: Where a reader can go on, at or before `first`: a step and the reader's state; None
-            where it needs none.
-    """
-
-    first: int
-    end: int
-    batches: Any
-    block: int = 1
-    mark: tuple[int, Any] | None = None
+from odyssey_jax._types import Batch, PyTree
+from odyssey_jax.data import HostSource, transform_of
+from odyssey_jax.feed._batches import Batches
+from odyssey_jax.feed._chunks import Chunk, Rows, Stacked, int32
 
 
 class _Failed(NamedTuple):
@@ -125,12 +53,12 @@ class Feed:
         passes: bool = True,
         partial: bool = True,
     ):
-        self._batches = _Batches(source, seed, step, position, steps, passes)
+        self._batches = Batches(source, seed, step, position, steps, passes)
         self._seed, self._first, self._end = seed, step, step
         self._transform = transform_of(source)
         self._device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
         self._put, self._size, self._partial = put, size, partial
-        self._rows, self._next, self._mark = _Rows(size), step, None
+        self._rows, self._next, self._mark = Rows(size), step, None
         self._lock = threading.Lock()
         self._ready: queue.Queue[Any] = queue.Queue(1)
         self._held: collections.deque[Chunk] = collections.deque()
@@ -226,7 +154,7 @@ class Feed:
             self._hand_on_rows()
         with self._lock:
             if smaller:
-                self._rows = _Rows(1)
+                self._rows = Rows(1)
             self._rows.add(batch)
             full = self._rows.is_full
         if full:
@@ -252,9 +180,8 @@ class Feed:
         rows, first = self._rows, self._next
         if not rows.count:
             return None
-        self._rows, self._next = _Rows(self._size), first + rows.count
-        start = jax.device_put(np.int32(first))
-        batches = Stacked(self._put(rows.stacked()), start, self._transform)
+        self._rows, self._next = Rows(self._size), first + rows.count
+        batches = Stacked(self._put(rows.stacked()), int32(first), self._transform)
         return Chunk(first, self._next, batches, mark=self._mark)
 
     def _hand_on(self, item: Any) -> None:
@@ -262,211 +189,3 @@ class Feed:
             with contextlib.suppress(queue.Full):
                 return self._ready.put(item, timeout=0.1)
         return None
-
-
-class _Batches:
-    """The batches of a source one by one, checked: each against the first, and where passes end."""
-
-    def __init__(
-        self,
-        source: HostSource,
-        seed: int,
-        step: int,
-        position: tuple[int, Any] | None,
-        steps: int | None,
-        passes: bool,
-    ):
-        self._source, self._seed, self._start = source, seed, step
-        self._position = position if source.resumes == "by state" else None
-        self._until = None if steps is None else step + steps
-        self._passes, self._reader = passes, None
-        self._like_first, self.over = _LikeFirst(source.spec), False
-        self.at = step
-        self.seconds, self.read = 0.0, 0
-        length = source.steps_per_pass
-        self._length, self._in_pass = length, 0 if length is None else step % length
-        self._smaller = False
-
-    def open(self) -> None:
-        """Begin to read, where the run goes on."""
-        self.at, state = self._position or (self._start, None)
-        if self._length is not None:
-            self._in_pass = self.at % self._length
-        self._reader = self._source.reader(self._seed, self.at, state)
-        while self.at < self._start:  # read after the state was taken, and trained on
-            self.next()
-
-    def close(self) -> None:
-        """Close the reader."""
-        if self._reader is not None:
-            self._reader.close()
-
-    def mark(self) -> tuple[int, Any] | None:
-        """Return where a reader can go on: this step and the state."""
-        assert self._reader is not None
-        return (self.at, self._reader.state()) if self._source.resumes == "by state" else None
-
-    def next(self) -> tuple[Batch | None, bool]:
-        """Return the next batch, and whether it is a smaller one; None where there is no more."""
-        if self._until is not None and self.at >= self._until:
-            self.over = True
-            return None, False
-        while (batch := self._read()) is None:
-            self._end_pass()
-            if self.over:
-                return None, False
-        rows = self._like_first.rows(batch, self.at)
-        if self._smaller:
-            raise ValueError(
-                f"the batch of step {self.at - 1:,} has fewer examples than the first one, and is "
-                f"not the last of its pass over {self._source!r}: drop it, fill it up with pad_to, "
-                "or make all batches of one size."
-            )
-        self._smaller = rows < self._source.batch_size
-        self.at, self._in_pass = self.at + 1, self._in_pass + 1
-        return batch, self._smaller
-
-    def _read(self) -> Batch | None:
-        assert self._reader is not None
-        begun = time.monotonic()
-        try:
-            batch = self._reader.read()
-        except Exception as error:
-            error.add_note(f"while reading the batch of step {self.at:,} from {self._source!r}")
-            raise
-        self.seconds += time.monotonic() - begun
-        self.read += batch is not None
-        return batch
-
-    def _end_pass(self) -> None:
-        if self.at > 0 and not (self._in_pass or self.read):
-            return  # a reader that goes on at the end of a pass may say so first
-        if (self._length is not None and self._in_pass != self._length) or not self._in_pass:
-            promised = "at least one" if self._length is None else f"{self._length:,}"
-            raise ValueError(
-                f"a pass over {self._source!r} ended after {self._in_pass:,} batches, at step "
-                f"{self.at:,}, and was to have {promised}."
-            )
-        self._in_pass, self._smaller, self.over = 0, False, not self._passes
-
-
-class _LikeFirst:
-    """Checks that batches are like the first one: at once where they are, and else by path."""
-
-    def __init__(self, spec: PyTree):
-        self._spec = spec
-        leaves, self._form = jax.tree.flatten(spec)
-        self._size = leaves[0].shape[0]
-        self._arrays = [(x.shape[1:], x.dtype) for x in leaves]
-
-    def rows(self, batch: Batch, step: int) -> int:
-        """Return the examples of a batch; raise ValueError unless it is like the first one."""
-        leaves, form = jax.tree.flatten(batch)
-        forms = [(getattr(x, "shape", None), getattr(x, "dtype", None)) for x in leaves]
-        (rows, *_) = (form == self._form and forms[0][0]) or (0,)
-        wanted = [((rows, *rest), dtype) for rest, dtype in self._arrays]
-        if 0 < rows <= self._size and forms == wanted:
-            return rows
-        return _check(batch, self._spec, step)
-
-
-def _check(batch: Batch, spec: PyTree, step: int) -> int:
-    """Return the examples of a batch, also in dtypes of 64 bits; name what is not as it was."""
-    leaves, form = jax.tree.flatten(batch)
-    wanted, wanted_form = jax.tree.flatten(spec)
-    if form != wanted_form:
-        raise ValueError(
-            f"the batch of step {step:,} is not like the first one: it is {form}, and that was "
-            f"{wanted_form}."
-        )
-    rows = {np.shape(x)[0] if np.ndim(x) else 0 for x in leaves}
-    size = wanted[0].shape[0]
-    for number, (x, like) in enumerate(zip(leaves, wanted, strict=True)):
-        alike = np.shape(x)[1:] == like.shape[1:] and _dtype(x) == _dtype(like)
-        if alike and len(rows) == 1 and 0 < min(rows) <= size:
-            continue
-        path = jax.tree_util.keystr(jax.tree_util.tree_leaves_with_path(spec)[number][0])
-        raise ValueError(
-            f"the batch of step {step:,} is not like the first one: batch{path} is "
-            f"{_dtype(x)}{list(np.shape(x))}, and that was {_dtype(like)}{list(like.shape)}. A "
-            "compiled step has one shape: pad with pad_to, or drop what is smaller."
-        )
-    return rows.pop()
-
-
-def _dtype(x: Any) -> Any:
-    dtype = getattr(x, "dtype", None)
-    dtype = np.asarray(x).dtype if dtype is None else dtype
-    return dtype if jnp.issubdtype(dtype, jax.dtypes.extended) else canonical(dtype)
-
-
-class _Rows:
-    """Batches stacked as they come, in memory of their own: a source may reuse its own."""
-
-    def __init__(self, size: int):
-        self._size, self.count = size, 0
-        self._columns: list[Any] = []
-        self._form: Any = None
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another batch."""
-        return self.count == self._size
-
-    def add(self, batch: Batch) -> None:
-        """Copy a batch behind the others."""
-        leaves, self._form = jax.tree.flatten(batch)
-        self._columns = self._columns or [None] * len(leaves)
-        for number, x in enumerate(leaves):
-            column = self._columns[number]
-            if isinstance(x, jax.Array):  # stays on the device
-                self._columns[number] = [*(column or ()), x]
-                continue
-            x = np.asarray(x)
-            if column is None:
-                column = _aligned((self._size, *x.shape), canonical(x.dtype))
-                self._columns[number] = column
-            if column.dtype != x.dtype:
-                x = on_device_dtype("a batch", x)
-            column[self.count] = x
-        self.count += 1
-
-    def stacked(self) -> PyTree:
-        """Return them; where there are fewer than there is room for, the rest is anything."""
-        columns = [
-            jnp.stack([*x, *[x[-1]] * (self._size - len(x))]) if isinstance(x, list) else x
-            for x in self._columns
-        ]
-        return jax.tree.unflatten(self._form, columns)
-
-
-_ALIGNMENT = 64  # bytes; an array that lies so JAX takes on a CPU as it is, without a copy
-
-
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an array of anything, at an address that is a multiple of `_ALIGNMENT`."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def canonical(dtype: Any) -> Any:
-    """Return the dtype that JAX keeps such numbers in."""
-    return jax.dtypes.canonicalize_dtype(dtype)
-
-
-def chunk_size(spec: PyTree, prefetch_bytes: int) -> int:
-    """Choose how many batches a chunk has, so that those there are at a time take no more.
-
-    Args:
-        spec: The form of a batch.
-        prefetch_bytes: The bytes that all batches that are read ahead may take.
-    """
-    size = sum(
-        np.prod(x.shape, dtype=np.int64) * jax.dtypes.canonicalize_dtype(x.dtype).itemsize
-        for x in jax.tree.leaves(spec)
-    )
-    return int(
-        np.clip(prefetch_bytes // (_CHUNKS * max(int(size), 1)), _LEAST_BATCHES, _MOST_BATCHES)
-    )

@@ -97,11 +97,11 @@ def fit(
     run is over, and those before are set again. A signal is acknowledged on stderr at once, also
     while XLA compiles.
 
-    On several processes (`jax.distributed`) all of them call this with the same arguments, the
-    whole data included, and a `batch_sharding` over the devices of all; the directory is one
-    that they share. Process 0 writes the history, a signal to one ends the training of all at
-    the same step, and an error in one is raised in all. The result's arrays are replicated over
-    the mesh.
+    On several processes (`jax.distributed`) all of them call this with the same arguments and a
+    `batch_sharding` over the devices of all: each with the whole of what lies on the device, and
+    with its share of what is read on the host. The directory is one that they share. Process 0
+    writes the history, a signal to one ends the training of all at the same step, and an error in
+    one is raised in all. The result's arrays are replicated over the mesh.
 
     Args:
         task: What is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.

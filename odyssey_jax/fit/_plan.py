@@ -18,12 +18,13 @@ from odyssey_jax._checks import check_count, check_kind, check_words
 from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
 from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
-from odyssey_jax.data import Calendar, HostSource, Source, as_source, is_array, is_unbatched
+from odyssey_jax.data import Calendar, Source
 from odyssey_jax.feed import make_program
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
+from odyssey_jax.fit._sources import as_sources, check_placed, check_valid_steps
 from odyssey_jax.metrics import metric_modes
-from odyssey_jax.parallel import OneDevice, Placement, Replicated, check_whole, warn_of_idle_devices
+from odyssey_jax.parallel import OneDevice, Placement, Replicated, warn_of_idle_devices
 from odyssey_jax.schedules import Schedule, check_learning_rate, constant
 from odyssey_jax.store import local_directory
 from odyssey_jax.train import Program, StepOptions, is_transformation
@@ -215,9 +216,9 @@ def make_plan(
         steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
     check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
-    train, valid = _as_sources(train, valid, batch_size)
+    train, valid = as_sources(train, valid, batch_size)
     valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
-    _check_valid_steps(valid, valid_steps)
+    check_valid_steps(valid, valid_steps)
     prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1, most=math.inf)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
@@ -230,13 +231,7 @@ def make_plan(
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
-    _check_placed(placement, train)
-    if jax.process_count() > 1:
-        for source in valid.values() if isinstance(valid, Mapping) else [valid]:
-            if isinstance(source, HostSource):
-                _check_placed(placement, source)
-    for name, data in (("the training data", train), ("the validation data", valid)):
-        check_whole(name, on_device(data))
+    check_placed(placement, train, valid)
     if batch_sharding is None:
         warn_of_idle_devices()
     calendar = Calendar.of(train, steps_per_epoch)
@@ -311,89 +306,6 @@ def make_plan(
         on_interrupt=on_interrupt,
         hooks=_as_hooks(hooks),
     )
-
-
-def on_device(data: Any) -> Any:
-    """Return what of the data every process must have alike: what is read is shared out."""
-    if isinstance(data, Mapping):
-        return {name: on_device(x) for name, x in data.items()}
-    return None if isinstance(data, HostSource) else data
-
-
-def _as_sources(
-    train: Any, valid: Any, batch_size: Any
-) -> tuple[Source, Source | Mapping[str, Source] | None]:
-    """Return the data as sources, the validation data as one for each name where it has names.
-
-    The batch size is for all that has no batches of its own, of which there must be some.
-    """
-    named = _is_of_sets(valid)
-    sets: Mapping[str, Any] = valid if named else {} if valid is None else {"": valid}
-    if named:
-        _check_names(sets)
-    # What has batches of its own refuses a batch size, where it would be for nothing else.
-    used = any(map(is_unbatched, (train, *sets.values())))
-    size_of = lambda data: batch_size if is_unbatched(data) or not used else None
-    size = size_of(train)
-    source = as_source("train", train, batch_size=size, shuffle=size is not None)
-    called = lambda name: f"valid[{name!r}]" if named else "valid"
-    sources = {
-        name: as_source(called(name), data, batch_size=size_of(data)) for name, data in sets.items()
-    }
-    shared = getattr(source, "shared", None)
-    if shared is not None and any(getattr(x, "shared", None) is shared for x in sources.values()):
-        raise ValueError(
-            f"train and valid are one {type(shared).__name__}, and {source!r} can only be read "
-            "from one place at a time: make another for valid."
-        )
-    return source, sources if named else sources.get("")
-
-
-def _check_names(sets: Mapping[Any, Any]) -> None:
-    for name in sets:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(
-                f"valid has a set named {name!r}: a name is text without '/', since its metrics "
-                "are 'valid/<name>/loss' and so on."
-            )
-
-
-def _is_of_sets(valid: Any) -> bool:
-    """Return whether it is a mapping of sets by name, and not of the arrays of one."""
-    if not isinstance(valid, Mapping) or any(map(is_array, valid.values())):
-        return False
-    if not valid:
-        raise ValueError("valid is an empty mapping: leave it out, or give the sets by name.")
-    return True
-
-
-def _check_placed(placement: Placement, source: Source) -> None:
-    """Raise ValueError unless the batches, to which each process gives a share, can lie so."""
-    shares = jax.process_count() if isinstance(source, HostSource) else 1
-    placement.check(shares * source.batch_size)
-    if shares > 1 and source.remainder:
-        placement.check(shares * source.remainder)
-
-
-def _check_valid_steps(valid: Any, valid_steps: int | None) -> None:
-    sets = {"": valid} if isinstance(valid, Source) else valid or {}
-    read = {name: x for name, x in sets.items() if isinstance(x, HostSource)}
-    if valid_steps is not None and not read:
-        raise ValueError(
-            f"valid_steps={valid_steps} has no effect: it is the batches to take of validation "
-            "data that is read on the host."
-        )
-    for name, source in read.items():
-        of = f"valid[{name!r}]" if name else "valid"
-        if valid_steps is None and source.steps_per_pass is None:
-            raise ValueError(
-                f"valid_steps must be given: how many batches {of}={source!r} has is not known."
-            )
-        if valid_steps is not None and valid_steps > (source.steps_per_pass or valid_steps):
-            raise ValueError(
-                f"valid_steps={valid_steps} is more than the {source.steps_per_pass} batches of "
-                f"{of}."
-            )
 
 
 def _check_resume(resume: Any) -> None:

@@ -14,8 +14,9 @@ from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
 from odyssey_jax.data import HostSource
 from odyssey_jax.fit._matching import match
-from odyssey_jax.fit._plan import Plan, Resume, on_device
+from odyssey_jax.fit._plan import Plan, Resume
 from odyssey_jax.fit._schedule_change import check_schedule, schedule_record
+from odyssey_jax.fit._sources import on_device
 from odyssey_jax.parallel import check_alike, is_first
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
@@ -116,13 +117,16 @@ def _reading(saved: Mapping[str, Any], plan: Plan) -> Any:
         )
     if source.resumes != "by state":
         return None
-    if not reading or len(reading) != jax.process_count() or reading[0].get("state") is None:
+    states = reading or []
+    own = states[jax.process_index()] if len(states) == jax.process_count() else None
+    if own is None or own.get("state") is None:
         raise ValueError(
-            f"the run in {plan.directory} has no state of {source!r} for "
-            f"{jax.process_count()} process(es), so that it can't be read from step "
-            f"{saved['step']:,} on: it was begun with {len(reading or ())}, or with other data."
+            f"the run in {plan.directory} has no state of {source!r} for each of the "
+            f"{jax.process_count()} processes, so that it can't be read from step "
+            f"{saved['step']:,} on: it was saved by {len(states)}. Go on with as many "
+            "processes as it was begun with, or begin again with resume=False."
         )
-    return reading[jax.process_index()]
+    return own
 
 
 def _why(source: Any) -> str:
@@ -217,9 +221,13 @@ def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Pla
         if was.get(k) != given.get(k)
     ]
     if names:
+        read = isinstance(plan.train, HostSource) and {"training data", "validation data"} & {
+            *names
+        }
+        hint = " Of a loader the first batch is compared: seed what it draws." if read else ""
         raise ValueError(
-            f"the run in {plan.directory} was begun with another {', another '.join(names)}. Use "
-            "the same; or go on all the same with run_change='accept'; or begin again with "
+            f"the run in {plan.directory} was begun with another {', another '.join(names)}.{hint} "
+            "Use the same; or go on all the same with run_change='accept'; or begin again with "
             "resume=False or in another directory."
         )
 

@@ -47,7 +47,7 @@ from odyssey_jax.train._step import (
     train_step,
     weighted,
 )
-from odyssey_jax.train._user_functions import ByValue
+from odyssey_jax.train._user_functions import ByValue, shapes_of
 from odyssey_jax.transforms import scale_of_loss
 
 
@@ -426,7 +426,16 @@ def transformed(transform: Transform | None, batch: Batch, key: jax.Array | None
     """
     if transform is None:
         return batch
-    return transform(batch, None if key is None else jax.random.fold_in(key, _OF_TRANSFORM))
+    key = None if key is None else jax.random.fold_in(key, _OF_TRANSFORM)
+    try:
+        made = transform(batch, key)
+    except Exception as error:
+        where = " in validation, where the key is None" if key is None else ""
+        error.add_note(f"while tracing your transform with a batch of {shapes_of(batch)}{where}")
+        raise
+    if not jax.tree.leaves(made):
+        raise TypeError(f"the transform must return a batch, got {made!r}; is a `return` missing?")
+    return made
 
 
 def clock_at(step: int, epoch: int) -> Clock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,8 @@ import jax
 import numpy as np
 
 from odyssey_jax._types import PyTree
+from odyssey_jax.data import checksum
 from odyssey_jax.train._loop import Loop
-
-# Arrays above this many bytes are sampled: to read all of a large set would delay every start.
-_WHOLE = 64 * 2**20
-_SAMPLED_ROWS = 4_096
 
 
 def of_function(function: Callable[..., Any], *args: Any) -> str:
@@ -28,23 +24,8 @@ def of_function(function: Callable[..., Any], *args: Any) -> str:
     text = re.sub(r" at 0x[0-9a-f]+", "", str(traced.jaxpr))
     digest = hashlib.sha256(text.encode())
     for const in traced.consts:
-        digest.update(str(of_arrays(const)).encode())
+        digest.update(str(checksum(const)).encode())
     return digest.hexdigest()[:16]
-
-
-def of_arrays(tree: PyTree) -> int:
-    """Return a checksum of arrays' contents; of large ones, of rows spread over them."""
-    found = 0
-    for leaf in jax.tree.leaves(tree):
-        if jax.numpy.issubdtype(getattr(leaf, "dtype", np.dtype(bool)), jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        shape, size = np.shape(leaf), getattr(leaf, "nbytes", 0)
-        if size > _WHOLE and shape[0] > _SAMPLED_ROWS:
-            leaf = leaf[np.linspace(0, shape[0] - 1, _SAMPLED_ROWS).astype(np.int64)]
-        array = np.asarray(leaf)
-        found = zlib.crc32(repr((shape, array.dtype.str)).encode(), found)
-        found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
-    return found
 
 
 def of_program(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from odyssey_jax._apply_if import apply_if
-from odyssey_jax._checks import check_columns
+from odyssey_jax._checks import check_columns, check_kind
 from odyssey_jax._types import (
     Callback,
     Point,
@@ -25,7 +25,7 @@ from odyssey_jax._types import (
     averages_itself,
 )
 from odyssey_jax.callbacks import Chain, History, Retention, chain
-from odyssey_jax.data import Calendar, transform_of
+from odyssey_jax.data import Calendar, IndexedSource, transform_of
 from odyssey_jax.parallel import OneDevice, Placement
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._epoch import Epoch, Steps, as_sets, clock_at, transformed
@@ -82,8 +82,12 @@ class Loop(Epoch):
             be donated.
 
         Raises:
+            TypeError: If the data is read on the host, which `fit` and `feed.make_program` take.
             ValueError: If a callback monitors a metric that does not exist.
         """
+        for data in (inputs.train, *as_sets(inputs.valid).values()):
+            made_by = "ArrayDataset(arrays, batch_size)"
+            check_kind("what a loop runs over", data, IndexedSource, made_by)
         if not jax.tree.leaves(params):
             raise ValueError("the task has no parameters: there is nothing to train.")
         opt_state = self.make_optimizer(inputs.learning_rate).init(params)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from odyssey_jax._types import Point, PyTree, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
-from odyssey_jax.data import Calendar
+from odyssey_jax.data import Calendar, checksum
 from odyssey_jax.parallel import check_whole
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
-from odyssey_jax.train._fingerprint import of_arrays, of_program
+from odyssey_jax.train._fingerprint import of_program
 from odyssey_jax.train._loop import (
     Loop,
     finish_compiled,
@@ -149,8 +149,8 @@ class Resident:
         config = jax.config
         return {
             **of_program(self.loop, carry.state, batch),
-            "training data": of_arrays(self.inputs.train),
-            "validation data": None if valid is None else of_arrays(valid),
+            "training data": checksum(self.inputs.train),
+            "validation data": None if valid is None else checksum(valid),
             "random numbers": {
                 "impl": str(jax.random.key_impl(carry.key)),
                 "partitionable": bool(config.jax_threefry_partitionable),  # pyright: ignore

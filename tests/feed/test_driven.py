@@ -123,6 +123,16 @@ def test_a_save_and_a_stop_are_seen_though_the_host_runs_ahead():
     )
 
 
+@pytest.mark.parametrize("valid", ["read", "here"])
+def test_a_stop_at_the_last_step_of_an_epoch_ends_that_epoch(valid):
+    nan = lambda batch: batch | {"x": batch["x"] * np.nan}
+    valid = Read(batch_size=5, examples=22, seed=1) if valid == "read" else examples.valid_data()
+    driven = program(Read(faults={4: nan}), valid, callbacks=ody.terminate_on_nan())
+    progress = driven.look(run_on(driven, driven.init(jax.random.key(3)), 20)).fetch()
+    assert (progress.step, progress.epoch, progress.stop) == (5, 1, ody.StopReason.NOT_FINITE)
+    assert "valid/loss" in progress.metrics()
+
+
 def test_chunks_are_dropped_within_a_call():
     driven = program(Read(), prefetch_bytes=1)
     carry, progress = driven.run(driven.init(jax.random.key(3)), 40)
@@ -197,6 +207,26 @@ def test_a_batch_unlike_the_first_is_an_error_that_names_it(case):
     driven = program(Read(faults=faults))
     with pytest.raises(ValueError, match=message):
         run_to(driven, 20)
+
+
+def test_a_transform_that_fails_or_forgets_is_named():
+    for transform, error, message in (
+        (lambda batch, key: None, TypeError, "transform must return a batch, got None"),
+        (lambda batch, key: batch["z"], KeyError, "z"),
+    ):
+        train = Read()
+        train.transform = transform
+        with pytest.raises(error, match=message) as raised:
+            program(train).init(jax.random.key(3))
+        if error is KeyError:
+            assert "while tracing your transform with a batch of" in raised.value.__notes__[0]
+
+
+def test_a_loop_of_ones_own_names_what_it_runs_over():
+    task = examples.linear_task()
+    loop = examples.make_loop(task, optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"a loop runs over must be what ArrayDataset\(arrays"):
+        loop.init(jax.random.key(0), *task.init(None), ody.train.Inputs(Read()))
 
 
 def test_sixty_four_bits_that_do_not_fit():

@@ -188,11 +188,35 @@ def leave_at_nine(view):
         raise KeyError("left here")
 
 try:
-    fit(None, (host()[0], ody.HostDataset(examples.arrays(20, seed=1), 5)))
+    fit(directory / "uneven", (host()[0], ody.HostDataset(examples.arrays(20, seed=1), 5)))
 except ValueError as error:
     assert "a batch of 10 examples can't be cut evenly" in str(error), error
 else:
     raise AssertionError("a batch of 10 on 4 devices")
+
+# What fails in one ends all, by name, and none waits for its share.
+from odyssey_jax.errors import ProcessFailedError
+for faults, message in (
+    ({7: OSError(5, "no such disk")}, "no such disk"),
+    ({3: lambda batch: None}, "ended after 3 batches, at step 3"),
+):
+    broken = Read(4, examples=20, seed=me, faults=faults if me else None)
+    try:
+        fit(directory / message[:8], (broken, None))
+    except (OSError, ValueError) as error:
+        assert me and message in str(error), error
+    except ProcessFailedError as error:
+        assert not me and "process 1" in str(error) and message in str(error), error
+    else:
+        raise AssertionError(message)
+
+try:
+    fit(directory / "apart", (host()[0], Read(4, examples=20 + 4 * me)))
+except (ValueError, ProcessFailedError) as error:
+    apart = "different numbers of batches from step 5 on: 0 by process 0, 1 by process 1"
+    assert apart in str(error), error
+else:
+    raise AssertionError("5 batches and 6")
 
 for make in (host, state):
     name = make.__name__

@@ -58,13 +58,14 @@ def latest(directory):
     return ody.store.Reader(directory / "checkpoints").latest() or 0
 
 
-def test_what_reading_raises_comes_when_the_run_so_far_is_saved(whole, tmp_path):
+@pytest.mark.parametrize("resumes", ["by step", "by state"])
+def test_what_reading_raises_comes_when_the_run_so_far_is_saved(resumes, whole, tmp_path):
     with pytest.raises(OSError, match="no such disk") as raised:
-        fit(tmp_path, Read(faults={13: OSError(5, "no such disk")}))
+        fit(tmp_path, Read(resumes=resumes, faults={13: OSError(5, "no such disk")}))
     assert latest(tmp_path) == 13
     assert raised.value.result.steps == 13
     assert "while reading the batch of step 13" in raised.value.__notes__[0]
-    assert_same(fit(tmp_path, Read()).state, whole.state)
+    assert_same(fit(tmp_path, Read(resumes=resumes)).state, whole.state)
     with pytest.raises(OSError, match="no valid disk"):
         fit(None, Read(), valid=Read(**VALID, faults={2: OSError(5, "no valid disk")}))
 
@@ -184,6 +185,22 @@ def test_what_is_refused_before_anything_is_read(kwargs, message):
     how = {"train": Read(), "epochs": 1, "learning_rate": 0.1, "writers": [], **kwargs}
     with pytest.raises(ValueError, match=message):
         ody.fit(examples.linear_task(), optax.adam, **how)
+
+
+def test_a_loader_is_known_by_its_first_batch(tmp_path):
+    def loader(shift):
+        return lambda step: {k: np.roll(x, shift, 0)[:8] for k, x in examples.arrays().items()}
+
+    def run(shift, **how):
+        task = examples.linear_task()
+        return ody.fit(task, optax.sgd(0.1), loader(shift), steps_per_epoch=5, writers=[],
+                       directory=tmp_path, **how)  # fmt: skip
+
+    run(0, epochs=1)
+    run(0, epochs=2)
+    with pytest.raises(ValueError, match="another training data. Of a loader the first batch is"):
+        run(1, epochs=3)
+    assert run(1, epochs=3, run_change="accept").epochs == 3
 
 
 def test_validation_of_a_part(whole):

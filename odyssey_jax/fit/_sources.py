@@ -1,0 +1,103 @@
+"""The data of a run, as `fit` is given it: made sources, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from odyssey_jax.data import HostSource, Source, as_source, is_array, is_unbatched
+from odyssey_jax.parallel import Placement, check_whole
+from odyssey_jax.train import as_sets
+
+
+def on_device(data: Any) -> Any:
+    """Return what of the data every process must have alike: what is read is shared out."""
+    if isinstance(data, Mapping):
+        return {name: on_device(x) for name, x in data.items()}
+    return None if isinstance(data, HostSource) else data
+
+
+def as_sources(
+    train: Any, valid: Any, batch_size: Any
+) -> tuple[Source, Source | Mapping[str, Source] | None]:
+    """Return the data as sources, the validation data as one for each name where it has names.
+
+    The batch size is for all that has no batches of its own, of which there must be some.
+    """
+    named = _is_of_sets(valid)
+    sets: Mapping[str, Any] = valid if named else {} if valid is None else {"": valid}
+    if named:
+        _check_names(sets)
+    # What has batches of its own refuses a batch size, where it would be for nothing else.
+    used = any(map(is_unbatched, (train, *sets.values())))
+    size_of = lambda data: batch_size if is_unbatched(data) or not used else None
+    size = size_of(train)
+    source = as_source("train", train, batch_size=size, shuffle=size is not None)
+    called = lambda name: f"valid[{name!r}]" if named else "valid"
+    sources = {
+        name: as_source(called(name), data, batch_size=size_of(data)) for name, data in sets.items()
+    }
+    shared = getattr(source, "shared", None)
+    if shared is not None and any(getattr(x, "shared", None) is shared for x in sources.values()):
+        raise ValueError(
+            f"train and valid are one {type(shared).__name__}, and {source!r} can only be read "
+            "from one place at a time: make another for valid."
+        )
+    return source, sources if named else sources.get("")
+
+
+def _check_names(sets: Mapping[Any, Any]) -> None:
+    for name in sets:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(
+                f"valid has a set named {name!r}: a name is text without '/', since its metrics "
+                "are 'valid/<name>/loss' and so on."
+            )
+
+
+def _is_of_sets(valid: Any) -> bool:
+    """Return whether it is a mapping of sets by name, and not of the arrays of one."""
+    if not isinstance(valid, Mapping) or any(map(is_array, valid.values())):
+        return False
+    if not valid:
+        raise ValueError("valid is an empty mapping: leave it out, or give the sets by name.")
+    return True
+
+
+def check_placed(placement: Placement, train: Source, valid: Any) -> None:
+    """Raise ValueError unless the batches can lie as they are to, and what is there lies whole.
+
+    Each process gives a share of the batches that are read, a smaller one's too.
+    """
+    shares = lambda source: jax.process_count() if isinstance(source, HostSource) else 1
+    placement.check(shares(train) * train.batch_size)
+    for source in (train, *as_sets(valid).values()):
+        if shares(source) > 1:
+            placement.check(shares(source) * source.batch_size)
+            if source.remainder:
+                placement.check(shares(source) * source.remainder)
+    for name, data in (("the training data", train), ("the validation data", valid)):
+        check_whole(name, on_device(data))
+
+
+def check_valid_steps(valid: Any, valid_steps: int | None) -> None:
+    """Raise ValueError unless it is said, where it must be, how much of the data to validate on."""
+    read = {name: x for name, x in as_sets(valid).items() if isinstance(x, HostSource)}
+    if valid_steps is not None and not read:
+        raise ValueError(
+            f"valid_steps={valid_steps} has no effect: it is the batches to take of validation "
+            "data that is read on the host."
+        )
+    for name, source in read.items():
+        of = f"valid[{name!r}]" if name else "valid"
+        if valid_steps is None and source.steps_per_pass is None:
+            raise ValueError(
+                f"valid_steps must be given: how many batches {of}={source!r} has is not known."
+            )
+        if valid_steps is not None and valid_steps > (source.steps_per_pass or valid_steps):
+            raise ValueError(
+                f"valid_steps={valid_steps} is more than the {source.steps_per_pass} batches of "
+                f"{of}."
+            )
