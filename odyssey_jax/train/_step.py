@@ -27,6 +27,7 @@ from odyssey_jax.transforms import (
     hyperparams_in_force,
     scale_of_loss,
     skipped_by_scale,
+    skipped_by_schedule,
     skipped_updates,
     unscaled,
 )
@@ -184,9 +185,10 @@ def logged_hyperparams(
     """Return what was in force in the last of `step` train steps, and what was skipped so far."""
     rate = None
     if schedule is not None:
-        # What a loss scale skips, the optimizer does not count.
+        # What is skipped, the optimizer does not count.
         taken = step - skipped_by_scale(state.opt_state)
         update = jnp.maximum(taken - 1, 0) // accumulate_steps
+        update = jnp.maximum(update - skipped_by_schedule(state.opt_state), 0)
         rate = jnp.asarray(schedule(update), jnp.float32)
     return hyperparams_in_force(state.opt_state, rate) | skipped_updates(state.opt_state)
 
