@@ -362,9 +362,9 @@ class Task(NamedTuple):
         init: `key -> (params, model_state)`.
         loss: `(params, model_state, batch, key) -> (loss, (model_state, outputs))`, in training
             mode; the loss is the scalar mean over the batch, `outputs` a dict for the metrics.
+            It may have further parameters `step` and `progress`, as `Told` has them.
         evaluate: `(params, model_state, batch) -> outputs` with at least "loss", in
-            evaluation mode; or with a fourth argument `key`, which is another for each batch of
-            a pass, and the same in every epoch.
+            evaluation mode. It may have further parameters `key`, `step` and `progress`.
         rebuild: `(params, model_state) -> model` in the user's own terms.
     """
 
@@ -382,9 +382,65 @@ def _name_of(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
-def takes_key(evaluate: Callable[..., Any]) -> bool:
-    """Return whether a `Task.evaluate` takes a key, by a parameter of that name."""
+@node
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Where a run is, as a task's functions are told by the names of their parameters.
+
+    Attributes:
+        key: Typed PRNG key: of the train step; in validation one that is made of the run's and
+            the batch's index, so that each batch draws its own, and the same in every epoch.
+        step: Int32 scalar, the index of the train step; in validation the steps done. None where
+            it is not known, as in `evaluate` by default.
+        total_steps: Int32 scalar, the steps of the whole run; None where it is not known.
+    """
+
+    key: jax.Array
+    step: Any = None
+    total_steps: Any = None
+
+    @property
+    def progress(self) -> jax.Array | None:
+        """The share of the run's train steps that are done, a float32 in [0, 1)."""
+        if self.step is None or self.total_steps is None:
+            return None
+        share = jnp.asarray(self.step, jnp.float32) / jnp.asarray(self.total_steps, jnp.float32)
+        return jnp.minimum(share, 1 - 2.0**-24)
+
+
+def asks_for(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return what of a `Told` a task's function asks for, by the names of its parameters.
+
+    One that hands it on to another says so itself, in an attribute `asks_for`.
+    """
+    own = getattr(function, "asks_for", None)
+    if own is not None:
+        return own
     try:
-        return "key" in inspect.signature(evaluate).parameters
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a built-in
-        return False
+        return ()
+    return tuple(name for name in ("key", "step", "progress") if name in parameters)
+
+
+def told(
+    function: Callable[..., Any], where: Told, names: Sequence[str] = ("key", "step", "progress")
+) -> dict[str, Any]:
+    """Return what a task's function asks for by name, of these.
+
+    Raises:
+        ValueError: If it asks for what is not known.
+    """
+    asked = (name for name in asks_for(function) if name in names)
+    return {name: known(name, getattr(where, name)) for name in asked}
+
+
+def known(name: str, value: Any) -> Any:
+    """Return what a loss is told; raise ValueError if it is not known."""
+    if value is None:
+        raise ValueError(
+            f"the loss asks for {name!r}, which is not known here. `fit` knows it; tell a loop of "
+            "your own by ody.train.Inputs(total_steps=...), and ody.evaluate by step= and "
+            "total_steps=."
+        )
+    return value

@@ -15,12 +15,13 @@ from flax.core.scope import in_filter, union_filters
 
 from odyssey_jax._types import PyTree, Task
 from odyssey_jax.train._user_functions import (
+    AsksForItsLoss,
     ByValue,
+    asked,
     call_loss,
     check_loss_fn,
     name_of,
     remedy_for,
-    told,
 )
 
 
@@ -34,12 +35,17 @@ class _Stream:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _NnxModel(ByValue):
+class _NnxModel(AsksForItsLoss, ByValue):
     """A model's structure in one mode, with the loss: compared by value, and without arrays."""
 
     graphdef: nnx.GraphDef
     streams: tuple[_Stream, ...]
     loss_fn: Callable[..., Any]
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model has random streams."""
+        return bool(self.streams)
 
     @classmethod
     def of(cls, model: nnx.Module, loss_fn: Callable[..., Any]) -> Self:
@@ -71,21 +77,21 @@ def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Arra
 
 
 class _NnxLoss(_NnxModel):
-    def __call__(self, params, model_state, batch, key):
+    def __call__(self, params, model_state, batch, key, **where):
         model = self.merge(params, model_state, key)
-        asked = told(self.loss_fn, train=True, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **asked)
+        more = asked(self.loss_fn, train=True, key=key, **where)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
         new_params, new_state = _arrays(model)
         _check_not_assigned(params, new_params, _normalised(model))
         return loss, (new_state, outputs)
 
 
 class _NnxEvaluate(_NnxModel):
-    def __call__(self, params, model_state, batch, key=None):
+    def __call__(self, params, model_state, batch, key=None, **where):
         key = jax.random.key(0) if key is None else key
         model = self.merge(params, model_state, key)
-        asked = told(self.loss_fn, train=False, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **asked)
+        more = asked(self.loss_fn, train=False, key=key, **where)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
         return {**outputs, "loss": loss}
 
 
@@ -134,9 +140,11 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
             that makes one, for parameters drawn from the run's key (a population's members
             then differ).
         loss_fn: `(model, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
-            over the batch, the outputs a dict for the metrics. It may have further parameters:
-            `train`, a bool that is False in validation; `key`, a typed PRNG key of the step, or
-            of the batch in validation.
+            over the batch, the outputs a dict for the metrics. It may have further parameters, any
+            of these, by name: `train`, a bool that is False in validation; `key`, a typed PRNG key
+            of the step, or of the batch in validation; `step`, an int32 scalar, the index of the
+            train step, or in validation the steps done; `progress`, a float32 scalar in [0, 1),
+            the step over the steps of the whole run.
 
     Returns:
         The task; its model is a new module, in evaluation mode.
@@ -241,32 +249,38 @@ class _Apply:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _LinenModel(ByValue):
+class _LinenModel(AsksForItsLoss, ByValue):
     module: linen.Module
     loss_fn: Callable[..., Any]
     rngs: tuple[str, ...]
 
+    @property
+    def draws(self) -> bool:
+        """Whether the module may draw from random streams."""
+        return bool(self.rngs)
+
     def called(
-        self, params: PyTree, model_state: PyTree, batch: Any, key: jax.Array, train: bool
+        self, params: PyTree, model_state: PyTree, batch: Any, key: jax.Array, **told: Any
     ) -> tuple[Any, PyTree, dict[str, Any]]:
         """Return the loss, the model state after, and the outputs."""
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(self.rngs)}
-        apply = _Apply(self.module, params, model_state, rngs, train)
-        asked = told(self.loss_fn, train=train, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, **asked)
+        apply = _Apply(self.module, params, model_state, rngs, told["train"])
+        more = asked(self.loss_fn, key=key, **told)
+        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, **more)
         return loss, apply.model_state, outputs
 
 
 class _LinenLoss(_LinenModel):
-    def __call__(self, params, model_state, batch, key):
-        loss, model_state, outputs = self.called(params, model_state, batch, key, train=True)
+    def __call__(self, params, model_state, batch, key, **where):
+        args = (params, model_state, batch, key)
+        loss, model_state, outputs = self.called(*args, train=True, **where)
         return loss, (model_state, outputs)
 
 
 class _LinenEvaluate(_LinenModel):
-    def __call__(self, params, model_state, batch, key=None):
+    def __call__(self, params, model_state, batch, key=None, **where):
         key = jax.random.key(0) if key is None else key
-        loss, _, outputs = self.called(params, model_state, batch, key, train=False)
+        loss, _, outputs = self.called(params, model_state, batch, key, train=False, **where)
         return {**outputs, "loss": loss}
 
 
@@ -285,9 +299,9 @@ def linen_task(
             module's, with the variables and the random streams filled in: `apply(x, ...)`
             returns what the module returns, and batch statistics that it updates are carried.
             With `mutable=`, such as the collections that it sows, it returns those too, as
-            the module's does. `train` is a bool for the module's own flags; a parameter `key`
-            is given a typed PRNG key of the step, or of the batch in validation. Either may be
-            left out.
+            the module's does; `rngs=` and `method=` are the module's as well. `train` is a bool
+            for the module's own flags, and may be left out; `key`, `step` and `progress` are
+            told by name, as to the loss of an `nnx_task`.
         *sample: What the module is called with to make its variables; shapes and dtypes count,
             values don't.
         rngs: Names of the random streams that the module draws from. In validation each batch

@@ -158,6 +158,7 @@ class Plan:
             train_metrics=self.train_metrics,
             callbacks=self.callbacks,
             steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.last_step,
             valid_steps=self.valid_steps,
             prefetch_bytes=self.prefetch_bytes,
             options=self.options,

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import PyTree, asks_for
 from odyssey_jax.data import checksum
 from odyssey_jax.train._loop import Loop
+from odyssey_jax.train._step import Step
 
 
 def of_function(function: Callable[..., Any], *args: Any) -> str:
@@ -28,23 +29,27 @@ def of_function(function: Callable[..., Any], *args: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def of_program(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
+def of_program(loop: Loop, state: Any, batch: PyTree, total_steps: Any) -> dict[str, Any]:
     """Return the fingerprints of the loss and of the optimizer's update.
 
-    The learning rate's schedule is compared by itself: here the rate is a constant.
+    The learning rate's schedule is compared by itself: here the rate is a constant. Where the
+    loss asks for its progress, the number of steps that it is a share of is among them.
     """
     # Shapes alone: where the arrays lie makes no other run.
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     leaves, structure = jax.tree.flatten((state, batch))
     found = loop.programs.once((structure, *leaves), lambda: _traced(loop, state, batch))
-    return dict(found)
+    asks = {*asks_for(loop.loss), *asks_for(loop.evaluate)}
+    return {**found, **({"number of steps": int(total_steps)} if "progress" in asks else {})}
 
 
 def _traced(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     key = jax.random.key(0)
     rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
     optimizer = loop.make_optimizer(rate)
-    loss = of_function(loop.loss, state.params, state.model_state, batch, key)
+    one = np.int32(1)
+    loss_of = Step(key, one, one, loss=loop.loss).loss_of
+    loss = of_function(loss_of, state.params, state.model_state, batch)
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
         return optimizer.update(grads, opt_state, params, value=value)

@@ -105,7 +105,7 @@ class Loop(Epoch):
             state=state,
             key=key,
             callbacks=None,
-            metrics=self.empty_training(state, batch),
+            metrics=self.empty_training(state, batch, inputs.total_steps),
             latest={},
             signal=Signal.none(),
             samples=None if self.sampling is None else self.sampling.empty(),
@@ -205,7 +205,7 @@ class Loop(Epoch):
         data, calendar = call.inputs.train, call.calendar
         first = carry.clock.step
         position = first % calendar.data_pass
-        rest = (transform_of(data), call.keys.step, call.inputs.learning_rate)
+        rest = (transform_of(data), call.keys.step, call.inputs)
 
         def block(steps: Steps) -> Steps:
             batch_at = lambda i: data.batch(order, position + i)
@@ -228,7 +228,8 @@ class Loop(Epoch):
 
     def _validated(self, carry: Carry, inputs: Inputs) -> dict[str, PyTree]:
         sets, state = as_sets(inputs.valid), carry.state.for_evaluation
-        return {name: self.validate_pass(state, data) for name, data in sets.items()}
+        where = self.where_validated(carry, inputs.total_steps)
+        return {name: self.validate_pass(state, data, where) for name, data in sets.items()}
 
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         trained = self.trained(carry, inputs.learning_rate)

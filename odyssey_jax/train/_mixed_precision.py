@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import PyTree, Task, takes_key
+from odyssey_jax._types import PyTree, Task, asks_for
 from odyssey_jax.train._user_functions import ByValue, check_form_of_state
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -22,14 +22,20 @@ class _Cast(ByValue):
     inner: Callable[..., Any]
     dtype: str
 
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """What the function that it wraps asks for."""
+        return asks_for(self.inner)
+
     def down(self, tree: PyTree) -> PyTree:
         """Cast the real numbers of a tree to the precision that is computed in."""
         return jax.tree.map(lambda x: x.astype(self.dtype) if _is_real(x) else x, tree)
 
 
 class _CastLoss(_Cast):
-    def __call__(self, params, model_state, batch, key):
-        loss, (new, outputs) = self.inner(self.down(params), model_state, self.down(batch), key)
+    def __call__(self, params, model_state, batch, key, **where):
+        given = (self.down(params), model_state, self.down(batch), key)
+        loss, (new, outputs) = self.inner(*given, **where)
         if jax.tree.structure(new) != jax.tree.structure(model_state):
             check_form_of_state(new, model_state)  # says what is another
         new = jax.tree.map(_like, new, model_state)
@@ -37,10 +43,11 @@ class _CastLoss(_Cast):
 
 
 class _CastEvaluate(_Cast):
-    def __call__(self, params, model_state, batch, key=None):
+    def __call__(self, params, model_state, batch, key=None, **where):
         given = (self.down(params), model_state, self.down(batch))
-        keyed = key is not None and takes_key(self.inner)
-        return _up(self.inner(*given, key) if keyed else self.inner(*given))
+        if "key" in self.asks_for:
+            where["key"] = key
+        return _up(self.inner(*given, **where))
 
 
 def _is_real(x: Any) -> bool:

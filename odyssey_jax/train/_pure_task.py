@@ -10,34 +10,35 @@ import jax
 
 from odyssey_jax._types import PyTree, Task
 from odyssey_jax.train._user_functions import (
+    AsksForItsLoss,
     ByValue,
+    asked,
     call_loss,
     check_loss_fn,
     remedy_for,
-    told,
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _PureLoss(ByValue):
+class _PureLoss(AsksForItsLoss, ByValue):
     """The loss in a task's own form; compared by the function it wraps."""
 
     loss_fn: Callable[..., Any]
 
-    def __call__(self, params, model_state, batch, key):
-        asked = told(self.loss_fn, train=True, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **asked)
+    def __call__(self, params, model_state, batch, key, **where):
+        more = asked(self.loss_fn, train=True, key=key, **where)
+        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **more)
         return loss, (model_state, outputs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _PureEvaluate(ByValue):
+class _PureEvaluate(AsksForItsLoss, ByValue):
     loss_fn: Callable[..., Any]
 
-    def __call__(self, params, model_state, batch, key=None):
+    def __call__(self, params, model_state, batch, key=None, **where):
         del model_state
-        asked = told(self.loss_fn, train=False, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **asked)
+        more = asked(self.loss_fn, train=False, key=key, **where)
+        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **more)
         return {**outputs, "loss": loss}
 
 
@@ -50,9 +51,11 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         params: Pytree of arrays. For ones drawn from the run's key:
             `task._replace(init=lambda key: (params_of(key), None))`.
         loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
-            over the batch, the outputs a dict for the metrics. It may have further parameters:
-            `train`, a bool that is False in validation; `key`, a typed PRNG key of the step, or
-            of the batch in validation.
+            over the batch, the outputs a dict for the metrics. It may have further parameters, any
+            of these, by name: `train`, a bool that is False in validation; `key`, a typed PRNG key
+            of the step, or of the batch in validation; `step`, an int32 scalar, the index of the
+            train step, or in validation the steps done; `progress`, a float32 scalar in [0, 1),
+            the step over the steps of the whole run.
 
     Returns:
         The task; its model is the parameters.

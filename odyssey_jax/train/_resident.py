@@ -40,7 +40,8 @@ class Resident:
             raise ValueError("a program needs room for its history: make_loop(capacity=...).")
         self.task, self.loop = task, loop
         # The rate's numbers too, once: as NumPy's they would be moved at every call.
-        inputs = inputs._replace(learning_rate=jax.device_put(inputs.learning_rate))
+        learning_rate, total = jax.device_put((inputs.learning_rate, inputs.total_steps))
+        inputs = inputs._replace(learning_rate=learning_rate, total_steps=total)
         self.inputs = loop.placement.put(inputs)
         self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch)
 
@@ -148,7 +149,7 @@ class Resident:
         valid = self.inputs.valid
         config = jax.config
         return {
-            **of_program(self.loop, carry.state, batch),
+            **of_program(self.loop, carry.state, batch, self.inputs.total_steps),
             "training data": checksum(self.inputs.train),
             "validation data": None if valid is None else checksum(valid),
             "random numbers": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,16 @@ from jax.errors import (
 )
 from optax import GradientTransformation
 
-from odyssey_jax._types import Batch, Outputs, PyTree, ScheduleFn, TrainState, real_dtype
+from odyssey_jax._types import (
+    Batch,
+    Outputs,
+    PyTree,
+    ScheduleFn,
+    Told,
+    TrainState,
+    real_dtype,
+    told,
+)
 from odyssey_jax.train._convolutions import for_loops, slow_in_loops
 from odyssey_jax.train._user_functions import check_form_of_state, name_of
 from odyssey_jax.transforms import (
@@ -191,21 +201,35 @@ def logged_hyperparams(
     return hyperparams_in_force(state.opt_state, rate) | skipped_updates(state.opt_state)
 
 
+@dataclasses.dataclass(frozen=True)
+class Step(Told):
+    """A train step: where it is, and the loss that it lowers.
+
+    Attributes:
+        loss: As in `Task.loss`.
+    """
+
+    loss: Callable[..., Any] = dataclasses.field(kw_only=True)
+
+    def loss_of(self, params: PyTree, model_state: PyTree, batch: Batch) -> tuple[Any, Any]:
+        """Return `(loss, (model_state, outputs))`, the loss told what it asks for."""
+        more = told(self.loss, self, ("step", "progress"))
+        return self.loss(params, model_state, batch, self.key, **more)
+
+
 def train_step(
-    loss: Callable[..., Any],
-    optimizer: optax.GradientTransformationExtraArgs,
     state: TrainState,
     batch: Batch,
-    key: jax.Array,
+    step: Step,
+    optimizer: optax.GradientTransformationExtraArgs,
 ) -> tuple[TrainState, Outputs]:
     """Make one train step.
 
     Args:
-        loss: As in `Task.loss`.
-        optimizer: As `make_optimizer` puts it together.
         state: The train state before.
         batch: What the loss takes.
-        key: Typed PRNG key of this step.
+        step: Which step it is, with its key and the loss.
+        optimizer: As `make_optimizer` puts it together.
 
     Returns:
         The train state after, with dtypes as before, and the loss's outputs with "loss",
@@ -214,23 +238,8 @@ def train_step(
         parameters') among them. What a compiled program doesn't use, it doesn't compute.
     """
     scale, trained = scale_of_loss(state.opt_state), _Trained(state)
-    of_params = lambda params: loss(params, state.model_state, batch, key)
-    convolves = slow_in_loops(of_params, state.params)
-
-    def gradient_of(params: PyTree, factor: Any = None) -> tuple[Any, PyTree]:
-        """Return `(value, aux)` of the loss, and its gradient: 0 for what is frozen."""
-
-        def scaled(leaves: Sequence[jax.Array]) -> tuple[jax.Array, Any]:
-            args = (trained.put(params, leaves), state.model_state, batch, key)
-            value, aux = loss(*args)
-            return (value if factor is None else value * factor), (value, aux)
-
-        gradient = jax.grad(scaled, has_aux=True)
-        if convolves:
-            gradient = for_loops(gradient)
-        grads, found = gradient(trained.of(params))
-        return found, trained.put(jax.tree.map(jnp.zeros_like, params), grads)
-
+    loss = lambda params: step.loss_of(params, state.model_state, batch)
+    gradient_of = _gradient_of(loss, state.params, trained)
     (value, (model_state, outputs)), grads = gradient_of(state.params, scale)
     check_form_of_state(model_state, state.model_state)
     outputs = weighted(outputs, batch, loss=value)
@@ -238,7 +247,7 @@ def train_step(
     if accumulates(state.opt_state):
         extra = {"value": value, "weight": outputs["weight"]}
     else:
-        value_fn = lambda params: loss(params, state.model_state, batch, key)[0]
+        value_fn = lambda params: loss(params)[0]
         grad_fn = lambda params, *_: gradient_of(params)[1]
         extra = {"value": value, "grad": true_grads, "value_fn": value_fn, "grad_fn": grad_fn}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
@@ -248,6 +257,32 @@ def train_step(
         outputs = {"loss_scale": scale, **outputs}
     outputs = {**norms(state, true_grads, updates), **outputs}
     return state._replace(params=params, model_state=model_state, opt_state=opt_state), outputs
+
+
+def _gradient_of(
+    loss: Callable[[PyTree], Any], params: PyTree, trained: _Trained
+) -> Callable[..., tuple[Any, PyTree]]:
+    """Return a function: parameters to what the loss returns, and to its gradient.
+
+    Args:
+        loss: `params -> (loss, aux)`.
+        params: Parameters like those that it is called with.
+        trained: Which of them are differentiated; of the others the gradient is 0.
+    """
+    convolves = slow_in_loops(loss, params)
+
+    def gradient_of(params: PyTree, factor: Any = None) -> tuple[Any, PyTree]:
+        def scaled(leaves: Sequence[jax.Array]) -> tuple[jax.Array, Any]:
+            value, aux = loss(trained.put(params, leaves))
+            return (value if factor is None else value * factor), (value, aux)
+
+        gradient = jax.grad(scaled, has_aux=True)
+        if convolves:
+            gradient = for_loops(gradient)
+        grads, found = gradient(trained.of(params))
+        return found, trained.put(jax.tree.map(jnp.zeros_like, params), grads)
+
+    return gradient_of
 
 
 class _Trained:

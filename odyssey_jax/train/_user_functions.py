@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax._types import Batch, PyTree
+from odyssey_jax._types import Batch, PyTree, asks_for, known
 
 # Not `jax.typing.ArrayLike`, which a tracer is not.
 _NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
@@ -55,6 +55,20 @@ class ByValue:
         return isinstance(other, ByValue) and self._key == other._key
 
 
+class Traced:
+    """A task's function by way of jit, which remembers a trace.
+
+    So the model's own Python code runs once for the shapes of its outputs and for the program.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.asks_for = asks_for(function)
+        self._jitted = jax.jit(function, inline=True)
+
+    def __call__(self, *args: Any, **where: Any) -> Any:
+        return self._jitted(*args, **where)
+
+
 class _Identity:
     """A value that equals itself alone; kept alive, so that no other gets its id."""
 
@@ -94,25 +108,59 @@ def call_loss(
 
 
 # What a loss function may ask for by name, beside the model and the batch.
-_TOLD = ("train", "key")
+_TOLD = ("train", "key", "step", "progress")
 # Apart from what tasks derive from a step's key themselves, by small numbers.
 _OF_LOSS = 0x6C6F_7373
 
 
-def told(loss_fn: Callable[..., Any], *, train: bool, key: jax.Array | None) -> dict[str, Any]:
+def asked(
+    loss_fn: Callable[..., Any],
+    *,
+    train: bool,
+    key: jax.Array | None,
+    step: Any = None,
+    progress: Any = None,
+) -> dict[str, Any]:
     """Return what a loss function asks for, by the names of its parameters after the first two.
 
     Args:
         loss_fn: The user's.
         train: Whether it trains.
         key: Typed PRNG key of the step, or of the batch in validation; None is a constant one.
+        step: As in `Told`.
+        progress: As in `Told`.
     """
-    names = _asked(loss_fn)
-    found: dict[str, Any] = {"train": train} if "train" in names else {}
-    if "key" in names:
-        key = jax.random.key(0) if key is None else key
-        found["key"] = jax.random.fold_in(key, _OF_LOSS)
+    found: dict[str, Any] = {}
+    for name in _asked(loss_fn):
+        if name == "train":
+            found[name] = train
+        elif name == "key":
+            key = jax.random.key(0) if key is None else key
+            found[name] = jax.random.fold_in(key, _OF_LOSS)
+        else:
+            found[name] = known(name, {"step": step, "progress": progress}[name])
     return found
+
+
+class AsksForItsLoss:
+    """Base of a task's functions that ask for what the user's loss function asks for."""
+
+    loss_fn: Callable[..., Any]
+
+    @property
+    def draws(self) -> bool:
+        """Whether they need a key all the same."""
+        return False
+
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """What they are told by name: see `odyssey_jax._types.asks_for`."""
+        names = _asked(self.loss_fn)
+        return tuple(
+            name
+            for name in ("key", "step", "progress")
+            if name in names or (name == "key" and self.draws)
+        )
 
 
 def _asked(loss_fn: Callable[..., Any]) -> list[str]:
@@ -139,7 +187,7 @@ def check_loss_fn(loss_fn: Any) -> None:
     if unknown:
         raise TypeError(
             f"loss_fn asks for {', '.join(unknown)}, which is not known: beside the model and the "
-            f"batch it may have parameters named {' and '.join(_TOLD)}, any of them; bind others "
+            f"batch it may have parameters named {', '.join(_TOLD)}, any of them; bind others "
             "with functools.partial."
         )
 
