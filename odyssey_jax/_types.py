@@ -38,12 +38,26 @@ class Clock(NamedTuple):
     epoch: Any
 
 
+class ModelState(NamedTuple):
+    """The model state of a task that trains a part of its parameters, by `trainable=`.
+
+    Attributes:
+        updated: What the model itself updates, as without `trainable=`.
+        untrained: The other parameters, and in NNX all other variables. No average is taken of
+            them; what the loss assigns to one is carried.
+    """
+
+    updated: PyTree
+    untrained: PyTree
+
+
 class TrainState(NamedTuple):
     """What a train step transforms.
 
     Attributes:
         params: Pytree of arrays, what the optimizer updates.
-        model_state: Pytree of arrays that the model itself updates (batch statistics).
+        model_state: Pytree of arrays that the model itself updates (batch statistics); a
+            `ModelState` where the task trains a part of its parameters.
         opt_state: The optimizer's state.
         average: An average of the parameters and the model state, where `fit(average=...)` or
             `make_loop` is told to keep one, with `params` and `model_state` of its own.
@@ -65,10 +79,16 @@ class TrainState(NamedTuple):
             return _without_schedule(self)
         as_one = lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype)
         like = lambda means, trained: jax.tree.map(as_one, means, trained)
-        return self._replace(
-            params=like(self.average.params, self.params),
-            model_state=like(self.average.model_state, self.model_state),
-        )
+        means = like(self.average.model_state, averaged_part(self.model_state))
+        if isinstance(means, ModelState):
+            means = means._replace(untrained=self.model_state.untrained)
+        return self._replace(params=like(self.average.params, self.params), model_state=means)
+
+
+def averaged_part(model_state: PyTree) -> PyTree:
+    """Return a model state without what is untrained, of which no average is taken."""
+    is_one = isinstance(model_state, ModelState)
+    return model_state._replace(untrained=None) if is_one else model_state
 
 
 def averages_itself(opt_state: PyTree) -> bool:

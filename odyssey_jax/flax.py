@@ -13,15 +13,17 @@ import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
 from flax.core.scope import in_filter, union_filters
 
-from odyssey_jax._types import PyTree, Task
+from odyssey_jax._types import ModelState, PyTree, Task
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
     ByValue,
     asked,
     call_loss,
     check_loss_fn,
+    divided_state,
     name_of,
     remedy_for,
+    united_state,
 )
 
 
@@ -41,6 +43,7 @@ class _NnxModel(AsksForItsLoss, ByValue):
     graphdef: nnx.GraphDef
     streams: tuple[_Stream, ...]
     loss_fn: Callable[..., Any]
+    trainable: Any
 
     @property
     def draws(self) -> bool:
@@ -48,13 +51,13 @@ class _NnxModel(AsksForItsLoss, ByValue):
         return bool(self.streams)
 
     @classmethod
-    def of(cls, model: nnx.Module, loss_fn: Callable[..., Any]) -> Self:
-        graphdef, _, rngs, _ = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    def of(cls, model: nnx.Module, loss_fn: Callable[..., Any], trainable: Any) -> Self:
+        graphdef, rngs, _ = nnx.split(model, nnx.RngState, ...)
         streams = tuple(
             _Stream(path, isinstance(variable, nnx.RngKey), variable.shape)
             for path, variable in nnx.to_flat_state(rngs)
         )
-        return cls(graphdef, streams, loss_fn)
+        return cls(graphdef, streams, loss_fn, trainable)
 
     def merge(self, params: PyTree, model_state: PyTree, key: jax.Array) -> nnx.Module:
         """Make the module; its random streams start from the key.
@@ -68,7 +71,8 @@ class _NnxModel(AsksForItsLoss, ByValue):
             for index, stream in enumerate(self.streams)
         }
         rngs = traverse_util.unflatten_dict(rngs)
-        return nnx.merge(self.graphdef, *map(nnx.State, (params, rngs, model_state)))
+        states = model_state if isinstance(model_state, ModelState) else (model_state,)
+        return nnx.merge(self.graphdef, *map(nnx.State, (params, rngs, *states)))
 
 
 def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Array:
@@ -81,7 +85,7 @@ class _NnxLoss(_NnxModel):
         model = self.merge(params, model_state, key)
         more = asked(self.loss_fn, train=True, key=key, **where)
         loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
-        new_params, new_state = _arrays(model)
+        new_params, new_state = _arrays(model, self.trainable)
         _check_not_assigned(params, new_params, _normalised(model))
         return loss, (new_state, outputs)
 
@@ -106,9 +110,10 @@ def _check_not_assigned(params: PyTree, new: PyTree, recomputed: Sequence[str] =
     if assigned:
         raise ValueError(
             f"the loss assigns to the parameters {assigned}, which the optimizer updates: what is "
-            "assigned would be lost. Keep what the loss updates in another kind of variable, such "
-            "as a subclass of nnx.Variable made with the model, or outside of 'params' in Linen; "
-            "for an average of the parameters use fit(average=ody.exponential_average(...))."
+            "assigned would be lost. Leave them out of what is trained by the task's trainable=; "
+            "or keep what the loss updates in another kind of variable, such as a subclass of "
+            "nnx.Variable made with the model, or outside of 'params' in Linen; for an average of "
+            "the parameters use fit(average=ody.exponential_average(...))."
         )
 
 
@@ -119,14 +124,24 @@ def _normalised(model: nnx.Module) -> list[str]:
     return ["".join(f"{key}/" for key in path) for path in found]
 
 
-def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
+def _arrays(model: nnx.Module, trainable: Any = None) -> tuple[PyTree, PyTree]:
     """Return the parameters and the rest without random streams, as plain dicts."""
     # What a module sows belongs to one call, not to the run.
-    params, _, _, model_state = nnx.state(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+    others = (nnx.RngState, nnx.Intermediate)
+    if trainable is None:
+        params, _, _, model_state = nnx.state(model, nnx.Param, *others, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+    _, _, *parts = nnx.state(model, *others, trainable, nnx.BatchStat, ...)
+    params, updated, untrained = map(nnx.to_pure_dict, parts)
+    return params, ModelState(updated, untrained)
 
 
-def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..., Any]) -> Task:
+def nnx_task(
+    model: nnx.Module | Callable[..., nnx.Module],
+    loss_fn: Callable[..., Any],
+    *,
+    trainable: Any = None,
+) -> Task:
     """Make a task from a Flax NNX model.
 
     The loss sees the model in training mode (`model.train()`) when it trains and in evaluation
@@ -145,6 +160,12 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
             of the step, or of the batch in validation; `step`, an int32 scalar, the index of the
             train step, or in validation the steps done; `progress`, a float32 scalar in [0, 1),
             the step over the steps of the whole run.
+        trainable: An NNX filter of the variables that are trained, such as `nnx.LoRAParam` or
+            `nnx.All(nnx.Param, nnx.PathContains("head"))`; None is `nnx.Param`. All others are no
+            part of `TrainState.params`, so they are neither differentiated (and may be integers)
+            nor clipped, decayed, averaged (but batch statistics) or counted in norms, and have no
+            place in the optimizer's state. They are in the model state (`ModelState`), and saved
+            with it. The loss may assign to them: a teacher, a target network.
 
     Returns:
         The task; its model is a new module, in evaluation mode.
@@ -152,8 +173,8 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
     Raises:
         TypeError: If the model is neither a module nor a function that makes one, or `loss_fn` is
             not a function, or asks for something else.
-        ValueError: If the model has no parameter (`nnx.Param`); or, when the loss is traced, it
-            assigns to one.
+        ValueError: If the model has nothing that is trained; or, when the loss is traced, it
+            assigns to that.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -167,12 +188,12 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
     check_loss_fn(loss_fn)
     if isinstance(model, nnx.Module):
         template = nnx.clone(model)
-        arrays = _arrays(model)
+        arrays = _arrays(model, trainable)
         init = lambda key: arrays
     elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
         make = _with_rngs(model)
         template = nnx.eval_shape(lambda: _made(make(nnx.Rngs(0))))
-        init = lambda key: _arrays(make(nnx.Rngs(key)))
+        init = lambda key: _arrays(make(nnx.Rngs(key)), trainable)
     else:
         raise TypeError(
             "model must be an nnx.Module or a function of nnx.Rngs, got "
@@ -180,16 +201,18 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
         )
     # A model that was called before it came here may hold what it has sown.
     nnx.pop(template, nnx.Intermediate)
-    if not jax.tree.leaves(_arrays(template)[0]):
+    if not jax.tree.leaves(_arrays(template, trainable)[0]):
         kinds = sorted({type(x).__name__ for _, x in nnx.to_flat_state(nnx.state(template))})
+        what = "nnx.Param" if trainable is None else f"variable of trainable={trainable!r}"
         raise ValueError(
-            f"{type(template).__name__} has no nnx.Param, so there is nothing to train; it has "
-            f"{', '.join(kinds) or 'no variable at all'}. What is trained must be an nnx.Param."
+            f"{type(template).__name__} has no {what}, so there is nothing to train; it has "
+            f"{', '.join(kinds) or 'no variable at all'}. What is trained must be an nnx.Param, or "
+            "what the filter trainable= says."
         )
     template.train()
-    loss = _NnxLoss.of(template, loss_fn)
+    loss = _NnxLoss.of(template, loss_fn, trainable)
     template.eval()
-    evaluate = _NnxEvaluate.of(template, loss_fn)
+    evaluate = _NnxEvaluate.of(template, loss_fn, trainable)
 
     def rebuild(params, model_state):
         return evaluate.merge(params, model_state, jax.random.key(0))
@@ -226,22 +249,46 @@ class _Apply:
     """`module.apply`, bound to variables; remembers the collections that it updates."""
 
     def __init__(self, module: linen.Module, params, model_state, rngs, train: bool):
-        self._module, self._params, self._rngs = module, params, rngs
-        self._carried = list(model_state) if train else []
-        self.model_state = dict(model_state)
+        self._module, self._params, self._rngs, self._trains = module, params, rngs, train
+        self._untrained = getattr(model_state, "untrained", None)
+        _, updated = united_state(params, model_state)
+        self._carried = list(updated) if train else []
+        self._updated = dict(updated)
+
+    @property
+    def model_state(self) -> PyTree:
+        """The model's state after the calls so far."""
+        if self._untrained is None:
+            return self._updated
+        return ModelState(self._updated, self._untrained)
+
+    @property
+    def _whole(self) -> PyTree:
+        return united_state(self._params, self.model_state)[0]
 
     def __call__(self, *args: Any, mutable: Any = False, rngs: Any = None, **kwargs: Any) -> Any:
-        variables = {"params": self._params, **self.model_state}
+        variables = {"params": self._whole, **self._updated}
         kwargs["rngs"] = {**self._rngs, **self._named(rngs)}
         if not (mutable or self._carried):
             return self._module.apply(variables, *args, **kwargs)
         all_of_them = union_filters(mutable, self._carried)
         result, updated = self._module.apply(variables, *args, mutable=all_of_them, **kwargs)
-        _check_not_assigned(self._params, updated.get("params", self._params))
-        self.model_state.update({k: x for k, x in updated.items() if k in self._carried})
+        if "params" in updated:
+            self._take(updated["params"])
+        self._updated.update({k: x for k, x in updated.items() if k in self._carried})
         if mutable is False:
             return result
         return result, {k: x for k, x in updated.items() if in_filter(mutable, k)}
+
+    def _take(self, params: PyTree) -> None:
+        """Take what is assigned to parameters that are not trained."""
+        mine = {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(self._params)}
+        part = lambda trained: jax.tree_util.tree_map_with_path(
+            lambda path, x: x if (name_of(path) in mine) == trained else None, params
+        )
+        _check_not_assigned(self._params, part(True))
+        if self._untrained is not None and self._trains:
+            self._untrained = part(False)
 
     def _named(self, rngs: Any) -> Mapping[str, Any]:
         """Return streams by name, of which Flax calls a single one "params"."""
@@ -289,6 +336,7 @@ def linen_task(
     loss_fn: Callable[..., Any],
     *sample: Any,
     rngs: Sequence[str] = ("dropout",),
+    trainable: Sequence[str] | None = None,
     **sample_kwargs: Any,
 ) -> Task:
     """Make a task from a Flax Linen model.
@@ -306,6 +354,9 @@ def linen_task(
             values don't.
         rngs: Names of the random streams that the module draws from. In validation each batch
             has its own noise, the same in every epoch.
+        trainable: Regular expressions, each found in the path of at least one of the 'params',
+            such as "^head/"; None trains all. The others are as those of `pure_task`. The loss may
+            assign to them, by `mutable=["params"]`.
         **sample_kwargs: Keyword arguments of that call, such as `train=False`.
 
     Returns:
@@ -314,7 +365,8 @@ def linen_task(
     Raises:
         TypeError: If `module` is not a Linen module, or `loss_fn` is not a function, or
             asks for something else.
-        ValueError: If, at `init`, the module has no parameter.
+        ValueError: If, at `init`, the module has no parameter, or none of a pattern of
+            `trainable`.
 
     Example:
         >>> import jax, jax.numpy as jnp, odyssey_jax as ody
@@ -346,13 +398,18 @@ def linen_task(
             variables, *sample, rngs=streams, mutable=True, **sample_kwargs
         )
         sown = {"intermediates"} | _sown(variables, apply)
-        return params, {k: v for k, v in variables.items() if k != "params" and k not in sown}
+        updated = {k: v for k, v in variables.items() if k != "params" and k not in sown}
+        return divided_state(params, updated, trainable)
+
+    def rebuild(params, model_state):
+        params, updated = united_state(params, model_state)
+        return {"params": params, **updated}
 
     return Task(
         init,
         _LinenLoss(module, loss_fn, tuple(rngs)),
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
-        lambda params, model_state: {"params": params, **model_state},
+        rebuild,
     )
 
 

@@ -48,8 +48,11 @@ def _traced(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
     optimizer = loop.make_optimizer(rate)
     one = np.int32(1)
-    loss_of = Step(key, one, one, loss=loop.loss).loss_of
-    loss = of_function(loss_of, state.params, state.model_state, batch)
+
+    def loss_of(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
+        return Step(key, one, one, loss=loop.loss).loss_of(params, model_state, batch)
+
+    loss = of_function(loss_of, state.params, state.model_state, batch, key)
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
         return optimizer.update(grads, opt_state, params, value=value)

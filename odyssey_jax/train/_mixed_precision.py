@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import PyTree, Task, asks_for
+from odyssey_jax._types import ModelState, PyTree, Task, asks_for
 from odyssey_jax.train._user_functions import ByValue, check_form_of_state
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -31,20 +31,29 @@ class _Cast(ByValue):
         """Cast the real numbers of a tree to the precision that is computed in."""
         return jax.tree.map(lambda x: x.astype(self.dtype) if _is_real(x) else x, tree)
 
+    def down_untrained(self, model_state: PyTree) -> PyTree:
+        """Cast the parameters that are not trained as the others are."""
+        if not isinstance(model_state, ModelState):
+            return model_state
+        return model_state._replace(untrained=self.down(model_state.untrained))
+
 
 class _CastLoss(_Cast):
     def __call__(self, params, model_state, batch, key, **where):
-        given = (self.down(params), model_state, self.down(batch), key)
+        lowered = self.down_untrained(model_state)
+        given = (self.down(params), lowered, self.down(batch), key)
         loss, (new, outputs) = self.inner(*given, **where)
         if jax.tree.structure(new) != jax.tree.structure(model_state):
             check_form_of_state(new, model_state)  # says what is another
-        new = jax.tree.map(_like, new, model_state)
+        # What was not assigned to keeps all its bits.
+        as_it_was = lambda new, low, old: old if new is low else _like(new, old)
+        new = jax.tree.map(as_it_was, new, lowered, model_state)
         return loss.astype(jnp.float32), (new, _up(outputs))
 
 
 class _CastEvaluate(_Cast):
     def __call__(self, params, model_state, batch, key=None, **where):
-        given = (self.down(params), model_state, self.down(batch))
+        given = (self.down(params), self.down_untrained(model_state), self.down(batch))
         if "key" in self.asks_for:
             where["key"] = key
         return _up(self.inner(*given, **where))

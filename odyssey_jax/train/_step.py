@@ -297,8 +297,8 @@ class _Trained:
             if name not in frozen and not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
                 raise ValueError(
                     f"the parameter {name!r} is {jnp.result_type(leaf)}, which has no gradient: "
-                    f"freeze it, as in ody.freeze(optimizer, ['^{name}$']), or keep it out of the "
-                    "parameters (NNX: in another kind of variable than nnx.Param)."
+                    f"freeze it, as in ody.freeze(optimizer, ['^{name}$']), or leave it out of "
+                    "what the task trains, by its trainable=."
                 )
 
     def of(self, tree: PyTree) -> list[Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax._types import Batch, PyTree, asks_for, known
+from odyssey_jax._types import Batch, ModelState, PyTree, asks_for, known
+from odyssey_jax.transforms import divided, united
 
 # Not `jax.typing.ArrayLike`, which a tracer is not.
 _NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
@@ -258,6 +259,23 @@ def remedy_for(model: Any) -> str:
             if base.__module__ == library or base.__module__.startswith(f"{library}."):
                 return f" It is {remedy}."
     return ""
+
+
+def divided_state(
+    params: PyTree, model_state: PyTree, trainable: Sequence[str] | None
+) -> tuple[PyTree, PyTree]:
+    """Return the parameters that are trained, and the model state with the others."""
+    if trainable is None:
+        return params, model_state
+    params, untrained = divided(params, trainable)
+    return params, ModelState(model_state, untrained)
+
+
+def united_state(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+    """Return all parameters, and the model state without any."""
+    if not isinstance(model_state, ModelState):
+        return params, model_state
+    return united(params, model_state.untrained), model_state.updated
 
 
 def check_form_of_state(new: PyTree, old: PyTree) -> None:

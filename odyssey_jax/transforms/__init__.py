@@ -52,10 +52,12 @@ from odyssey_jax.transforms._accumulate import accumulate as accumulate
 from odyssey_jax.transforms._accumulate import accumulates as accumulates
 from odyssey_jax.transforms._by_path import FreezeState as FreezeState
 from odyssey_jax.transforms._by_path import ScaleByLayerState as ScaleByLayerState
+from odyssey_jax.transforms._by_path import divided as divided
 from odyssey_jax.transforms._by_path import freeze as freeze
 from odyssey_jax.transforms._by_path import frozen_names as frozen_names
 from odyssey_jax.transforms._by_path import layer_labels as layer_labels
 from odyssey_jax.transforms._by_path import scale_by_layer as scale_by_layer
+from odyssey_jax.transforms._by_path import united as united
 from odyssey_jax.transforms._scales import LossScale as LossScale
 from odyssey_jax.transforms._scales import LossScaleState as LossScaleState
 from odyssey_jax.transforms._scales import ScaleByCallbackState as ScaleByCallbackState
