@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -36,6 +36,32 @@ class Clock(NamedTuple):
 
     step: Any
     epoch: Any
+
+
+@node
+@dataclasses.dataclass(frozen=True)
+class Parts(Mapping[str, Any]):
+    """The states of several optimizers by name, one for each part of the parameters.
+
+    A mapping, to read; `states | {"g": new}` is one with another state.
+
+    Attributes:
+        inner_states: Name to state.
+    """
+
+    inner_states: dict[str, PyTree]
+
+    def __getitem__(self, name: str) -> PyTree:
+        return self.inner_states[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inner_states)
+
+    def __len__(self) -> int:
+        return len(self.inner_states)
+
+    def __or__(self, other: Mapping[str, PyTree]) -> Parts:
+        return Parts({**self.inner_states, **other})
 
 
 class ModelState(NamedTuple):
@@ -76,7 +102,10 @@ class TrainState(NamedTuple):
         schedule-free optimizer are what `optax.contrib.schedule_free_eval_params` gives.
         """
         if self.average is None:
-            return _without_schedule(self)
+            if not averages_itself(self.opt_state):
+                return self
+            params, opt_state = _without_schedule(self.params, self.opt_state)
+            return self._replace(params=params, opt_state=opt_state)
         as_one = lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype)
         like = lambda means, trained: jax.tree.map(as_one, means, trained)
         means = like(self.average.model_state, averaged_part(self.model_state))
@@ -100,13 +129,20 @@ def _is_free(x: Any) -> bool:
     return isinstance(x, optax.contrib.ScheduleFreeState)
 
 
-def _without_schedule(state: TrainState) -> TrainState:
+def _is_parts(x: Any) -> bool:
+    return isinstance(x, Parts)
+
+
+def _without_schedule(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
     """Move schedule-free parameters to where they are evaluated, once: $z$ moves with them."""
-    params = state.params
     is_masked = lambda x: isinstance(x, optax.MaskedNode)
 
     def moved(node: Any) -> Any:
         nonlocal params
+        if _is_parts(node):
+            found = {name: _without_schedule(params[name], own) for name, own in node.items()}
+            params = {**params, **{name: own for name, (own, _) in found.items()}}
+            return Parts({name: own for name, (_, own) in found.items()})
         if not _is_free(node):
             return node
 
@@ -121,8 +157,8 @@ def _without_schedule(state: TrainState) -> TrainState:
         like = lambda z, x: z if is_masked(z) else x.astype(z.dtype)
         return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=is_masked))
 
-    opt_state = jax.tree.map(moved, state.opt_state, is_leaf=_is_free)
-    return state._replace(params=params, opt_state=opt_state)
+    opt_state = jax.tree.map(moved, opt_state, is_leaf=lambda x: _is_free(x) or _is_parts(x))
+    return params, opt_state
 
 
 def real_dtype(x: Any) -> Any:
@@ -386,12 +422,18 @@ class Task(NamedTuple):
         evaluate: `(params, model_state, batch) -> outputs` with at least "loss", in
             evaluation mode. It may have further parameters `key`, `step` and `progress`.
         rebuild: `(params, model_state) -> model` in the user's own terms.
+        update: `(state, batch, step, optimizer) -> (state, outputs)`, a train step of one's own;
+            None is `ody.train.train_step`, which is of the same form. It is given the
+            `TrainState`, an `ody.train.Step`, which has the loss and its gradient, and the Optax
+            transformation, or a mapping of them, which `fit` was given. The state that it returns
+            must be of the same form; the outputs must have "loss".
     """
 
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
     evaluate: Callable[..., Outputs]
     rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
+    update: Callable[..., tuple[TrainState, Outputs]] | None = None
 
     def __repr__(self) -> str:
         named = (f"{name}={_name_of(part)}" for name, part in self._asdict().items())

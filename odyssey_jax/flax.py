@@ -20,6 +20,7 @@ from odyssey_jax.train._user_functions import (
     asked,
     call_loss,
     check_loss_fn,
+    checked_update,
     divided_state,
     name_of,
     remedy_for,
@@ -141,6 +142,7 @@ def nnx_task(
     loss_fn: Callable[..., Any],
     *,
     trainable: Any = None,
+    update: Callable[..., Any] | None = None,
 ) -> Task:
     """Make a task from a Flax NNX model.
 
@@ -166,6 +168,7 @@ def nnx_task(
             nor clipped, decayed, averaged (but batch statistics) or counted in norms, and have no
             place in the optimizer's state. They are in the model state (`ModelState`), and saved
             with it. The loss may assign to them: a teacher, a target network.
+        update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
 
     Returns:
         The task; its model is a new module, in evaluation mode.
@@ -217,7 +220,7 @@ def nnx_task(
     def rebuild(params, model_state):
         return evaluate.merge(params, model_state, jax.random.key(0))
 
-    return Task(init, loss, evaluate, rebuild)
+    return Task(init, loss, evaluate, rebuild, checked_update(update))
 
 
 def _is_nnx_class(model: Any) -> bool:
@@ -337,6 +340,7 @@ def linen_task(
     *sample: Any,
     rngs: Sequence[str] = ("dropout",),
     trainable: Sequence[str] | None = None,
+    update: Callable[..., Any] | None = None,
     **sample_kwargs: Any,
 ) -> Task:
     """Make a task from a Flax Linen model.
@@ -357,6 +361,7 @@ def linen_task(
         trainable: Regular expressions, each found in the path of at least one of the 'params',
             such as "^head/"; None trains all. The others are as those of `pure_task`. The loss may
             assign to them, by `mutable=["params"]`.
+        update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
         **sample_kwargs: Keyword arguments of that call, such as `train=False`.
 
     Returns:
@@ -410,6 +415,7 @@ def linen_task(
         _LinenLoss(module, loss_fn, tuple(rngs)),
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
         rebuild,
+        checked_update(update),
     )
 
 

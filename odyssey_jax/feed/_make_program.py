@@ -26,7 +26,7 @@ def make_program(
     optimizer: OptimizerLike,
     train: Source,
     valid: Source | Mapping[str, Source] | None,
-    learning_rate: ScheduleFn | None,
+    learning_rate: ScheduleFn | Mapping[str, ScheduleFn] | None,
     *,
     total_steps: int | None = None,
     valid_steps: int | None = None,
@@ -52,7 +52,7 @@ def make_program(
     check_rate(learning_rate)
     loop = make_loop(task, optimizer, **options)
     total = None if total_steps is None else np.int32(total_steps)
-    inputs = Inputs(cast(Any, train), cast(Any, valid), learning_rate, total)
+    inputs = Inputs(cast(Any, train), cast(Any, valid), cast(Any, learning_rate), total)
     if all(isinstance(x, IndexedSource) for x in (train, *as_sets(valid).values())):
         return Resident(task, loop, inputs)
     return Driven(task, loop, inputs, valid_steps=valid_steps, prefetch_bytes=prefetch_bytes)

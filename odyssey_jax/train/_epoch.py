@@ -42,11 +42,13 @@ from odyssey_jax.train._convolutions import for_loops, slow_in_loops
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import Sampling, StepOptions
 from odyssey_jax.train._step import (
-    OptimizerLike,
+    Optimizers,
     Step,
     logged_hyperparams,
     make_optimizer,
+    make_optimizers,
     norms,
+    own_step,
     train_step,
     weighted,
 )
@@ -77,7 +79,8 @@ class Epoch(ByValue):
 
     loss: Callable[..., Any]
     evaluate: Callable[..., Any]
-    optimizer: OptimizerLike
+    update: Callable[..., Any] | None
+    optimizer: Any
     callbacks: Chain
     metrics: MetricSet
     train_metrics: MetricSet
@@ -164,7 +167,7 @@ class Epoch(ByValue):
             batch = transformed(transform, self.placement.batch(batch_at(index)), step_key)
             where = (step_key, number.astype(jnp.int32), inputs.total_steps)
             at = Step(*where, loss=self._traced_loss)
-            state, outputs = train_step(steps.state, batch, at, optimizer)
+            state, outputs = self._stepped(steps.state, batch, at, optimizer)
             state = self._averaged(state, number)
             samples = steps.samples
             if self.sampling is not None:
@@ -200,6 +203,11 @@ class Epoch(ByValue):
                 signal=carry.signal.merge(first_failed),
             ),
         )
+
+    def _stepped(self, state: TrainState, batch: Batch, step: Step, optimizer: Any) -> Any:
+        if self.update is None:
+            return train_step(state, batch, step, optimizer)
+        return own_step(self.update, state, batch, step, optimizer)
 
     def _averaged(self, state: TrainState, step: jax.Array) -> TrainState:
         """Take the parameters into their average, where the step has updated them."""
@@ -369,9 +377,12 @@ class Epoch(ByValue):
         """Return what callbacks see of a carry."""
         return Event(metrics, carry.clock, carry.state, point, self.capacity, self.modes)
 
-    def make_optimizer(self, learning_rate: ScheduleFn | None) -> Any:
-        """Put the optimizer together."""
+    def make_optimizer(self, learning_rate: Any) -> Any:
+        """Put the optimizer together; of a step of one's own it may be a mapping of them."""
         options = self.options
+        if self.update is not None:
+            how = (options.clip_norm, options.accumulate_steps)
+            return make_optimizers(self.optimizer, learning_rate, *how)
         return make_optimizer(
             self.optimizer,
             learning_rate,
@@ -380,12 +391,21 @@ class Epoch(ByValue):
             options.loss_scale,
         )
 
-    def empty_training(self, state: TrainState, batch: Batch, total_steps: Any) -> PyTree:
+    def rates_of(self, rate: ScheduleFn) -> Any:
+        """Return a rate in the form of the inputs', for the optimizers that are made of one."""
+        if not isinstance(self.optimizer, Optimizers):
+            return rate
+        return dict.fromkeys(self.optimizer.names, rate)
+
+    def empty_training(self, state: TrainState, batch: Batch, inputs: Inputs) -> PyTree:
         """Return the training metrics before any batch, for a batch like this one."""
 
         def outputs_of(state: TrainState, batch: Batch) -> Any:
-            where = (jax.random.key(0), jnp.zeros((), jnp.int32), total_steps)
+            where = (jax.random.key(0), jnp.zeros((), jnp.int32), inputs.total_steps)
             at = Step(*where, loss=self._traced_loss)
+            if self.update is not None:
+                optimizer = self.make_optimizer(inputs.learning_rate)
+                return self._stepped(state, batch, at, optimizer)[1]
             loss, (_, outputs) = at.loss_of(state.params, state.model_state, batch)
             outputs = {**norms(state, state.params, state.params), **outputs}
             if (scale := scale_of_loss(state.opt_state)) is not None:

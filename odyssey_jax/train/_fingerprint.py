@@ -13,7 +13,7 @@ import numpy as np
 from odyssey_jax._types import PyTree, asks_for
 from odyssey_jax.data import checksum
 from odyssey_jax.train._loop import Loop
-from odyssey_jax.train._step import Step
+from odyssey_jax.train._step import Step, own_step
 
 
 def of_function(function: Callable[..., Any], *args: Any) -> str:
@@ -46,13 +46,22 @@ def of_program(loop: Loop, state: Any, batch: PyTree, total_steps: Any) -> dict[
 def _traced(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     key = jax.random.key(0)
     rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
-    optimizer = loop.make_optimizer(rate)
+    optimizer = loop.make_optimizer(loop.rates_of(rate))
     one = np.int32(1)
 
     def loss_of(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
         return Step(key, one, one, loss=loop.loss).loss_of(params, model_state, batch)
 
     loss = of_function(loss_of, state.params, state.model_state, batch, key)
+
+    if (own := loop.update) is not None:
+
+        def stepped(state: Any, batch: PyTree, key: jax.Array) -> Any:
+            at = Step(key, one, one, loss=loop.loss)
+            return own_step(own, state, batch, at, optimizer)
+
+        state = state._replace(average=None)
+        return {"loss function": loss, "train step": of_function(stepped, state, batch, key)}
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
         return optimizer.update(grads, opt_state, params, value=value)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from odyssey_jax._types import ModelState, PyTree, Task, asks_for
-from odyssey_jax.train._user_functions import ByValue, check_form_of_state
+from odyssey_jax.train._user_functions import ByValue, check_form_of_state, with_loss
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -26,6 +26,10 @@ class _Cast(ByValue):
     def asks_for(self) -> tuple[str, ...]:
         """What the function that it wraps asks for."""
         return asks_for(self.inner)
+
+    def with_loss(self, loss_fn: Callable[..., Any]) -> _Cast:
+        """Return the same function of another loss."""
+        return dataclasses.replace(self, inner=with_loss(self.inner, loss_fn))
 
     def down(self, tree: PyTree) -> PyTree:
         """Cast the real numbers of a tree to the precision that is computed in."""

@@ -15,6 +15,7 @@ from odyssey_jax.train._user_functions import (
     asked,
     call_loss,
     check_loss_fn,
+    checked_update,
     divided_state,
     remedy_for,
     united_state,
@@ -46,7 +47,11 @@ class _PureEvaluate(AsksForItsLoss, ByValue):
 
 
 def pure_task(
-    params: PyTree, loss_fn: Callable[..., Any], *, trainable: Sequence[str] | None = None
+    params: PyTree,
+    loss_fn: Callable[..., Any],
+    *,
+    trainable: Sequence[str] | None = None,
+    update: Callable[..., Any] | None = None,
 ) -> Task:
     """Make a task of parameters and a loss, without model state.
 
@@ -66,6 +71,7 @@ def pure_task(
             neither differentiated (and may be integers) nor clipped, decayed, averaged or counted
             in norms, and have no place in the optimizer's state. They are in the model state
             (`ModelState`), and saved with it.
+        update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
 
     Returns:
         The task; its model is the parameters, all of them.
@@ -99,4 +105,5 @@ def pure_task(
         loss=_PureLoss(loss_fn),
         evaluate=_PureEvaluate(loss_fn),
         rebuild=lambda params, model_state: united_state(params, model_state)[0],
+        update=checked_update(update),
     )

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -63,11 +63,25 @@ class Traced:
     """
 
     def __init__(self, function: Callable[..., Any]):
-        self.asks_for = asks_for(function)
+        self.asks_for, self._function = asks_for(function), function
         self._jitted = jax.jit(function, inline=True)
+
+    def with_loss(self, loss_fn: Callable[..., Any]) -> Any:
+        """Return the same function of another loss."""
+        return with_loss(self._function, loss_fn)
 
     def __call__(self, *args: Any, **where: Any) -> Any:
         return self._jitted(*args, **where)
+
+
+def with_loss(function: Any, loss_fn: Callable[..., Any]) -> Any:
+    """Return a task's function with another loss of the user's."""
+    if not hasattr(function, "with_loss"):
+        raise TypeError(
+            f"the task's loss is your own, {_shown(function)}, which takes no other loss_fn: "
+            "differentiate that by jax.value_and_grad."
+        )
+    return function.with_loss(loss_fn)
 
 
 class _Identity:
@@ -152,6 +166,11 @@ class AsksForItsLoss:
     def draws(self) -> bool:
         """Whether they need a key all the same."""
         return False
+
+    def with_loss(self, loss_fn: Callable[..., Any]) -> Any:
+        """Return the same function of another loss."""
+        check_loss_fn(loss_fn)
+        return dataclasses.replace(cast(Any, self), loss_fn=loss_fn)
 
     @property
     def asks_for(self) -> tuple[str, ...]:
@@ -251,6 +270,13 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a function, got {_shown(value)}.")
 
 
+def checked_update(update: Any) -> Any:
+    """Return a `Task.update`; raise TypeError unless it is a function or None."""
+    if update is not None:
+        check_function("update", update)
+    return update
+
+
 def remedy_for(model: Any) -> str:
     """Return which task takes a model of another library, for an error; "" where unknown."""
     kind = model if inspect.isclass(model) else type(model)
@@ -280,6 +306,17 @@ def united_state(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
 
 def check_form_of_state(new: PyTree, old: PyTree) -> None:
     """Raise ValueError unless a loss leaves the form of the model's state, which a loop carries."""
+    if what := changes_of_form(new, old):
+        raise ValueError(
+            f"the loss changes the form of the model's state: it {what}. Structure, shapes and "
+            "dtypes must stay as they were at the beginning: make what is carried when the model "
+            "is made, and return what is of one call among the outputs (NNX: sow it as "
+            "nnx.Intermediate)."
+        )
+
+
+def changes_of_form(new: PyTree, old: PyTree) -> str:
+    """Return in words how the form of a tree is another, "" where it is not."""
     form = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
     before, after = ({name_of(p): form(x) for p, x in _leaves(tree)} for tree in (old, new))
     changes = [
@@ -291,14 +328,9 @@ def check_form_of_state(new: PyTree, old: PyTree) -> None:
             if after.get(name, x) != x
         ),
     ]
-    if changes or jax.tree.structure(new) != jax.tree.structure(old):
-        what = "; ".join(changes) or "has another structure"
-        raise ValueError(
-            f"the loss changes the form of the model's state: it {what}. Structure, shapes and "
-            "dtypes must stay as they were at the beginning: make what is carried when the model "
-            "is made, and return what is of one call among the outputs (NNX: sow it as "
-            "nnx.Intermediate)."
-        )
+    if not changes and jax.tree.structure(new) != jax.tree.structure(old):
+        return "has another structure"
+    return "; ".join(changes)
 
 
 def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:

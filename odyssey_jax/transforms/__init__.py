@@ -58,6 +58,10 @@ from odyssey_jax.transforms._by_path import frozen_names as frozen_names
 from odyssey_jax.transforms._by_path import layer_labels as layer_labels
 from odyssey_jax.transforms._by_path import scale_by_layer as scale_by_layer
 from odyssey_jax.transforms._by_path import united as united
+from odyssey_jax.transforms._parts import CountedState as CountedState
+from odyssey_jax.transforms._parts import by_part as by_part
+from odyssey_jax.transforms._parts import check_parts as check_parts
+from odyssey_jax.transforms._parts import counted as counted
 from odyssey_jax.transforms._scales import LossScale as LossScale
 from odyssey_jax.transforms._scales import LossScaleState as LossScaleState
 from odyssey_jax.transforms._scales import ScaleByCallbackState as ScaleByCallbackState
@@ -75,4 +79,5 @@ from odyssey_jax.transforms._scales import with_scale as with_scale
 from odyssey_jax.transforms._scales import with_scale_moved as with_scale_moved
 from odyssey_jax.transforms._state import hyperparams_in_force as hyperparams_in_force
 from odyssey_jax.transforms._state import skipped_updates as skipped_updates
+from odyssey_jax.transforms._state import updates_done as updates_done
 from odyssey_jax.transforms._state import with_counts_of as with_counts_of

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from odyssey_jax._checks import check_rate_factor
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import Parts, PyTree
 
 
 class ScaleByLayerState(NamedTuple):
@@ -186,10 +186,13 @@ class FreezeState:
 
 def frozen_names(opt_state: PyTree) -> frozenset[str]:
     """Return the paths of the parameters that each `freeze` in an optimizer's state freezes."""
-    is_one = lambda x: isinstance(x, FreezeState)
+    is_one = lambda x: isinstance(x, (FreezeState, Parts))
     found: frozenset[str] = frozenset()
     for node in filter(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)):
-        found |= frozenset(node.frozen) | frozen_names(node.inner)
+        if isinstance(node, Parts):
+            found |= {f"{part}/{x}" for part, own in node.items() for x in frozen_names(own)}
+        else:
+            found |= frozenset(node.frozen) | frozen_names(node.inner)
     return found
 
 
