@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -38,12 +38,52 @@ class Clock(NamedTuple):
     epoch: Any
 
 
+@node
+@dataclasses.dataclass(frozen=True)
+class Parts(Mapping[str, Any]):
+    """The states of several optimizers by name, one for each part of the parameters.
+
+    A mapping, to read; `states | {"g": new}` is one with another state.
+
+    Attributes:
+        inner_states: Name to state.
+    """
+
+    inner_states: dict[str, PyTree]
+
+    def __getitem__(self, name: str) -> PyTree:
+        return self.inner_states[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inner_states)
+
+    def __len__(self) -> int:
+        return len(self.inner_states)
+
+    def __or__(self, other: Mapping[str, PyTree]) -> Parts:
+        return Parts({**self.inner_states, **other})
+
+
+class ModelState(NamedTuple):
+    """The model state of a task that trains a part of its parameters, by `trainable=`.
+
+    Attributes:
+        updated: What the model itself updates, as without `trainable=`.
+        untrained: The other parameters, and in NNX all other variables. No average is taken of
+            them; what the loss assigns to one is carried.
+    """
+
+    updated: PyTree
+    untrained: PyTree
+
+
 class TrainState(NamedTuple):
     """What a train step transforms.
 
     Attributes:
         params: Pytree of arrays, what the optimizer updates.
-        model_state: Pytree of arrays that the model itself updates (batch statistics).
+        model_state: Pytree of arrays that the model itself updates (batch statistics); a
+            `ModelState` where the task trains a part of its parameters.
         opt_state: The optimizer's state.
         average: An average of the parameters and the model state, where `fit(average=...)` or
             `make_loop` is told to keep one, with `params` and `model_state` of its own.
@@ -62,13 +102,22 @@ class TrainState(NamedTuple):
         schedule-free optimizer are what `optax.contrib.schedule_free_eval_params` gives.
         """
         if self.average is None:
-            return _without_schedule(self)
+            if not averages_itself(self.opt_state):
+                return self
+            params, opt_state = _without_schedule(self.params, self.opt_state)
+            return self._replace(params=params, opt_state=opt_state)
         as_one = lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype)
         like = lambda means, trained: jax.tree.map(as_one, means, trained)
-        return self._replace(
-            params=like(self.average.params, self.params),
-            model_state=like(self.average.model_state, self.model_state),
-        )
+        means = like(self.average.model_state, averaged_part(self.model_state))
+        if isinstance(means, ModelState):
+            means = means._replace(untrained=self.model_state.untrained)
+        return self._replace(params=like(self.average.params, self.params), model_state=means)
+
+
+def averaged_part(model_state: PyTree) -> PyTree:
+    """Return a model state without what is untrained, of which no average is taken."""
+    is_one = isinstance(model_state, ModelState)
+    return model_state._replace(untrained=None) if is_one else model_state
 
 
 def averages_itself(opt_state: PyTree) -> bool:
@@ -80,13 +129,20 @@ def _is_free(x: Any) -> bool:
     return isinstance(x, optax.contrib.ScheduleFreeState)
 
 
-def _without_schedule(state: TrainState) -> TrainState:
+def _is_parts(x: Any) -> bool:
+    return isinstance(x, Parts)
+
+
+def _without_schedule(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
     """Move schedule-free parameters to where they are evaluated, once: $z$ moves with them."""
-    params = state.params
     is_masked = lambda x: isinstance(x, optax.MaskedNode)
 
     def moved(node: Any) -> Any:
         nonlocal params
+        if _is_parts(node):
+            found = {name: _without_schedule(params[name], own) for name, own in node.items()}
+            params = {**params, **{name: own for name, (own, _) in found.items()}}
+            return Parts({name: own for name, (_, own) in found.items()})
         if not _is_free(node):
             return node
 
@@ -101,8 +157,8 @@ def _without_schedule(state: TrainState) -> TrainState:
         like = lambda z, x: z if is_masked(z) else x.astype(z.dtype)
         return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=is_masked))
 
-    opt_state = jax.tree.map(moved, state.opt_state, is_leaf=_is_free)
-    return state._replace(params=params, opt_state=opt_state)
+    opt_state = jax.tree.map(moved, opt_state, is_leaf=lambda x: _is_free(x) or _is_parts(x))
+    return params, opt_state
 
 
 def real_dtype(x: Any) -> Any:
@@ -362,16 +418,22 @@ class Task(NamedTuple):
         init: `key -> (params, model_state)`.
         loss: `(params, model_state, batch, key) -> (loss, (model_state, outputs))`, in training
             mode; the loss is the scalar mean over the batch, `outputs` a dict for the metrics.
+            It may have further parameters `step` and `progress`, as `Told` has them.
         evaluate: `(params, model_state, batch) -> outputs` with at least "loss", in
-            evaluation mode; or with a fourth argument `key`, which is another for each batch of
-            a pass, and the same in every epoch.
+            evaluation mode. It may have further parameters `key`, `step` and `progress`.
         rebuild: `(params, model_state) -> model` in the user's own terms.
+        update: `(state, batch, step, optimizer) -> (state, outputs)`, a train step of one's own;
+            None is `ody.train.train_step`, which is of the same form. It is given the
+            `TrainState`, an `ody.train.Step`, which has the loss and its gradient, and the Optax
+            transformation, or a mapping of them, which `fit` was given. The state that it returns
+            must be of the same form; the outputs must have "loss".
     """
 
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
     evaluate: Callable[..., Outputs]
     rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
+    update: Callable[..., tuple[TrainState, Outputs]] | None = None
 
     def __repr__(self) -> str:
         named = (f"{name}={_name_of(part)}" for name, part in self._asdict().items())
@@ -382,9 +444,65 @@ def _name_of(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__)
 
 
-def takes_key(evaluate: Callable[..., Any]) -> bool:
-    """Return whether a `Task.evaluate` takes a key, by a parameter of that name."""
+@node
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Where a run is, as a task's functions are told by the names of their parameters.
+
+    Attributes:
+        key: Typed PRNG key: of the train step; in validation one that is made of the run's and
+            the batch's index, so that each batch draws its own, and the same in every epoch.
+        step: Int32 scalar, the index of the train step; in validation the steps done. None where
+            it is not known, as in `evaluate` by default.
+        total_steps: Int32 scalar, the steps of the whole run; None where it is not known.
+    """
+
+    key: jax.Array
+    step: Any = None
+    total_steps: Any = None
+
+    @property
+    def progress(self) -> jax.Array | None:
+        """The share of the run's train steps that are done, a float32 in [0, 1)."""
+        if self.step is None or self.total_steps is None:
+            return None
+        share = jnp.asarray(self.step, jnp.float32) / jnp.asarray(self.total_steps, jnp.float32)
+        return jnp.minimum(share, 1 - 2.0**-24)
+
+
+def asks_for(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return what of a `Told` a task's function asks for, by the names of its parameters.
+
+    One that hands it on to another says so itself, in an attribute `asks_for`.
+    """
+    own = getattr(function, "asks_for", None)
+    if own is not None:
+        return own
     try:
-        return "key" in inspect.signature(evaluate).parameters
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # a built-in
-        return False
+        return ()
+    return tuple(name for name in ("key", "step", "progress") if name in parameters)
+
+
+def told(
+    function: Callable[..., Any], where: Told, names: Sequence[str] = ("key", "step", "progress")
+) -> dict[str, Any]:
+    """Return what a task's function asks for by name, of these.
+
+    Raises:
+        ValueError: If it asks for what is not known.
+    """
+    asked = (name for name in asks_for(function) if name in names)
+    return {name: known(name, getattr(where, name)) for name in asked}
+
+
+def known(name: str, value: Any) -> Any:
+    """Return what a loss is told; raise ValueError if it is not known."""
+    if value is None:
+        raise ValueError(
+            f"the loss asks for {name!r}, which is not known here. `fit` knows it; tell a loop of "
+            "your own by ody.train.Inputs(total_steps=...), and ody.evaluate by step= and "
+            "total_steps=."
+        )
+    return value

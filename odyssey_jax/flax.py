@@ -13,14 +13,18 @@ import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
 from flax.core.scope import in_filter, union_filters
 
-from odyssey_jax._types import PyTree, Task
+from odyssey_jax._types import ModelState, PyTree, Task
 from odyssey_jax.train._user_functions import (
+    AsksForItsLoss,
     ByValue,
+    asked,
     call_loss,
     check_loss_fn,
+    checked_update,
+    divided_state,
     name_of,
     remedy_for,
-    told,
+    united_state,
 )
 
 
@@ -34,21 +38,27 @@ class _Stream:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _NnxModel(ByValue):
+class _NnxModel(AsksForItsLoss, ByValue):
     """A model's structure in one mode, with the loss: compared by value, and without arrays."""
 
     graphdef: nnx.GraphDef
     streams: tuple[_Stream, ...]
     loss_fn: Callable[..., Any]
+    trainable: Any
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model has random streams."""
+        return bool(self.streams)
 
     @classmethod
-    def of(cls, model: nnx.Module, loss_fn: Callable[..., Any]) -> Self:
-        graphdef, _, rngs, _ = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    def of(cls, model: nnx.Module, loss_fn: Callable[..., Any], trainable: Any) -> Self:
+        graphdef, rngs, _ = nnx.split(model, nnx.RngState, ...)
         streams = tuple(
             _Stream(path, isinstance(variable, nnx.RngKey), variable.shape)
             for path, variable in nnx.to_flat_state(rngs)
         )
-        return cls(graphdef, streams, loss_fn)
+        return cls(graphdef, streams, loss_fn, trainable)
 
     def merge(self, params: PyTree, model_state: PyTree, key: jax.Array) -> nnx.Module:
         """Make the module; its random streams start from the key.
@@ -62,7 +72,8 @@ class _NnxModel(ByValue):
             for index, stream in enumerate(self.streams)
         }
         rngs = traverse_util.unflatten_dict(rngs)
-        return nnx.merge(self.graphdef, *map(nnx.State, (params, rngs, model_state)))
+        states = model_state if isinstance(model_state, ModelState) else (model_state,)
+        return nnx.merge(self.graphdef, *map(nnx.State, (params, rngs, *states)))
 
 
 def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Array:
@@ -71,21 +82,21 @@ def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Arra
 
 
 class _NnxLoss(_NnxModel):
-    def __call__(self, params, model_state, batch, key):
+    def __call__(self, params, model_state, batch, key, **where):
         model = self.merge(params, model_state, key)
-        asked = told(self.loss_fn, train=True, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **asked)
-        new_params, new_state = _arrays(model)
+        more = asked(self.loss_fn, train=True, key=key, **where)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
+        new_params, new_state = _arrays(model, self.trainable)
         _check_not_assigned(params, new_params, _normalised(model))
         return loss, (new_state, outputs)
 
 
 class _NnxEvaluate(_NnxModel):
-    def __call__(self, params, model_state, batch, key=None):
+    def __call__(self, params, model_state, batch, key=None, **where):
         key = jax.random.key(0) if key is None else key
         model = self.merge(params, model_state, key)
-        asked = told(self.loss_fn, train=False, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **asked)
+        more = asked(self.loss_fn, train=False, key=key, **where)
+        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
         return {**outputs, "loss": loss}
 
 
@@ -100,9 +111,10 @@ def _check_not_assigned(params: PyTree, new: PyTree, recomputed: Sequence[str] =
     if assigned:
         raise ValueError(
             f"the loss assigns to the parameters {assigned}, which the optimizer updates: what is "
-            "assigned would be lost. Keep what the loss updates in another kind of variable, such "
-            "as a subclass of nnx.Variable made with the model, or outside of 'params' in Linen; "
-            "for an average of the parameters use fit(average=ody.exponential_average(...))."
+            "assigned would be lost. Leave them out of what is trained by the task's trainable=; "
+            "or keep what the loss updates in another kind of variable, such as a subclass of "
+            "nnx.Variable made with the model, or outside of 'params' in Linen; for an average of "
+            "the parameters use fit(average=ody.exponential_average(...))."
         )
 
 
@@ -113,14 +125,25 @@ def _normalised(model: nnx.Module) -> list[str]:
     return ["".join(f"{key}/" for key in path) for path in found]
 
 
-def _arrays(model: nnx.Module) -> tuple[PyTree, PyTree]:
+def _arrays(model: nnx.Module, trainable: Any = None) -> tuple[PyTree, PyTree]:
     """Return the parameters and the rest without random streams, as plain dicts."""
     # What a module sows belongs to one call, not to the run.
-    params, _, _, model_state = nnx.state(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+    others = (nnx.RngState, nnx.Intermediate)
+    if trainable is None:
+        params, _, _, model_state = nnx.state(model, nnx.Param, *others, ...)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(model_state)
+    _, _, *parts = nnx.state(model, *others, trainable, nnx.BatchStat, ...)
+    params, updated, untrained = map(nnx.to_pure_dict, parts)
+    return params, ModelState(updated, untrained)
 
 
-def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..., Any]) -> Task:
+def nnx_task(
+    model: nnx.Module | Callable[..., nnx.Module],
+    loss_fn: Callable[..., Any],
+    *,
+    trainable: Any = None,
+    update: Callable[..., Any] | None = None,
+) -> Task:
     """Make a task from a Flax NNX model.
 
     The loss sees the model in training mode (`model.train()`) when it trains and in evaluation
@@ -134,9 +157,18 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
             that makes one, for parameters drawn from the run's key (a population's members
             then differ).
         loss_fn: `(model, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
-            over the batch, the outputs a dict for the metrics. It may have further parameters:
-            `train`, a bool that is False in validation; `key`, a typed PRNG key of the step, or
-            of the batch in validation.
+            over the batch, the outputs a dict for the metrics. It may have further parameters, any
+            of these, by name: `train`, a bool that is False in validation; `key`, a typed PRNG key
+            of the step, or of the batch in validation; `step`, an int32 scalar, the index of the
+            train step, or in validation the steps done; `progress`, a float32 scalar in [0, 1),
+            the step over the steps of the whole run.
+        trainable: An NNX filter of the variables that are trained, such as `nnx.LoRAParam` or
+            `nnx.All(nnx.Param, nnx.PathContains("head"))`; None is `nnx.Param`. All others are no
+            part of `TrainState.params`, so they are neither differentiated (and may be integers)
+            nor clipped, decayed, averaged (but batch statistics) or counted in norms, and have no
+            place in the optimizer's state. They are in the model state (`ModelState`), and saved
+            with it. The loss may assign to them: a teacher, a target network.
+        update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
 
     Returns:
         The task; its model is a new module, in evaluation mode.
@@ -144,8 +176,8 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
     Raises:
         TypeError: If the model is neither a module nor a function that makes one, or `loss_fn` is
             not a function, or asks for something else.
-        ValueError: If the model has no parameter (`nnx.Param`); or, when the loss is traced, it
-            assigns to one.
+        ValueError: If the model has nothing that is trained; or, when the loss is traced, it
+            assigns to that.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -159,12 +191,12 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
     check_loss_fn(loss_fn)
     if isinstance(model, nnx.Module):
         template = nnx.clone(model)
-        arrays = _arrays(model)
+        arrays = _arrays(model, trainable)
         init = lambda key: arrays
     elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
         make = _with_rngs(model)
         template = nnx.eval_shape(lambda: _made(make(nnx.Rngs(0))))
-        init = lambda key: _arrays(make(nnx.Rngs(key)))
+        init = lambda key: _arrays(make(nnx.Rngs(key)), trainable)
     else:
         raise TypeError(
             "model must be an nnx.Module or a function of nnx.Rngs, got "
@@ -172,21 +204,23 @@ def nnx_task(model: nnx.Module | Callable[..., nnx.Module], loss_fn: Callable[..
         )
     # A model that was called before it came here may hold what it has sown.
     nnx.pop(template, nnx.Intermediate)
-    if not jax.tree.leaves(_arrays(template)[0]):
+    if not jax.tree.leaves(_arrays(template, trainable)[0]):
         kinds = sorted({type(x).__name__ for _, x in nnx.to_flat_state(nnx.state(template))})
+        what = "nnx.Param" if trainable is None else f"variable of trainable={trainable!r}"
         raise ValueError(
-            f"{type(template).__name__} has no nnx.Param, so there is nothing to train; it has "
-            f"{', '.join(kinds) or 'no variable at all'}. What is trained must be an nnx.Param."
+            f"{type(template).__name__} has no {what}, so there is nothing to train; it has "
+            f"{', '.join(kinds) or 'no variable at all'}. What is trained must be an nnx.Param, or "
+            "what the filter trainable= says."
         )
     template.train()
-    loss = _NnxLoss.of(template, loss_fn)
+    loss = _NnxLoss.of(template, loss_fn, trainable)
     template.eval()
-    evaluate = _NnxEvaluate.of(template, loss_fn)
+    evaluate = _NnxEvaluate.of(template, loss_fn, trainable)
 
     def rebuild(params, model_state):
         return evaluate.merge(params, model_state, jax.random.key(0))
 
-    return Task(init, loss, evaluate, rebuild)
+    return Task(init, loss, evaluate, rebuild, checked_update(update))
 
 
 def _is_nnx_class(model: Any) -> bool:
@@ -218,22 +252,46 @@ class _Apply:
     """`module.apply`, bound to variables; remembers the collections that it updates."""
 
     def __init__(self, module: linen.Module, params, model_state, rngs, train: bool):
-        self._module, self._params, self._rngs = module, params, rngs
-        self._carried = list(model_state) if train else []
-        self.model_state = dict(model_state)
+        self._module, self._params, self._rngs, self._trains = module, params, rngs, train
+        self._untrained = getattr(model_state, "untrained", None)
+        _, updated = united_state(params, model_state)
+        self._carried = list(updated) if train else []
+        self._updated = dict(updated)
+
+    @property
+    def model_state(self) -> PyTree:
+        """The model's state after the calls so far."""
+        if self._untrained is None:
+            return self._updated
+        return ModelState(self._updated, self._untrained)
+
+    @property
+    def _whole(self) -> PyTree:
+        return united_state(self._params, self.model_state)[0]
 
     def __call__(self, *args: Any, mutable: Any = False, rngs: Any = None, **kwargs: Any) -> Any:
-        variables = {"params": self._params, **self.model_state}
+        variables = {"params": self._whole, **self._updated}
         kwargs["rngs"] = {**self._rngs, **self._named(rngs)}
         if not (mutable or self._carried):
             return self._module.apply(variables, *args, **kwargs)
         all_of_them = union_filters(mutable, self._carried)
         result, updated = self._module.apply(variables, *args, mutable=all_of_them, **kwargs)
-        _check_not_assigned(self._params, updated.get("params", self._params))
-        self.model_state.update({k: x for k, x in updated.items() if k in self._carried})
+        if "params" in updated:
+            self._take(updated["params"])
+        self._updated.update({k: x for k, x in updated.items() if k in self._carried})
         if mutable is False:
             return result
         return result, {k: x for k, x in updated.items() if in_filter(mutable, k)}
+
+    def _take(self, params: PyTree) -> None:
+        """Take what is assigned to parameters that are not trained."""
+        mine = {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(self._params)}
+        part = lambda trained: jax.tree_util.tree_map_with_path(
+            lambda path, x: x if (name_of(path) in mine) == trained else None, params
+        )
+        _check_not_assigned(self._params, part(True))
+        if self._untrained is not None and self._trains:
+            self._untrained = part(False)
 
     def _named(self, rngs: Any) -> Mapping[str, Any]:
         """Return streams by name, of which Flax calls a single one "params"."""
@@ -241,32 +299,38 @@ class _Apply:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _LinenModel(ByValue):
+class _LinenModel(AsksForItsLoss, ByValue):
     module: linen.Module
     loss_fn: Callable[..., Any]
     rngs: tuple[str, ...]
 
+    @property
+    def draws(self) -> bool:
+        """Whether the module may draw from random streams."""
+        return bool(self.rngs)
+
     def called(
-        self, params: PyTree, model_state: PyTree, batch: Any, key: jax.Array, train: bool
+        self, params: PyTree, model_state: PyTree, batch: Any, key: jax.Array, **told: Any
     ) -> tuple[Any, PyTree, dict[str, Any]]:
         """Return the loss, the model state after, and the outputs."""
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(self.rngs)}
-        apply = _Apply(self.module, params, model_state, rngs, train)
-        asked = told(self.loss_fn, train=train, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, **asked)
+        apply = _Apply(self.module, params, model_state, rngs, told["train"])
+        more = asked(self.loss_fn, key=key, **told)
+        loss, outputs = call_loss(self.loss_fn, batch, apply, batch, **more)
         return loss, apply.model_state, outputs
 
 
 class _LinenLoss(_LinenModel):
-    def __call__(self, params, model_state, batch, key):
-        loss, model_state, outputs = self.called(params, model_state, batch, key, train=True)
+    def __call__(self, params, model_state, batch, key, **where):
+        args = (params, model_state, batch, key)
+        loss, model_state, outputs = self.called(*args, train=True, **where)
         return loss, (model_state, outputs)
 
 
 class _LinenEvaluate(_LinenModel):
-    def __call__(self, params, model_state, batch, key=None):
+    def __call__(self, params, model_state, batch, key=None, **where):
         key = jax.random.key(0) if key is None else key
-        loss, _, outputs = self.called(params, model_state, batch, key, train=False)
+        loss, _, outputs = self.called(params, model_state, batch, key, train=False, **where)
         return {**outputs, "loss": loss}
 
 
@@ -275,6 +339,8 @@ def linen_task(
     loss_fn: Callable[..., Any],
     *sample: Any,
     rngs: Sequence[str] = ("dropout",),
+    trainable: Sequence[str] | None = None,
+    update: Callable[..., Any] | None = None,
     **sample_kwargs: Any,
 ) -> Task:
     """Make a task from a Flax Linen model.
@@ -285,13 +351,17 @@ def linen_task(
             module's, with the variables and the random streams filled in: `apply(x, ...)`
             returns what the module returns, and batch statistics that it updates are carried.
             With `mutable=`, such as the collections that it sows, it returns those too, as
-            the module's does. `train` is a bool for the module's own flags; a parameter `key`
-            is given a typed PRNG key of the step, or of the batch in validation. Either may be
-            left out.
+            the module's does; `rngs=` and `method=` are the module's as well. `train` is a bool
+            for the module's own flags, and may be left out; `key`, `step` and `progress` are
+            told by name, as to the loss of an `nnx_task`.
         *sample: What the module is called with to make its variables; shapes and dtypes count,
             values don't.
         rngs: Names of the random streams that the module draws from. In validation each batch
             has its own noise, the same in every epoch.
+        trainable: Regular expressions, each found in the path of at least one of the 'params',
+            such as "^head/"; None trains all. The others are as those of `pure_task`. The loss may
+            assign to them, by `mutable=["params"]`.
+        update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
         **sample_kwargs: Keyword arguments of that call, such as `train=False`.
 
     Returns:
@@ -300,7 +370,8 @@ def linen_task(
     Raises:
         TypeError: If `module` is not a Linen module, or `loss_fn` is not a function, or
             asks for something else.
-        ValueError: If, at `init`, the module has no parameter.
+        ValueError: If, at `init`, the module has no parameter, or none of a pattern of
+            `trainable`.
 
     Example:
         >>> import jax, jax.numpy as jnp, odyssey_jax as ody
@@ -332,13 +403,19 @@ def linen_task(
             variables, *sample, rngs=streams, mutable=True, **sample_kwargs
         )
         sown = {"intermediates"} | _sown(variables, apply)
-        return params, {k: v for k, v in variables.items() if k != "params" and k not in sown}
+        updated = {k: v for k, v in variables.items() if k != "params" and k not in sown}
+        return divided_state(params, updated, trainable)
+
+    def rebuild(params, model_state):
+        params, updated = united_state(params, model_state)
+        return {"params": params, **updated}
 
     return Task(
         init,
         _LinenLoss(module, loss_fn, tuple(rngs)),
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
-        lambda params, model_state: {"params": params, **model_state},
+        rebuild,
+        checked_update(update),
     )
 
 

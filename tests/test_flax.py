@@ -213,6 +213,22 @@ def test_a_linen_loss_may_give_streams_of_its_own():
     fit(ody.linen_task(Draws(), loss, X, rngs=("z",)))
 
 
+def test_a_linen_loss_may_call_another_method():
+    class Two(linen.Module):
+        def setup(self):
+            self.dense = linen.Dense(3)
+
+        def __call__(self, x):
+            return self.encode(x)
+
+        def encode(self, x):
+            return self.dense(x)
+
+    for method in ("encode", Two.encode):
+        loss = lambda apply, batch, method=method: mse(lambda x: apply(x, method=method), batch)
+        fit(ody.linen_task(Two(), functools.partial(loss), X))
+
+
 def test_what_a_linen_model_sows_is_of_one_call():
     def loss(apply, batch, train):
         y, sown = apply(batch["x"], train, mutable=["losses"])

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from odyssey_jax._apply_if import apply_if
-from odyssey_jax._types import PyTree, StopReason, Task, TrainState
+from odyssey_jax._types import PyTree, StopReason, Task, Told, TrainState
 from odyssey_jax.data import HostSource, IndexedSource
 from odyssey_jax.feed._chunks import Chunk, Cut, Stacked, chunk_size, int32
 from odyssey_jax.feed._feed import Feed
@@ -23,6 +23,7 @@ from odyssey_jax.parallel import decide
 from odyssey_jax.train import (
     Carry,
     Finished,
+    Inputs,
     Keys,
     Loop,
     Progress,
@@ -102,7 +103,7 @@ class Driven(Resident):
         feed = self._feed_at(carry, step)
         if limit <= step and not self._compiled:
             return self._compile(carry, feed, step)
-        rate, validating = self.inputs.learning_rate, False
+        given, validating = self._given, False
         calls: collections.deque[tuple[int, jax.Array]] = collections.deque()
         while True:
             if self.calendar.epochs(step) > epoch:
@@ -112,7 +113,7 @@ class Driven(Resident):
                 if states is None:
                     validating = True
                     break
-                args = (carry, self._resident, states, rate, int32([step, epoch]))
+                args = (carry, self._resident, states, given, int32([step, epoch]))
                 carry, epoch = _end_epoch(self.loop, *args), epoch + 1
             if step >= limit or _halted(calls, feed, keep=_AHEAD):
                 break
@@ -123,7 +124,7 @@ class Driven(Resident):
             until = step + -(-(until - step) // chunk.block) * chunk.block
             statics = (self.loop, self.calendar.epoch, chunk.block)
             span = int32([step, until])
-            carry, reached = _train(*statics, carry, chunk.batches, rate, span)
+            carry, reached = _train(*statics, carry, chunk.batches, given, span)
             step = until
             calls.append((step, reached))
         return carry, self.look(carry, validating)
@@ -178,6 +179,11 @@ class Driven(Resident):
 
     # What `run` is made of.
 
+    @property
+    def _given(self) -> Inputs:
+        """The inputs without the data."""
+        return self.inputs._replace(train=cast(Any, None), valid=None)
+
     def _feed_at(self, carry: Carry, step: int) -> Feed | Cut:
         """Return what gives the batches from a step on; a run that was left is read anew."""
         seed = _seed_of(carry.key)
@@ -229,10 +235,10 @@ class Driven(Resident):
         chunk = self._wait_for(feed, step)
         if chunk is None:
             return carry, self.look(carry)
-        statics, rate = (self.loop, self.calendar.epoch, chunk.block), self.inputs.learning_rate
-        carry, _ = _train(*statics, carry, chunk.batches, rate, int32([step, step]))
+        statics, given = (self.loop, self.calendar.epoch, chunk.block), self._given
+        carry, _ = _train(*statics, carry, chunk.batches, given, int32([step, step]))
         if not self._read:
-            args = (carry, self._resident, {}, rate, int32([-1, -1]))
+            args = (carry, self._resident, {}, given, int32([-1, -1]))
             carry = _end_epoch(self.loop, *args)
         self._compiled = True
         return carry, self.look(carry)
@@ -241,7 +247,7 @@ class Driven(Resident):
         """Return the metrics' states over the data that is read; None where it is not there yet."""
         if not self._read:
             return {}
-        state, found = None, {}
+        validated, found = None, {}
         for name, source in self._read.items():
             known = self._validations.get(name)
             if known is None:
@@ -253,10 +259,11 @@ class Driven(Resident):
                     if known.feed.ended:
                         break
                     return None
-                if state is None:
-                    state = _state_to_validate(self.loop, carry, self.inputs.learning_rate)
+                if validated is None:
+                    validated = _to_validate(self.loop, carry, self._given)
                 span = int32([known.step, chunk.end])
-                known.states = observe(self.loop, known.states, state, chunk.batches, span)
+                args = (known.states, *validated, chunk.batches, span)
+                known.states = observe(self.loop, *args)
                 known.step = chunk.end
                 known.feed.drop(chunk.end)
             found[name] = known.states
@@ -317,7 +324,7 @@ def _train(
     block: int,
     carry: Carry,
     batches: Any,
-    rate: Any,
+    given: Inputs,
     span: jax.Array,
 ) -> tuple[Carry, jax.Array]:
     """Train from a step to another, on batches that reach so far; not from an earlier step.
@@ -337,7 +344,7 @@ def _train(
         first = carry.clock.step
         batch_at = lambda i: batches.batch(first + i)
         steps = loop.train_block(
-            loop.begin_steps(carry), first, block, batch_at, batches.transform, key, rate
+            loop.begin_steps(carry), first, block, batch_at, batches.transform, key, given
         )
         return loop.end_steps(carry, steps, first + block)
 
@@ -348,20 +355,26 @@ def _train(
 
 
 @compiled(static_argnums=0)
-def _state_to_validate(loop: Loop, carry: Carry, rate: Any) -> TrainState:
-    return loop.begin_validation(carry, rate).state.for_evaluation
+def _to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, Told]:
+    state = loop.begin_validation(carry, given.learning_rate).state.for_evaluation
+    return state, loop.where_validated(carry, given.total_steps)
 
 
 @compiled(static_argnums=0)
 def observe(
-    loop: Loop, states: PyTree, state: TrainState, batches: Stacked, span: jax.Array
+    loop: Loop,
+    states: PyTree,
+    state: TrainState,
+    where: Told,
+    batches: Stacked,
+    span: jax.Array,
 ) -> PyTree:
     """Take the validation metrics past the batches of a chunk."""
     first, end = span
     batch_at = lambda i: transformed(batches.transform, batches.batch(i), None)
     if states is None:
-        states = loop.empty_validation(state, jax.eval_shape(batch_at, first))
-    step = lambda i, states: loop.validate_block(states, state, batch_at(i), i)
+        states = loop.empty_validation(state, jax.eval_shape(batch_at, first), where)
+    step = lambda i, states: loop.validate_block(states, state, batch_at(i), i, where)
     return lax.fori_loop(first, end, step, states)
 
 
@@ -371,17 +384,18 @@ def _end_epoch(
     carry: Carry,
     resident: Mapping[str, IndexedSource],
     states: Mapping[str, PyTree],
-    rate: Any,
-    where: jax.Array,
+    given: Inputs,
+    span: jax.Array,
 ) -> Carry:
     """End an epoch, unless the carry has not come there: to its last step, of this epoch."""
-    step, epoch = where
+    step, epoch = span
 
     def end(carry: Carry) -> Carry:
-        carry = loop.begin_validation(carry, rate)
+        carry = loop.begin_validation(carry, given.learning_rate)
         state = carry.state.for_evaluation
-        found = {name: loop.validate_pass(state, data) for name, data in resident.items()}
-        return loop.end_epoch(carry, rate, {**found, **states})
+        where = loop.where_validated(carry, given.total_steps)
+        found = {name: loop.validate_pass(state, data, where) for name, data in resident.items()}
+        return loop.end_epoch(carry, given.learning_rate, {**found, **states})
 
     is_there = (carry.clock.step == step) & (carry.clock.epoch == epoch)
     return apply_if(is_there, end, carry)

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from odyssey_jax._checks import check_count
-from odyssey_jax._types import PyTree, Task, TrainState
+from odyssey_jax._types import PyTree, Task, Told, TrainState
 from odyssey_jax.data import HostSource, IndexedSource, as_source
 from odyssey_jax.feed._chunks import chunk_size, int32
 from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
 from odyssey_jax.feed._feed import Feed
 from odyssey_jax.parallel import OneDevice
-from odyssey_jax.train import Loop, compiled, make_loop
+from odyssey_jax.train import Loop, compiled, evaluation_key, make_loop
 
 
 @jax.transfer_guard("allow")
@@ -28,6 +29,9 @@ def evaluate(
     *,
     batch_size: int | None = None,
     steps: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    total_steps: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a train state on data that it was not trained on.
 
@@ -39,13 +43,18 @@ def evaluate(
         metrics: Name to metric, beside the loss.
         batch_size: Examples in a batch, where the data are plain arrays.
         steps: Batches to evaluate on, of data that is read on the host; None is a pass.
+        seed: The run's, for a model or a loss that draws: each batch is then given the noise
+            that it has in the validation of `fit(seed=seed)`.
+        step: The train steps that the state has done, for a loss that asks for its step.
+        total_steps: The train steps of the whole run, for a loss that asks for its progress.
 
     Returns:
         Name to value: "loss" and each of the metrics.
 
     Raises:
         TypeError: If the data is of no such kind.
-        ValueError: If `batch_size` or `steps` is missing, or has no effect.
+        ValueError: If `batch_size` or `steps` is missing, or has no effect; or the loss asks for
+            a step or a progress that is not given.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -58,10 +67,13 @@ def evaluate(
     source = as_source("data", data, batch_size=batch_size)
     loop = make_loop(task, _NO_OPTIMIZER, metrics=metrics)
     state = state.for_evaluation._replace(opt_state=None, average=None)
+    number = lambda x: None if x is None else np.int32(x)
+    key = evaluation_key(jax.random.key(seed))
+    where = Told(key, number(step), number(total_steps))
     if isinstance(source, IndexedSource):
         if steps is not None:
             raise ValueError(f"steps={steps} has no effect on data that lies on the device.")
-        return _evaluate_compiled(loop, state, source)
+        return _evaluate_compiled(loop, state, source, where)
     assert isinstance(source, HostSource)
     if jax.process_count() > 1:
         raise ValueError(
@@ -72,17 +84,19 @@ def evaluate(
         steps = check_count("steps", steps, 1)
     elif source.steps_per_pass is None:
         raise ValueError(f"steps must be given: how many batches {source!r} has is not known.")
-    return _compute(loop, _read(loop, state, source, steps))
+    return _compute(loop, _read(loop, state, source, steps, where))
 
 
-def _read(loop: Loop, state: TrainState, source: HostSource, steps: int | None) -> PyTree:
+def _read(
+    loop: Loop, state: TrainState, source: HostSource, steps: int | None, where: Told
+) -> PyTree:
     """Return the metrics' states over a pass, or a part of it."""
     size, states, step = chunk_size(source.spec, PREFETCH_BYTES), None, 0
     feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
     with contextlib.closing(feed):
         while (chunk := feed.chunk(step)) is not None:
             span = int32([chunk.first, chunk.end])
-            states = observe(loop, states, state, chunk.batches, span)
+            states = observe(loop, states, state, where, chunk.batches, span)
             step = chunk.end
             feed.drop(step)
     return states
@@ -92,8 +106,10 @@ _NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a prog
 
 
 @compiled(static_argnums=0)
-def _evaluate_compiled(loop: Loop, state: TrainState, data: IndexedSource) -> dict[str, Any]:
-    return loop.metrics.compute(loop.validate_pass(state, data))
+def _evaluate_compiled(
+    loop: Loop, state: TrainState, data: IndexedSource, where: Told
+) -> dict[str, Any]:
+    return loop.metrics.compute(loop.validate_pass(state, data, where))
 
 
 @compiled(static_argnums=0)

@@ -42,7 +42,7 @@ def fit(
     valid: Any = None,
     *,
     epochs: int,
-    learning_rate: ScheduleFn | float | None = None,
+    learning_rate: ScheduleFn | float | Mapping[str, ScheduleFn | float] | None = None,
     metrics: Mapping[str, Any] | None = None,
     train_metrics: Mapping[str, Any] | None = None,
     callbacks: Callback | None = None,
@@ -107,7 +107,10 @@ def fit(
         task: What is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.
         optimizer: An Optax transformation, such as `optax.adamw(schedule)`; or a function that
             makes one of a learning rate, such as `optax.adamw`. With the latter the rate is
-            data: it is logged, recorded, and another one needs no other program.
+            data: it is logged, recorded, and another one needs no other program. Or a mapping of
+            these, such as `{"encoder": optax.sgd, "head": optax.adam}`: one for each top-level
+            part of the parameters (of an NNX model each attribute), or what a step of your own
+            (`Task.update`) is given by name.
         train: The training data: an `ArrayDataset` (on the device), a `HostDataset` (on the host,
             or on a disk), a loader of another library, or anything that `as_source` takes.
             Several processes read a share of every batch each.
@@ -117,7 +120,8 @@ def fit(
         epochs: The epochs after which the run is complete, at least 1.
         learning_rate: A schedule or a number, where `optimizer` is such a function. One that
             is written in epochs or in fractions of the run is resolved for this run; one in
-            tokens must be resolved first, with `schedule.resolve(tokens_per_step=...)`.
+            tokens must be resolved first, with `schedule.resolve(tokens_per_step=...)`. For a
+            mapping of optimizers a mapping of rates; each is logged as "learning_rate/<name>".
         metrics: Name to metric, computed in validation beside the loss, as "valid/<name>".
         train_metrics: Name to metric, computed over the training batches beside the loss, as
             "train/<name>".

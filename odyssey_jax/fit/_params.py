@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +59,7 @@ def load_params(
         transfer: What is renamed, initialized and ignored on the way to the target.
         subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
             where it was told so; with `step="best"` those that were measured there, or restored by
-            the same metric. "model_state"
+            the same metric; of a task with `trainable=` all of them, trained and not. "model_state"
             is what the model itself updates, such as batch statistics, alike. Anything else is a
             node of the checkpoint by its path: "state/params" are the parameters as they were
             trained.
@@ -93,15 +95,20 @@ def load_params(
     if target is None and transfer is not None:
         raise ValueError("a transfer needs a target: pass the parameters to restore into.")
     reader = _reader(directory, step, monitor, mode)
-    number, path = _where(reader, step, subtree)
+    number, paths = _where(reader, step, subtree)
     if target is None:
-        return _as_returned(reader, number, path, reader.load(number, subtree=path).tree)
-    if not path.startswith(_AVERAGE):
-        return reader.restore(target, number, transfer=transfer, subtree=path).tree
+        return _loaded(reader, number, paths)
+    if not paths[0].startswith(_AVERAGE):
+        return reader.restore(target, number, transfer=transfer, subtree=paths).tree
     # An average is kept in at least 32 bits, and returned in the parameters' own.
-    wide = jax.tree.map(_wide, target)
-    found = reader.restore(wide, number, transfer=transfer, subtree=path).tree
-    return jax.tree.map(lambda x, like: x.astype(like.dtype), found, target)
+    names = [leaf.name for leaf in reader.leaves(number)]
+    own = {name.removeprefix(f"{path}/") for path in paths[1:] for name in names}
+    wide = jax.tree_util.tree_map_with_path(
+        lambda at, x: x if _name(at) in own else _wide(x), target
+    )
+    found = reader.restore(wide, number, transfer=transfer, subtree=paths).tree
+    like = lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype)
+    return jax.tree.map(like, found, target)
 
 
 def export_params(
@@ -152,9 +159,8 @@ def export_params(
     """
     chosen = _format(Path(path), format)
     reader = _reader(directory, step, monitor, mode)
-    number, where = _where(reader, step, subtree)
-    tree = _as_returned(reader, number, where, reader.load(number, subtree=where).tree)
-    return export(tree, path, chosen, {"step": str(number)})
+    number, paths = _where(reader, step, subtree)
+    return export(_loaded(reader, number, paths), path, chosen, {"step": str(number)})
 
 
 def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
@@ -173,8 +179,11 @@ def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
 _AVERAGE = "state/average/"
 
 
-def _where(reader: Reader, step: Step, subtree: str) -> tuple[int, str]:
-    """Return the step that is read, which is verified, and the path of a subtree in it."""
+def _where(reader: Reader, step: Step, subtree: str) -> tuple[int, list[str]]:
+    """Return the step that is read, which is verified, and the paths of a subtree in it.
+
+    The parameters that a task does not train are in a place of their own.
+    """
     if step == "latest":
         number = reader.latest(verify=True)
     elif step == "best":
@@ -185,14 +194,29 @@ def _where(reader: Reader, step: Step, subtree: str) -> tuple[int, str]:
         raise CheckpointNotFoundError(
             f"there is no checkpoint in {str(reader.directory)!r} with a metric that is a number"
         )
-    if subtree not in RETURNED:
-        return number, subtree
-    paths = reader.metadata(number).get("paths")
-    if paths is None:  # a store of one's own, without `fit`
-        return number, subtree
+    paths = reader.metadata(number).get("paths") if subtree in RETURNED else None
+    if paths is None:  # or a store of one's own, without `fit`
+        return number, [subtree]
     # The best of a run that restores it may be in a later checkpoint alone.
     other = step == "best" and paths["monitor"] != reader.monitor
-    return number, paths["measured" if other else "result"][subtree]
+    found = paths["measured" if other else "result"]
+    more = [found["untrained"]] if subtree == "params" and "untrained" in found else []
+    return number, [found[subtree], *more]
+
+
+def _loaded(reader: Reader, step: int, paths: list[str]) -> PyTree:
+    """Return what is at these paths, as one tree."""
+    load = lambda path: _as_returned(reader, step, path, reader.load(step, subtree=path).tree)
+    return functools.reduce(_united, map(load, paths))
+
+
+def _united(one: Any, other: Any) -> Any:
+    """Return two trees that have different leaves of one tree as that tree."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {key: _united(one.get(key), other.get(key)) for key in {**one, **other}}
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return type(one)(itertools.starmap(_united, zip(one, other, strict=True)))
+    return other if one is None else one
 
 
 def _as_returned(reader: Reader, step: int, path: str, tree: PyTree) -> PyTree:
@@ -203,11 +227,14 @@ def _as_returned(reader: Reader, step: int, path: str, tree: PyTree) -> PyTree:
     dtypes = {leaf.name: leaf.dtype for leaf in reader.leaves(step)}
 
     def cast(where: Any, x: Any) -> Any:
-        below = jax.tree_util.keystr(where, simple=True, separator="/")
-        dtype = dtypes[f"{raw}/{below}".rstrip("/")]
+        dtype = dtypes[f"{raw}/{_name(where)}".rstrip("/")]
         return x if dtype.startswith("key<") else x.astype(jnp.dtype(dtype))
 
     return jax.tree_util.tree_map_with_path(cast, tree)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _wide(x: Any) -> jax.ShapeDtypeStruct:

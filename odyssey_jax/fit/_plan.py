@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -57,7 +57,8 @@ class Plan:
         prefetch_bytes: What the batches that are read ahead may take.
         epochs: The epochs after which the run is complete.
         calendar: How the run is cut.
-        schedule: The learning rate in steps, or None where the optimizer has its own.
+        schedule: The learning rate in steps, one for each optimizer where there are several, or
+            None where the optimizer has its own.
         callbacks: Those of the program: all but the `checkpoint`.
         saving: When to save, and what is kept; None without a directory.
         metrics: Of the validation data.
@@ -86,7 +87,7 @@ class Plan:
     prefetch_bytes: int
     epochs: int
     calendar: Calendar
-    schedule: ScheduleFn | None
+    schedule: ScheduleFn | Mapping[str, ScheduleFn] | None
     callbacks: Chain
     saving: Checkpoint | None
     metrics: Mapping[str, Any] | None
@@ -147,17 +148,17 @@ class Plan:
         samples = 0
         if every is not None:
             samples = _capacity(self.last_step // every + 1)  # the last one may not be complete
-        schedule = self.schedule
         return make_program(
             self.task,
             self.optimizer,
             self.train,
             self.valid,
-            schedule.precise() if isinstance(schedule, Schedule) else schedule,
+            _each(lambda x: x.precise() if isinstance(x, Schedule) else x, self.schedule),
             metrics=self.metrics,
             train_metrics=self.train_metrics,
             callbacks=self.callbacks,
             steps_per_epoch=self.steps_per_epoch,
+            total_steps=self.last_step,
             valid_steps=self.valid_steps,
             prefetch_bytes=self.prefetch_bytes,
             options=self.options,
@@ -247,13 +248,17 @@ def make_plan(
             f"accumulate_steps={accumulate} is more than the {steps} train steps of the run, "
             "which would end before the first update: choose fewer, or more epochs."
         )
-    if isinstance(schedule, Schedule):
-        updates = calendar.epoch / accumulate
-        total = max(round(epochs * updates), 1)
-        schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
-        jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
-    if callable(learning_rate) and schedule is not None:
+    updates = calendar.epoch / accumulate
+    total = max(round(epochs * updates), 1)
+
+    def resolved(schedule: ScheduleFn) -> ScheduleFn:
+        if isinstance(schedule, Schedule):
+            schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
+            jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
         check_learning_rate(schedule, max(steps // accumulate, 1))
+        return schedule
+
+    schedule = _each(resolved, schedule)
     if valid is None and metrics:
         raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
     _check_resume(resume)
@@ -370,8 +375,48 @@ def as_writers(writers: Any) -> list[Writer]:
     return found
 
 
-def _as_schedule(optimizer: Any, learning_rate: Any) -> ScheduleFn | None:
+def _each(function: Callable[[ScheduleFn], Any], schedule: Any) -> Any:
+    """Return a function of a schedule, or of each of several; None of None."""
+    if isinstance(schedule, Mapping):
+        return {name: function(x) for name, x in schedule.items()}
+    return None if schedule is None else function(schedule)
+
+
+def _as_schedules(optimizer: Mapping[str, Any], learning_rate: Any) -> dict[str, ScheduleFn] | None:
+    """Return the rates of the optimizers that are functions of one, by name."""
+    if not optimizer or not all(isinstance(name, str) for name in optimizer):
+        raise ValueError(
+            "optimizer must be a mapping from the names of the parameters' parts, at least one, "
+            f"got {list(optimizer)}."
+        )
+    if not isinstance(learning_rate, Mapping | None):
+        raise ValueError(
+            f"learning_rate={learning_rate!r} must be a mapping as the optimizers are, with a rate "
+            f"for each that is a function of one: {sorted(optimizer)}."
+        )
+    rates = learning_rate or {}
+    if unknown := sorted(rates.keys() - optimizer.keys()):
+        raise ValueError(
+            f"learning_rate has {unknown}, and the optimizers are {sorted(optimizer)}."
+        )
+    found = {}
+    for name, one in optimizer.items():
+        try:
+            found[name] = _as_schedule(one, rates.get(name))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"of {name!r}: {error}") from error
+    return {name: x for name, x in found.items() if x is not None} or None
+
+
+def _as_schedule(optimizer: Any, learning_rate: Any) -> Any:
     """Return the learning rate as a pytree to call; None if the optimizer has its own."""
+    if isinstance(optimizer, Mapping):
+        return _as_schedules(optimizer, learning_rate)
+    if isinstance(learning_rate, Mapping):
+        raise ValueError(
+            f"learning_rate={learning_rate!r} is a mapping, and the optimizer is not: give a "
+            "mapping of both, one for each top-level part of the parameters."
+        )
     if is_transformation(optimizer):
         if learning_rate is not None:
             raise ValueError(

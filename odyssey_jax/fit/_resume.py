@@ -213,7 +213,7 @@ def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Pla
     """Raise ValueError, naming it, if what a run is made of is not what it was."""
     then, now = saved.get("made_of", {}), about["made_of"]
     # Another version of JAX may trace the same function differently.
-    traced = ("loss function", "optimizer") if then.get("jax") != now["jax"] else ()
+    traced = ("loss function", "optimizer", "train step") if then.get("jax") != now["jax"] else ()
     names = [k for k, v in now.items() if k not in ("jax", *traced) and k in then and then[k] != v]
     was, given = saved.get("config", {}), json.loads(json.dumps(about["config"]))
     names += [

@@ -65,12 +65,14 @@ def _name(function: Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', '?')}.{name}"
 
 
-def schedule_record(schedule: ScheduleFn | None, updates: int) -> dict[str, Any]:
-    """Return what a checkpoint's metadata says of the schedule.
+def schedule_record(schedule: Any, updates: int) -> dict[str, Any]:
+    """Return what a checkpoint's metadata says of the schedule, or of each of a mapping.
 
     A plain function can't be built again from its name, so its values at some updates of the run
     are recorded as well: another schedule is then compared with these.
     """
+    if isinstance(schedule, Mapping):
+        return {"schedules": {part: schedule_record(x, updates) for part, x in schedule.items()}}
     form = schedule_form(schedule)
     if schedule is None or from_form(form) is not None:
         return {"schedule": form}
@@ -85,27 +87,35 @@ def schedule_record(schedule: ScheduleFn | None, updates: int) -> dict[str, Any]
 
 def check_schedule(
     saved: Mapping[str, Any],
-    schedule: ScheduleFn | None,
+    schedule: Any,
     change: str,
     directory: Any,
     done: int,
     last: int,
+    part: str | None = None,
 ) -> None:
     """Raise ValueError if a run can't go on with this learning rate.
 
     Args:
         saved: The metadata of the checkpoint to go on from.
-        schedule: The schedule to go on with.
+        schedule: The schedule to go on with, or a mapping of one for each part.
         change: What may differ.
         directory: Of the run, for the message.
         done: The updates done.
         last: The updates of the whole run.
+        part: The part of the parameters whose rate it is, for the message.
 
     Raises:
         ValueError: If it may not differ and does; the message says where they first differ and
             by how much, or why that is not known.
     """
     if change == "replace":
+        return
+    if isinstance(schedule, Mapping) or "schedules" in saved:
+        then, now = saved.get("schedules", {}), schedule if isinstance(schedule, Mapping) else {}
+        for name in sorted({*then, *now}):
+            args = (then.get(name, {}), now.get(name), change, directory, done, last)
+            check_schedule(*args, part=name)
         return
     then = saved.get("schedule")
     updates = max(done, last)
@@ -126,7 +136,8 @@ def check_schedule(
     accept = "'extend' or 'replace'" if past_agrees else "'replace'"
     needs = " schedule_change='extend' needs the past to agree." if change == "extend" else ""
     raise ValueError(
-        f"the run in {directory} was begun with another learning rate: "
+        f"the run in {directory} was begun with another learning rate"
+        f"{'' if part is None else f' of {part!r}'}: "
         f"{_change(then, schedule_form(schedule))}; {how}.{needs} Use the one of then, or accept "
         f"the new one with schedule_change={accept}."
     )

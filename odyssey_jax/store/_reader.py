@@ -127,7 +127,7 @@ class Reader(Directory):
         step: int | Which = "latest",
         *,
         transfer: Transfer | None = None,
-        subtree: str = "",
+        subtree: str | Sequence[str] = "",
         verify: bool = True,
     ) -> Restored:
         """Restore a pytree.
@@ -146,7 +146,8 @@ class Reader(Directory):
             transfer: What is renamed, initialized and ignored, for a target that differs on
                 purpose.
             subtree: The node of the saved tree that the target is like: its keys with ``/``
-                between them, such as ``"state/params"``. Empty for the whole tree.
+                between them, such as ``"state/params"``. Empty for the whole tree; several, whose
+                leaves are those of the target together.
             verify: True to compare the arrays with their checksums; without, a restore from
                 memory takes about 30 % less time. The metadata always is compared.
 
@@ -182,13 +183,21 @@ class Reader(Directory):
         return restored._replace(skipped=skipped)
 
     def _restore(
-        self, target: Any, step: int, *, transfer: Transfer | None, subtree: str, verify: bool
+        self,
+        target: Any,
+        step: int,
+        *,
+        transfer: Transfer | None,
+        subtree: str | Sequence[str],
+        verify: bool,
     ) -> Restored:
         metadata = self.metadata(step)
         layout = self._layout(step)
-        depth, node = find(layout.tree, subtree)
-        below = [layout.places[number] for number in numbers_in(node)]
-        by_path = {tail(place.path, depth): place for place in below}
+        by_path = {}
+        for one in [subtree] if isinstance(subtree, str) else subtree:
+            depth, node = find(layout.tree, one)
+            below = [layout.places[number] for number in numbers_in(node)]
+            by_path |= {tail(place.path, depth): place for place in below}
         saved = [place.leaf._replace(path=path) for path, place in by_path.items()]
         leaves, targets, structure = flatten(target)
         sources, report = assign(saved, leaves, transfer)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Batch, PyTree, Task, takes_key
+from odyssey_jax._types import Batch, PyTree, Task, Told, told
 from odyssey_jax.testing._compare import (
     check,
     check_arrays,
@@ -75,9 +75,11 @@ def _check_loss(
     """Take two steps of gradient descent; return what the first one makes."""
     import chex
 
+    more = told(task.loss, _where(key), ("step", "progress"))
+
     def step(params: PyTree, model_state: PyTree, key: jax.Array) -> Any:
         def loss(params: PyTree) -> Any:
-            value, (state, outputs) = _returned(task.loss(params, model_state, batch, key))
+            value, (state, outputs) = _returned(task.loss(params, model_state, batch, key, **more))
             # A weak type is no other form to a loop, which makes it strong.
             return value, (_strong(state), outputs)
 
@@ -99,8 +101,8 @@ def _check_loss(
 
 
 def _check_evaluate(task: Task, before: Any, after: Any, batch: Batch) -> None:
-    key = (jax.random.key(0),) if takes_key(task.evaluate) else ()
-    traced, count = _counted(lambda params, state: task.evaluate(params, state, batch, *key))
+    more = told(task.evaluate, _where(jax.random.key(0)))
+    traced, count = _counted(lambda params, state: task.evaluate(params, state, batch, **more))
     compiled = jax.jit(traced)
     outputs = compiled(*before)
     _check_outputs("outputs of evaluate", outputs)
@@ -109,6 +111,10 @@ def _check_evaluate(task: Task, before: Any, after: Any, batch: Batch) -> None:
     check(shape == (), f"the loss of evaluate must be a scalar, got shape {shape}.")
     compiled(*after)
     _check_traces("evaluate", count)
+
+
+def _where(key: jax.Array) -> Told:
+    return Told(key, jnp.zeros((), jnp.int32), jnp.ones((), jnp.int32))
 
 
 def _returned(returned: Any) -> Any:

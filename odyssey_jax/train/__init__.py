@@ -7,6 +7,7 @@ from odyssey_jax.train._average import exponential_average as exponential_averag
 from odyssey_jax.train._carry import Carry as Carry
 from odyssey_jax.train._carry import Inputs as Inputs
 from odyssey_jax.train._carry import Keys as Keys
+from odyssey_jax.train._carry import evaluation_key as evaluation_key
 from odyssey_jax.train._carry import fresh_copy as fresh_copy
 from odyssey_jax.train._epoch import as_sets as as_sets
 from odyssey_jax.train._epoch import transformed as transformed
@@ -27,6 +28,7 @@ from odyssey_jax.train._programs import compiled as compiled
 from odyssey_jax.train._pure_task import pure_task as pure_task
 from odyssey_jax.train._resident import Resident as Resident
 from odyssey_jax.train._step import OptimizerLike as OptimizerLike
+from odyssey_jax.train._step import Step as Step
 from odyssey_jax.train._step import check_rate as check_rate
 from odyssey_jax.train._step import is_transformation as is_transformation
 from odyssey_jax.train._step import make_optimizer as make_optimizer

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odyssey_jax._checks import check_count, check_flag
-from odyssey_jax._types import PyTree, TrainState
+from odyssey_jax._types import PyTree, TrainState, averaged_part
 from odyssey_jax.train._user_functions import name_of
 from odyssey_jax.transforms import frozen_names
 
@@ -44,6 +44,7 @@ class Averaging:
 
     def init(self, params: PyTree, model_state: PyTree) -> Average:
         """Start from the first parameters and model state."""
+        model_state = averaged_part(model_state)
         return Average(_wide(params), _wide(model_state), jnp.zeros((), jnp.int32))
 
     def update(self, average: Average, state: TrainState, update: jax.Array) -> Average:
@@ -59,7 +60,8 @@ class Averaging:
             return self._taken(average, state)
         due = (done > 0) & (done % self.every == 0)
         # Until the first is due, the average is the state itself.
-        latest = Average(_wide(state.params), _wide(state.model_state), average.updates)
+        model_state = averaged_part(state.model_state)
+        latest = Average(_wide(state.params), _wide(model_state), average.updates)
         begun = average.updates > 0
         wait = lambda: jax.tree.map(lambda a, b: jnp.where(begun, a, b), average, latest)
         return lax.cond(due, lambda: self._taken(average, state), wait)
@@ -76,7 +78,8 @@ class Averaging:
         # A frozen one is what it was, also where it is infinite.
         param = lambda path, old, new: old if name_of(path) in frozen else towards(old, new)
         params = jax.tree_util.tree_map_with_path(param, average.params, state.params)
-        model_state = jax.tree.map(towards, average.model_state, state.model_state)
+        latest = averaged_part(state.model_state)
+        model_state = jax.tree.map(towards, average.model_state, latest)
         return Average(params, model_state, average.updates + 1)
 
     def _share(self, count: jax.Array) -> jax.Array:

@@ -50,11 +50,14 @@ class Inputs(NamedTuple):
         valid: The validation data, several sets of it by name, or None.
         learning_rate: The schedule, where the optimizer is made from one. Its hyper-parameters
             are data: other values need no other program.
+        total_steps: Int32 scalar, the train steps of the whole run, for a loss that asks for its
+            `progress`; data as well. None where no loss does.
     """
 
     train: IndexedSource
     valid: IndexedSource | Mapping[str, IndexedSource] | None = None
     learning_rate: ScheduleFn | None = None
+    total_steps: Any = None
 
 
 class Keys(NamedTuple):
@@ -68,6 +71,11 @@ class Keys(NamedTuple):
     def of(cls, root: jax.Array) -> Keys:
         """Derive them; the same root always gives the same ones."""
         return cls(*(jax.random.fold_in(root, use) for use in range(len(cls._fields))))
+
+
+def evaluation_key(root: jax.Array) -> jax.Array:
+    """Derive the key of a run's validation: another child of the root than `Keys` are."""
+    return jax.random.fold_in(root, len(Keys._fields))
 
 
 def fresh_copy(tree: Any) -> Any:

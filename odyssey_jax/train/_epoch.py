@@ -27,27 +27,32 @@ from odyssey_jax._types import (
     ScheduleFn,
     Signal,
     StopReason,
+    Told,
     TrainState,
     Transform,
-    takes_key,
+    asks_for,
+    told,
 )
 from odyssey_jax.callbacks import Chain, Ranking, Retention
 from odyssey_jax.data import IndexedSource, transform_of
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
-from odyssey_jax.train._carry import Carry
+from odyssey_jax.train._carry import Carry, Inputs, evaluation_key
 from odyssey_jax.train._convolutions import for_loops, slow_in_loops
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import Sampling, StepOptions
 from odyssey_jax.train._step import (
-    OptimizerLike,
+    Optimizers,
+    Step,
     logged_hyperparams,
     make_optimizer,
+    make_optimizers,
     norms,
+    own_step,
     train_step,
     weighted,
 )
-from odyssey_jax.train._user_functions import ByValue, shapes_of
+from odyssey_jax.train._user_functions import ByValue, Traced, shapes_of
 from odyssey_jax.transforms import scale_of_loss
 
 
@@ -74,7 +79,8 @@ class Epoch(ByValue):
 
     loss: Callable[..., Any]
     evaluate: Callable[..., Any]
-    optimizer: OptimizerLike
+    update: Callable[..., Any] | None
+    optimizer: Any
     callbacks: Chain
     metrics: MetricSet
     train_metrics: MetricSet
@@ -97,16 +103,13 @@ class Epoch(ByValue):
         sets = {"train": self.train_metrics.metrics, "valid": self.metrics.metrics}
         return metric_modes(sets)
 
-    # The task's functions by way of jit, which remembers a trace: the model's own Python code
-    # runs once for the shapes of its outputs and for the program.
+    @functools.cached_property
+    def _traced_loss(self) -> Traced:
+        return Traced(self.loss)
 
     @functools.cached_property
-    def _traced_loss(self) -> Callable[..., Any]:
-        return jax.jit(self.loss, inline=True)
-
-    @functools.cached_property
-    def _traced_evaluate(self) -> Callable[..., Any]:
-        return jax.jit(self.evaluate, inline=True)
+    def _traced_evaluate(self) -> Traced:
+        return Traced(self.evaluate)
 
     # Training.
 
@@ -139,7 +142,7 @@ class Epoch(ByValue):
         batch_at: Callable[[Any], Batch],
         transform: Transform | None,
         key: jax.Array,
-        learning_rate: ScheduleFn | None,
+        inputs: Inputs,
     ) -> Steps:
         """Make a block of train steps.
 
@@ -150,19 +153,21 @@ class Epoch(ByValue):
             batch_at: Position within the block -> batch.
             transform: The source's, of a batch and a key of the step's own.
             key: Typed PRNG key of the run's steps.
-            learning_rate: The schedule, where the optimizer is made from one.
+            inputs: The schedule and the length of the run; its data may be left out.
 
         Returns:
             What they leave.
         """
+        learning_rate = inputs.learning_rate
         optimizer = self.make_optimizer(learning_rate)
 
         def step(index: Any, steps: Steps) -> Steps:
             number = first + index
             step_key = jax.random.fold_in(key, number)
             batch = transformed(transform, self.placement.batch(batch_at(index)), step_key)
-            args = (self._traced_loss, optimizer, steps.state, batch, step_key)
-            state, outputs = train_step(*args)
+            where = (step_key, number.astype(jnp.int32), inputs.total_steps)
+            at = Step(*where, loss=self._traced_loss)
+            state, outputs = self._stepped(steps.state, batch, at, optimizer)
             state = self._averaged(state, number)
             samples = steps.samples
             if self.sampling is not None:
@@ -198,6 +203,11 @@ class Epoch(ByValue):
                 signal=carry.signal.merge(first_failed),
             ),
         )
+
+    def _stepped(self, state: TrainState, batch: Batch, step: Step, optimizer: Any) -> Any:
+        if self.update is None:
+            return train_step(state, batch, step, optimizer)
+        return own_step(self.update, state, batch, step, optimizer)
 
     def _averaged(self, state: TrainState, step: jax.Array) -> TrainState:
         """Take the parameters into their average, where the step has updated them."""
@@ -237,7 +247,15 @@ class Epoch(ByValue):
             return carry
         return self.notify(Point.VALIDATION_BEGIN, carry, self.trained(carry, learning_rate))
 
-    def validate_block(self, states: PyTree, state: TrainState, batch: Batch, index: Any) -> PyTree:
+    def where_validated(self, carry: Carry, total_steps: Any) -> Told:
+        """Return what the validation of a carry's state is told."""
+        draws = "key" in asks_for(self.evaluate)
+        key = evaluation_key(carry.key) if draws else carry.key
+        return Told(key, carry.clock.step, total_steps)
+
+    def validate_block(
+        self, states: PyTree, state: TrainState, batch: Batch, index: Any, where: Told
+    ) -> PyTree:
         """Take the validation metrics past a batch.
 
         Args:
@@ -245,24 +263,27 @@ class Epoch(ByValue):
             state: `TrainState.for_evaluation`.
             batch: The batch.
             index: Int32 scalar, its place in the pass.
+            where: From `where_validated`.
         """
-        return self.metrics.observe(states, self._evaluated(state, batch, index))
+        return self.metrics.observe(states, self._evaluated(state, batch, index, where))
 
-    def empty_validation(self, state: TrainState, batch: Batch) -> PyTree:
+    def empty_validation(self, state: TrainState, batch: Batch, where: Told) -> PyTree:
         """Return the validation metrics before any batch, for a batch like this one."""
-        return self.metrics.empty(jax.eval_shape(self._evaluated, state, batch, 0))
+        return self.metrics.empty(jax.eval_shape(self._evaluated, state, batch, 0, where))
 
-    def _evaluated(self, state: TrainState, batch: Batch, index: Any) -> Any:
-        args = (state.params, state.model_state, batch)
-        if takes_key(self.evaluate):
+    def _evaluated(self, state: TrainState, batch: Batch, index: Any, where: Told) -> Any:
+        traced = self._traced_evaluate
+        if "key" in traced.asks_for:
             # Each batch has noise of its own, and the same in every epoch.
-            args += (jax.random.fold_in(jax.random.key(0), index),)
-        evaluate = self._traced_evaluate
+            where = dataclasses.replace(where, key=jax.random.fold_in(where.key, index))
+        more = told(traced, where)
+        args = (state.params, state.model_state, batch)
+        evaluate = lambda *args: traced(*args, **more)
         if slow_in_loops(evaluate, *args):
             evaluate = for_loops(evaluate)
         return weighted(evaluate(*args), batch)
 
-    def validate_pass(self, state: TrainState, data: IndexedSource) -> PyTree:
+    def validate_pass(self, state: TrainState, data: IndexedSource, where: Told) -> PyTree:
         """Make one pass over validation data, in its own order; return the metrics' states.
 
         A smaller last batch weighs less.
@@ -270,15 +291,16 @@ class Epoch(ByValue):
         batch_of = lambda batch: transformed(transform_of(data), batch, None)
 
         def step(index: Any, states: PyTree) -> PyTree:
-            return self.validate_block(states, state, batch_of(data.batch(None, index)), index)
+            batch = batch_of(data.batch(None, index))
+            return self.validate_block(states, state, batch, index, where)
 
         first = jax.eval_shape(lambda data: batch_of(data.batch(None, 0)), data)
-        states = self.empty_validation(state, first)
+        states = self.empty_validation(state, first, where)
         states = lax.fori_loop(0, data.full_batches, step, states)
         if not data.remainder:
             return states
         last = batch_of(data.last_batch(None))
-        return self.validate_block(states, state, last, data.full_batches)
+        return self.validate_block(states, state, last, data.full_batches, where)
 
     def end_epoch(
         self, carry: Carry, learning_rate: ScheduleFn | None, validated: Mapping[str, PyTree]
@@ -355,9 +377,12 @@ class Epoch(ByValue):
         """Return what callbacks see of a carry."""
         return Event(metrics, carry.clock, carry.state, point, self.capacity, self.modes)
 
-    def make_optimizer(self, learning_rate: ScheduleFn | None) -> Any:
-        """Put the optimizer together."""
+    def make_optimizer(self, learning_rate: Any) -> Any:
+        """Put the optimizer together; of a step of one's own it may be a mapping of them."""
         options = self.options
+        if self.update is not None:
+            how = (options.clip_norm, options.accumulate_steps)
+            return make_optimizers(self.optimizer, learning_rate, *how)
         return make_optimizer(
             self.optimizer,
             learning_rate,
@@ -366,12 +391,22 @@ class Epoch(ByValue):
             options.loss_scale,
         )
 
-    def empty_training(self, state: TrainState, batch: Batch) -> PyTree:
+    def rates_of(self, rate: ScheduleFn) -> Any:
+        """Return a rate in the form of the inputs', for the optimizers that are made of one."""
+        if not isinstance(self.optimizer, Optimizers):
+            return rate
+        return dict.fromkeys(self.optimizer.names, rate)
+
+    def empty_training(self, state: TrainState, batch: Batch, inputs: Inputs) -> PyTree:
         """Return the training metrics before any batch, for a batch like this one."""
 
         def outputs_of(state: TrainState, batch: Batch) -> Any:
-            args = (state.params, state.model_state, batch, jax.random.key(0))
-            loss, (_, outputs) = self._traced_loss(*args)
+            where = (jax.random.key(0), jnp.zeros((), jnp.int32), inputs.total_steps)
+            at = Step(*where, loss=self._traced_loss)
+            if self.update is not None:
+                optimizer = self.make_optimizer(inputs.learning_rate)
+                return self._stepped(state, batch, at, optimizer)[1]
+            loss, (_, outputs) = at.loss_of(state.params, state.model_state, batch)
             outputs = {**norms(state, state.params, state.params), **outputs}
             if (scale := scale_of_loss(state.opt_state)) is not None:
                 outputs = {"loss_scale": scale, **outputs}

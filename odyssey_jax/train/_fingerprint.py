@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import PyTree, asks_for
 from odyssey_jax.data import checksum
 from odyssey_jax.train._loop import Loop
+from odyssey_jax.train._step import Step, own_step
 
 
 def of_function(function: Callable[..., Any], *args: Any) -> str:
@@ -28,23 +29,39 @@ def of_function(function: Callable[..., Any], *args: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def of_program(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
+def of_program(loop: Loop, state: Any, batch: PyTree, total_steps: Any) -> dict[str, Any]:
     """Return the fingerprints of the loss and of the optimizer's update.
 
-    The learning rate's schedule is compared by itself: here the rate is a constant.
+    The learning rate's schedule is compared by itself: here the rate is a constant. Where the
+    loss asks for its progress, the number of steps that it is a share of is among them.
     """
     # Shapes alone: where the arrays lie makes no other run.
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     leaves, structure = jax.tree.flatten((state, batch))
     found = loop.programs.once((structure, *leaves), lambda: _traced(loop, state, batch))
-    return dict(found)
+    asks = {*asks_for(loop.loss), *asks_for(loop.evaluate)}
+    return {**found, **({"number of steps": int(total_steps)} if "progress" in asks else {})}
 
 
 def _traced(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     key = jax.random.key(0)
     rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
-    optimizer = loop.make_optimizer(rate)
-    loss = of_function(loop.loss, state.params, state.model_state, batch, key)
+    optimizer = loop.make_optimizer(loop.rates_of(rate))
+    one = np.int32(1)
+
+    def loss_of(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
+        return Step(key, one, one, loss=loop.loss).loss_of(params, model_state, batch)
+
+    loss = of_function(loss_of, state.params, state.model_state, batch, key)
+
+    if (own := loop.update) is not None:
+
+        def stepped(state: Any, batch: PyTree, key: jax.Array) -> Any:
+            at = Step(key, one, one, loss=loop.loss)
+            return own_step(own, state, batch, at, optimizer)
+
+        state = state._replace(average=None)
+        return {"loss function": loss, "train step": of_function(stepped, state, batch, key)}
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
         return optimizer.update(grads, opt_state, params, value=value)

@@ -32,7 +32,7 @@ from odyssey_jax.train._epoch import Epoch, Steps, as_sets, clock_at, transforme
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import StepOptions
 from odyssey_jax.train._programs import Programs, compiled
-from odyssey_jax.train._step import OptimizerLike
+from odyssey_jax.train._step import OptimizerLike, Optimizers, init_optimizers
 
 
 class _Call(NamedTuple):
@@ -90,7 +90,7 @@ class Loop(Epoch):
             check_kind("what a loop runs over", data, IndexedSource, made_by)
         if not jax.tree.leaves(params):
             raise ValueError("the task has no parameters: there is nothing to train.")
-        opt_state = self.make_optimizer(inputs.learning_rate).init(params)
+        opt_state = init_optimizers(self.make_optimizer(inputs.learning_rate), params)
         averaging = self.options.average
         if averaging is not None and averages_itself(opt_state):
             raise ValueError(
@@ -105,7 +105,7 @@ class Loop(Epoch):
             state=state,
             key=key,
             callbacks=None,
-            metrics=self.empty_training(state, batch),
+            metrics=self.empty_training(state, batch, inputs),
             latest={},
             signal=Signal.none(),
             samples=None if self.sampling is None else self.sampling.empty(),
@@ -205,7 +205,7 @@ class Loop(Epoch):
         data, calendar = call.inputs.train, call.calendar
         first = carry.clock.step
         position = first % calendar.data_pass
-        rest = (transform_of(data), call.keys.step, call.inputs.learning_rate)
+        rest = (transform_of(data), call.keys.step, call.inputs)
 
         def block(steps: Steps) -> Steps:
             batch_at = lambda i: data.batch(order, position + i)
@@ -228,7 +228,8 @@ class Loop(Epoch):
 
     def _validated(self, carry: Carry, inputs: Inputs) -> dict[str, PyTree]:
         sets, state = as_sets(inputs.valid), carry.state.for_evaluation
-        return {name: self.validate_pass(state, data) for name, data in sets.items()}
+        where = self.where_validated(carry, inputs.total_steps)
+        return {name: self.validate_pass(state, data, where) for name, data in sets.items()}
 
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         trained = self.trained(carry, inputs.learning_rate)
@@ -270,7 +271,7 @@ def make_loop(
     Args:
         task: What is trained.
         optimizer: An Optax transformation, or a function that makes one of the inputs'
-            learning rate.
+            learning rate; or a mapping of these, one for each top-level part of the parameters.
         metrics: Name to metric, computed in validation beside the loss.
         train_metrics: Name to metric, computed over the training batches beside the loss.
         callbacks: One callback; `chain` joins several.
@@ -309,10 +310,16 @@ def make_loop(
             f"sample_capacity must be at least 1 where train steps are sampled every "
             f"{options.log_every_n_steps}, got {sample_capacity!r}."
         )
+    if task.update is not None and options.loss_scale is not None:
+        raise ValueError(
+            "loss_scale= does not go with a step of your own (Task.update), which takes the "
+            "gradients itself: scale the loss there, or leave it out."
+        )
     loop = Loop(
         loss=task.loss,
         evaluate=task.evaluate,
-        optimizer=optimizer,
+        update=task.update,
+        optimizer=Optimizers.of(optimizer),
         callbacks=callbacks if isinstance(callbacks, Chain) else chain(callbacks),
         metrics=MetricSet.with_loss(metrics),
         train_metrics=MetricSet.with_loss(train_metrics),
@@ -335,7 +342,7 @@ def _check_hashable(loop: Loop) -> None:
     call is given them again; callbacks and options are made anew for each.
     """
     for field in dataclasses.fields(loop):
-        if field.name in ("loss", "evaluate", "optimizer"):
+        if field.name in ("loss", "evaluate", "update", "optimizer"):
             continue
         try:
             hash(getattr(loop, field.name))

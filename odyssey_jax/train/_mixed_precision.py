@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import PyTree, Task, takes_key
-from odyssey_jax.train._user_functions import ByValue, check_form_of_state
+from odyssey_jax._types import ModelState, PyTree, Task, asks_for
+from odyssey_jax.train._user_functions import ByValue, check_form_of_state, with_loss
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -22,25 +22,45 @@ class _Cast(ByValue):
     inner: Callable[..., Any]
     dtype: str
 
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """What the function that it wraps asks for."""
+        return asks_for(self.inner)
+
+    def with_loss(self, loss_fn: Callable[..., Any]) -> _Cast:
+        """Return the same function of another loss."""
+        return dataclasses.replace(self, inner=with_loss(self.inner, loss_fn))
+
     def down(self, tree: PyTree) -> PyTree:
         """Cast the real numbers of a tree to the precision that is computed in."""
         return jax.tree.map(lambda x: x.astype(self.dtype) if _is_real(x) else x, tree)
 
+    def down_untrained(self, model_state: PyTree) -> PyTree:
+        """Cast the parameters that are not trained as the others are."""
+        if not isinstance(model_state, ModelState):
+            return model_state
+        return model_state._replace(untrained=self.down(model_state.untrained))
+
 
 class _CastLoss(_Cast):
-    def __call__(self, params, model_state, batch, key):
-        loss, (new, outputs) = self.inner(self.down(params), model_state, self.down(batch), key)
+    def __call__(self, params, model_state, batch, key, **where):
+        lowered = self.down_untrained(model_state)
+        given = (self.down(params), lowered, self.down(batch), key)
+        loss, (new, outputs) = self.inner(*given, **where)
         if jax.tree.structure(new) != jax.tree.structure(model_state):
             check_form_of_state(new, model_state)  # says what is another
-        new = jax.tree.map(_like, new, model_state)
+        # What was not assigned to keeps all its bits.
+        as_it_was = lambda new, low, old: old if new is low else _like(new, old)
+        new = jax.tree.map(as_it_was, new, lowered, model_state)
         return loss.astype(jnp.float32), (new, _up(outputs))
 
 
 class _CastEvaluate(_Cast):
-    def __call__(self, params, model_state, batch, key=None):
-        given = (self.down(params), model_state, self.down(batch))
-        keyed = key is not None and takes_key(self.inner)
-        return _up(self.inner(*given, key) if keyed else self.inner(*given))
+    def __call__(self, params, model_state, batch, key=None, **where):
+        given = (self.down(params), self.down_untrained(model_state), self.down(batch))
+        if "key" in self.asks_for:
+            where["key"] = key
+        return _up(self.inner(*given, **where))
 
 
 def _is_real(x: Any) -> bool:

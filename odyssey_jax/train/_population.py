@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 
@@ -63,7 +63,7 @@ def population(loop: Loop, task: Task, in_axes: Inputs | None = None) -> Populat
         [0.332, 0.988]
     """
     loop = dataclasses.replace(loop, axis_name=AXIS)
-    axes = Inputs._make((None, None, 0)) if in_axes is None else in_axes
+    axes = Inputs(cast(Any, None), None, cast(Any, 0)) if in_axes is None else in_axes
 
     def init(key, inputs):
         return loop.init(key, *task.init(Keys.of(key).init), inputs)

@@ -177,7 +177,7 @@ class Program(Protocol):
         ...
 
     def result_paths(self, carry: Carry) -> Mapping[str, Any]:
-        """Return where in the saved tree "params" and "model_state" are.
+        """Return where in the saved tree "params" and "model_state" are, and any "untrained".
 
         Under "measured" those that were validated, under "result" those that `finish` gives;
         "monitor" is the metric by which a callback restores them, or None.

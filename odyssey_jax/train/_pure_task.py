@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from odyssey_jax._types import PyTree, Task
 from odyssey_jax.train._user_functions import (
+    AsksForItsLoss,
     ByValue,
+    asked,
     call_loss,
     check_loss_fn,
+    checked_update,
+    divided_state,
     remedy_for,
-    told,
+    united_state,
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _PureLoss(ByValue):
+class _PureLoss(AsksForItsLoss, ByValue):
     """The loss in a task's own form; compared by the function it wraps."""
 
     loss_fn: Callable[..., Any]
 
-    def __call__(self, params, model_state, batch, key):
-        asked = told(self.loss_fn, train=True, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **asked)
+    def __call__(self, params, model_state, batch, key, **where):
+        more = asked(self.loss_fn, train=True, key=key, **where)
+        whole, _ = united_state(params, model_state)
+        loss, outputs = call_loss(self.loss_fn, batch, whole, batch, **more)
         return loss, (model_state, outputs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _PureEvaluate(ByValue):
+class _PureEvaluate(AsksForItsLoss, ByValue):
     loss_fn: Callable[..., Any]
 
-    def __call__(self, params, model_state, batch, key=None):
-        del model_state
-        asked = told(self.loss_fn, train=False, key=key)
-        loss, outputs = call_loss(self.loss_fn, batch, params, batch, **asked)
+    def __call__(self, params, model_state, batch, key=None, **where):
+        more = asked(self.loss_fn, train=False, key=key, **where)
+        whole, _ = united_state(params, model_state)
+        loss, outputs = call_loss(self.loss_fn, batch, whole, batch, **more)
         return {**outputs, "loss": loss}
 
 
-def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
+def pure_task(
+    params: PyTree,
+    loss_fn: Callable[..., Any],
+    *,
+    trainable: Sequence[str] | None = None,
+    update: Callable[..., Any] | None = None,
+) -> Task:
     """Make a task of parameters and a loss, without model state.
 
     For that, fill a `Task` in yourself: it is three functions.
@@ -50,14 +61,23 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
         params: Pytree of arrays. For ones drawn from the run's key:
             `task._replace(init=lambda key: (params_of(key), None))`.
         loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
-            over the batch, the outputs a dict for the metrics. It may have further parameters:
-            `train`, a bool that is False in validation; `key`, a typed PRNG key of the step, or
-            of the batch in validation.
+            over the batch, the outputs a dict for the metrics. It may have further parameters, any
+            of these, by name: `train`, a bool that is False in validation; `key`, a typed PRNG key
+            of the step, or of the batch in validation; `step`, an int32 scalar, the index of the
+            train step, or in validation the steps done; `progress`, a float32 scalar in [0, 1),
+            the step over the steps of the whole run.
+        trainable: Regular expressions, each found in at least one parameter's path, such as
+            "^head/"; None trains all. The others are no part of `TrainState.params`, so they are
+            neither differentiated (and may be integers) nor clipped, decayed, averaged or counted
+            in norms, and have no place in the optimizer's state. They are in the model state
+            (`ModelState`), and saved with it.
+        update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
 
     Returns:
-        The task; its model is the parameters.
+        The task; its model is the parameters, all of them.
 
     Raises:
+        ValueError: If a pattern is no regular expression, or is found in no parameter.
         TypeError: If a leaf of the parameters is not an array, such as a function that makes them,
             or `loss_fn` is not a function, or asks for something else.
 
@@ -79,8 +99,11 @@ def pure_task(params: PyTree, loss_fn: Callable[..., Any]) -> Task:
                 "parameters drawn from the run's key pass ones like them, and "
                 "task._replace(init=lambda key: (params_of(key), None))."
             )
+    made = divided_state(params, None, trainable)
     return Task(
-        init=lambda key: (params, None),
+        init=lambda key: made,
         loss=_PureLoss(loss_fn),
         evaluate=_PureEvaluate(loss_fn),
+        rebuild=lambda params, model_state: united_state(params, model_state)[0],
+        update=checked_update(update),
     )

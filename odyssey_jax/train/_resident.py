@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Point, PyTree, Signal, Task, TrainState
+from odyssey_jax._types import ModelState, Point, PyTree, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, checksum
 from odyssey_jax.parallel import check_whole
@@ -40,7 +40,8 @@ class Resident:
             raise ValueError("a program needs room for its history: make_loop(capacity=...).")
         self.task, self.loop = task, loop
         # The rate's numbers too, once: as NumPy's they would be moved at every call.
-        inputs = inputs._replace(learning_rate=jax.device_put(inputs.learning_rate))
+        learning_rate, total = jax.device_put((inputs.learning_rate, inputs.total_steps))
+        inputs = inputs._replace(learning_rate=learning_rate, total_steps=total)
         self.inputs = loop.placement.put(inputs)
         self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch)
 
@@ -148,7 +149,7 @@ class Resident:
         valid = self.inputs.valid
         config = jax.config
         return {
-            **of_program(self.loop, carry.state, batch),
+            **of_program(self.loop, carry.state, batch, self.inputs.total_steps),
             "training data": checksum(self.inputs.train),
             "validation data": None if valid is None else checksum(valid),
             "random numbers": {
@@ -165,13 +166,20 @@ class Resident:
         """
         averaged = carry.state.average is not None
         measured = "state/average" if averaged else "state"
-        paths = {name: f"{measured}/{name}" for name in ("params", "model_state")}
+        paths = {"params": f"{measured}/params", "model_state": f"{measured}/model_state"}
+        divided = isinstance(carry.state.model_state, ModelState)
+        if divided:  # no average is taken of what is untrained
+            paths["model_state"] += "/updated"
+            paths["untrained"] = "state/model_state/untrained"
         result, monitor = dict(paths), None
         for tracked in bests_of(self.loop.callbacks, carry.callbacks):
             best = tracked.best
             if tracked.restores and best.snapshot is not None and bool(best.seen):
                 where = f"callbacks/{_path_of(best, carry.callbacks)}/snapshot"
                 result = {"params": f"{where}/0", "model_state": f"{where}/1"}
+                if divided:
+                    result["untrained"] = f"{where}/1/untrained"
+                    result["model_state"] += "/updated"
                 monitor = tracked.monitor
         return {"measured": paths, "result": result, "monitor": monitor}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax._types import Batch, PyTree
+from odyssey_jax._types import Batch, ModelState, PyTree, asks_for, known
+from odyssey_jax.transforms import divided, united
 
 # Not `jax.typing.ArrayLike`, which a tracer is not.
 _NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
@@ -55,6 +56,34 @@ class ByValue:
         return isinstance(other, ByValue) and self._key == other._key
 
 
+class Traced:
+    """A task's function by way of jit, which remembers a trace.
+
+    So the model's own Python code runs once for the shapes of its outputs and for the program.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.asks_for, self._function = asks_for(function), function
+        self._jitted = jax.jit(function, inline=True)
+
+    def with_loss(self, loss_fn: Callable[..., Any]) -> Any:
+        """Return the same function of another loss."""
+        return with_loss(self._function, loss_fn)
+
+    def __call__(self, *args: Any, **where: Any) -> Any:
+        return self._jitted(*args, **where)
+
+
+def with_loss(function: Any, loss_fn: Callable[..., Any]) -> Any:
+    """Return a task's function with another loss of the user's."""
+    if not hasattr(function, "with_loss"):
+        raise TypeError(
+            f"the task's loss is your own, {_shown(function)}, which takes no other loss_fn: "
+            "differentiate that by jax.value_and_grad."
+        )
+    return function.with_loss(loss_fn)
+
+
 class _Identity:
     """A value that equals itself alone; kept alive, so that no other gets its id."""
 
@@ -94,25 +123,64 @@ def call_loss(
 
 
 # What a loss function may ask for by name, beside the model and the batch.
-_TOLD = ("train", "key")
+_TOLD = ("train", "key", "step", "progress")
 # Apart from what tasks derive from a step's key themselves, by small numbers.
 _OF_LOSS = 0x6C6F_7373
 
 
-def told(loss_fn: Callable[..., Any], *, train: bool, key: jax.Array | None) -> dict[str, Any]:
+def asked(
+    loss_fn: Callable[..., Any],
+    *,
+    train: bool,
+    key: jax.Array | None,
+    step: Any = None,
+    progress: Any = None,
+) -> dict[str, Any]:
     """Return what a loss function asks for, by the names of its parameters after the first two.
 
     Args:
         loss_fn: The user's.
         train: Whether it trains.
         key: Typed PRNG key of the step, or of the batch in validation; None is a constant one.
+        step: As in `Told`.
+        progress: As in `Told`.
     """
-    names = _asked(loss_fn)
-    found: dict[str, Any] = {"train": train} if "train" in names else {}
-    if "key" in names:
-        key = jax.random.key(0) if key is None else key
-        found["key"] = jax.random.fold_in(key, _OF_LOSS)
+    found: dict[str, Any] = {}
+    for name in _asked(loss_fn):
+        if name == "train":
+            found[name] = train
+        elif name == "key":
+            key = jax.random.key(0) if key is None else key
+            found[name] = jax.random.fold_in(key, _OF_LOSS)
+        else:
+            found[name] = known(name, {"step": step, "progress": progress}[name])
     return found
+
+
+class AsksForItsLoss:
+    """Base of a task's functions that ask for what the user's loss function asks for."""
+
+    loss_fn: Callable[..., Any]
+
+    @property
+    def draws(self) -> bool:
+        """Whether they need a key all the same."""
+        return False
+
+    def with_loss(self, loss_fn: Callable[..., Any]) -> Any:
+        """Return the same function of another loss."""
+        check_loss_fn(loss_fn)
+        return dataclasses.replace(cast(Any, self), loss_fn=loss_fn)
+
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """What they are told by name: see `odyssey_jax._types.asks_for`."""
+        names = _asked(self.loss_fn)
+        return tuple(
+            name
+            for name in ("key", "step", "progress")
+            if name in names or (name == "key" and self.draws)
+        )
 
 
 def _asked(loss_fn: Callable[..., Any]) -> list[str]:
@@ -139,7 +207,7 @@ def check_loss_fn(loss_fn: Any) -> None:
     if unknown:
         raise TypeError(
             f"loss_fn asks for {', '.join(unknown)}, which is not known: beside the model and the "
-            f"batch it may have parameters named {' and '.join(_TOLD)}, any of them; bind others "
+            f"batch it may have parameters named {', '.join(_TOLD)}, any of them; bind others "
             "with functools.partial."
         )
 
@@ -202,6 +270,13 @@ def check_function(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a function, got {_shown(value)}.")
 
 
+def checked_update(update: Any) -> Any:
+    """Return a `Task.update`; raise TypeError unless it is a function or None."""
+    if update is not None:
+        check_function("update", update)
+    return update
+
+
 def remedy_for(model: Any) -> str:
     """Return which task takes a model of another library, for an error; "" where unknown."""
     kind = model if inspect.isclass(model) else type(model)
@@ -212,8 +287,36 @@ def remedy_for(model: Any) -> str:
     return ""
 
 
+def divided_state(
+    params: PyTree, model_state: PyTree, trainable: Sequence[str] | None
+) -> tuple[PyTree, PyTree]:
+    """Return the parameters that are trained, and the model state with the others."""
+    if trainable is None:
+        return params, model_state
+    params, untrained = divided(params, trainable)
+    return params, ModelState(model_state, untrained)
+
+
+def united_state(params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+    """Return all parameters, and the model state without any."""
+    if not isinstance(model_state, ModelState):
+        return params, model_state
+    return united(params, model_state.untrained), model_state.updated
+
+
 def check_form_of_state(new: PyTree, old: PyTree) -> None:
     """Raise ValueError unless a loss leaves the form of the model's state, which a loop carries."""
+    if what := changes_of_form(new, old):
+        raise ValueError(
+            f"the loss changes the form of the model's state: it {what}. Structure, shapes and "
+            "dtypes must stay as they were at the beginning: make what is carried when the model "
+            "is made, and return what is of one call among the outputs (NNX: sow it as "
+            "nnx.Intermediate)."
+        )
+
+
+def changes_of_form(new: PyTree, old: PyTree) -> str:
+    """Return in words how the form of a tree is another, "" where it is not."""
     form = lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}"
     before, after = ({name_of(p): form(x) for p, x in _leaves(tree)} for tree in (old, new))
     changes = [
@@ -225,14 +328,9 @@ def check_form_of_state(new: PyTree, old: PyTree) -> None:
             if after.get(name, x) != x
         ),
     ]
-    if changes or jax.tree.structure(new) != jax.tree.structure(old):
-        what = "; ".join(changes) or "has another structure"
-        raise ValueError(
-            f"the loss changes the form of the model's state: it {what}. Structure, shapes and "
-            "dtypes must stay as they were at the beginning: make what is carried when the model "
-            "is made, and return what is of one call among the outputs (NNX: sow it as "
-            "nnx.Intermediate)."
-        )
+    if not changes and jax.tree.structure(new) != jax.tree.structure(old):
+        return "has another structure"
+    return "; ".join(changes)
 
 
 def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:

@@ -52,10 +52,16 @@ from odyssey_jax.transforms._accumulate import accumulate as accumulate
 from odyssey_jax.transforms._accumulate import accumulates as accumulates
 from odyssey_jax.transforms._by_path import FreezeState as FreezeState
 from odyssey_jax.transforms._by_path import ScaleByLayerState as ScaleByLayerState
+from odyssey_jax.transforms._by_path import divided as divided
 from odyssey_jax.transforms._by_path import freeze as freeze
 from odyssey_jax.transforms._by_path import frozen_names as frozen_names
 from odyssey_jax.transforms._by_path import layer_labels as layer_labels
 from odyssey_jax.transforms._by_path import scale_by_layer as scale_by_layer
+from odyssey_jax.transforms._by_path import united as united
+from odyssey_jax.transforms._parts import CountedState as CountedState
+from odyssey_jax.transforms._parts import by_part as by_part
+from odyssey_jax.transforms._parts import check_parts as check_parts
+from odyssey_jax.transforms._parts import counted as counted
 from odyssey_jax.transforms._scales import LossScale as LossScale
 from odyssey_jax.transforms._scales import LossScaleState as LossScaleState
 from odyssey_jax.transforms._scales import ScaleByCallbackState as ScaleByCallbackState
@@ -79,4 +85,5 @@ from odyssey_jax.transforms._skip import skip_spikes as skip_spikes
 from odyssey_jax.transforms._state import hyperparams_in_force as hyperparams_in_force
 from odyssey_jax.transforms._state import skipped_by_schedule as skipped_by_schedule
 from odyssey_jax.transforms._state import skipped_updates as skipped_updates
+from odyssey_jax.transforms._state import updates_done as updates_done
 from odyssey_jax.transforms._state import with_counts_of as with_counts_of

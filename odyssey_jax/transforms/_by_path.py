@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from odyssey_jax._checks import check_rate_factor
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import Parts, PyTree
 
 
 class ScaleByLayerState(NamedTuple):
@@ -186,10 +186,13 @@ class FreezeState:
 
 def frozen_names(opt_state: PyTree) -> frozenset[str]:
     """Return the paths of the parameters that each `freeze` in an optimizer's state freezes."""
-    is_one = lambda x: isinstance(x, FreezeState)
+    is_one = lambda x: isinstance(x, (FreezeState, Parts))
     found: frozenset[str] = frozenset()
     for node in filter(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)):
-        found |= frozenset(node.frozen) | frozen_names(node.inner)
+        if isinstance(node, Parts):
+            found |= {f"{part}/{x}" for part, own in node.items() for x in frozen_names(own)}
+        else:
+            found |= frozenset(node.frozen) | frozen_names(node.inner)
     return found
 
 
@@ -201,7 +204,10 @@ def freeze(
     A parameter's path is its keys with slashes between them, as for `layer_labels`. The frozen
     ones have no place in the optimizer's state (no moments), and no gradient is used, weight
     decay included. In `fit` they are not differentiated, so they count neither in clipping nor
-    in the logged norms, and stay as they are to the bit.
+    in the logged norms, and stay as they are to the bit. What a model itself updates still
+    moves, such as the batch statistics of a frozen layer: hold them by the layer's own flag. To
+    train a small part of a large model, or to keep integers among its parameters, divide them by
+    the task's `trainable=`.
 
     Args:
         optimizer: Trains the others.
@@ -223,19 +229,12 @@ def freeze(
         >>> print(updates["encoder"]["kernel"], updates["head"]["kernel"])
         [0. 0.] [-0.1 -0.1]
     """
-    if isinstance(frozen, str) or not frozen:
-        raise ValueError(f"frozen must be a sequence of patterns, at least one; got {frozen!r}.")
-    patterns = [_pattern("frozen", pattern) for pattern in frozen]
+    patterns = _patterns("frozen", frozen)
     is_frozen = lambda name: any(pattern.search(name) for pattern in patterns)
 
     def names_of(params: PyTree) -> tuple[str, ...]:
-        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        for pattern in patterns:
-            if not any(map(pattern.search, names)):
-                raise ValueError(
-                    f"frozen: {pattern.pattern!r} is found in no parameter; there are: "
-                    f"{', '.join(names)}."
-                )
+        names = _names(params)
+        _check_found("frozen", patterns, names)
         if all(map(is_frozen, names)):
             raise ValueError(f"frozen: {list(frozen)} leave no parameter to train.")
         return tuple(filter(is_frozen, names))
@@ -255,6 +254,61 @@ def freeze(
         return updates, FreezeState(inner, state.frozen)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def divided(params: PyTree, trainable: Sequence[str]) -> tuple[PyTree, PyTree]:
+    """Divide parameters into those that a pattern is found in, and the others.
+
+    Args:
+        params: The parameters.
+        trainable: Regular expressions, each found in at least one parameter's path, as for
+            `freeze`.
+
+    Returns:
+        Two trees of their structure, each with None in the place of the other's leaves.
+
+    Raises:
+        ValueError: If a pattern is no regular expression, or is found in no parameter.
+
+    Example:
+        >>> divided({"base": {"w": 1.0}, "head": {"w": 2.0}}, ["^head/"])
+        ({'base': {'w': None}, 'head': {'w': 2.0}}, {'base': {'w': 1.0}, 'head': {'w': None}})
+    """
+    patterns = _patterns("trainable", trainable)
+    _check_found("trainable", patterns, _names(params))
+    is_mine = lambda path: any(pattern.search(_name(path)) for pattern in patterns)
+    part = lambda mine: jax.tree_util.tree_map_with_path(
+        lambda path, x: x if is_mine(path) == mine else None, params
+    )
+    return part(True), part(False)
+
+
+def united(one: PyTree, other: PyTree) -> PyTree:
+    """Return the tree that was divided into these two."""
+    is_none = lambda x: x is None
+    return jax.tree.map(lambda a, b: b if a is None else a, one, other, is_leaf=is_none)
+
+
+def _names(params: PyTree) -> list[str]:
+    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _patterns(argument: str, patterns: Any) -> list[re.Pattern[str]]:
+    """Compile regular expressions, or raise ValueError in the argument's name."""
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence) or not patterns:
+        raise ValueError(
+            f"{argument} must be a sequence of patterns, at least one; got {patterns!r}."
+        )
+    return [_pattern(argument, pattern) for pattern in patterns]
+
+
+def _check_found(argument: str, patterns: Sequence[re.Pattern[str]], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(map(pattern.search, names)):
+            raise ValueError(
+                f"{argument}: {pattern.pattern!r} is found in no parameter; there are: "
+                f"{', '.join(names)}."
+            )
 
 
 def _pattern(argument: str, pattern: Any) -> re.Pattern[str]:

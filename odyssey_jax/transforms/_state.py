@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey
 
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import Parts, PyTree
 from odyssey_jax.transforms._accumulate import AccumulateState
 from odyssey_jax.transforms._by_path import ScaleByLayerState
+from odyssey_jax.transforms._parts import CountedState
 from odyssey_jax.transforms._scales import (
     LossScaleState,
     ScaleByCallbackState,
@@ -27,13 +28,14 @@ _INJECTED = optax.InjectStatefulHyperparamsState
 _SKIPPING = (optax.ApplyIfFiniteState, SkipNotFiniteState, SkipSpikesState)
 # What counts its calls, and has another's state in it.
 _AROUND = (_INJECTED, *_SKIPPING, optax.ConditionallyMaskState, optax.ConditionallyTransformState)
+_AROUND += (CountedState,)
 _Group = tuple[Any, ...]
 
 RATE = "learning_rate"
 
 
 def hyperparams_in_force(
-    opt_state: PyTree, learning_rate: jax.Array | None = None
+    opt_state: PyTree, learning_rate: jax.Array | Mapping[str, jax.Array] | None = None
 ) -> dict[str, jax.Array]:
     """Return the hyper-parameters of the last update in an optimizer's state.
 
@@ -44,7 +46,8 @@ def hyperparams_in_force(
 
     Args:
         opt_state: The optimizer's state after the update.
-        learning_rate: The rate that the optimizer was made of, where that is known.
+        learning_rate: The rate that the optimizer was made of, where that is known; a mapping
+            for an optimizer for each part of the parameters.
 
     Returns:
         Name to float32 scalar: "learning_rate", "momentum" and so on; "learning_rate/<group>"
@@ -63,7 +66,12 @@ def hyperparams_in_force(
         value = _scaled(value, group, opt_state) if name == RATE else value
         values.setdefault(name, []).append((group, value))
     in_force: dict[str, jax.Array] = {}
-    if learning_rate is not None:
+    if isinstance(learning_rate, Mapping):
+        own = [(group, x) for group, x in values.pop(RATE, []) if group[0] not in learning_rate]
+        values |= {RATE: own} if own else {}
+        for name, rate in learning_rate.items():
+            in_force[f"{RATE}/{name}"] = _scaled(rate, (name,), opt_state)
+    elif learning_rate is not None:
         if [group for group, _ in values.get(RATE, [])] == [()]:  # made of the one given
             del values[RATE]
         in_force[RATE] = _scaled(learning_rate, (), opt_state)
@@ -77,6 +85,18 @@ def hyperparams_in_force(
             for layer, factor in layers.factors.items():
                 in_force[f"{RATE}/{layer}"] = in_force[RATE] * factor
     return in_force
+
+
+def updates_done(opt_state: PyTree) -> dict[str, jax.Array]:
+    """Return how many updates the optimizers of each part have made, where that is counted.
+
+    By a step of one's own, and by `optax.MultiSteps`; under "" those of the only optimizer.
+    """
+    found: dict[str, jax.Array] = {}
+    for kind, count in ((optax.MultiStepsState, "gradient_step"), (CountedState, "updates")):
+        for group, node in _nodes(opt_state, kind):
+            found.setdefault("/".join(map(str, group[:1])), getattr(node, count))
+    return found
 
 
 def _injected(opt_state: PyTree, outer: _Group) -> Iterator[tuple[str, _Group, jax.Array]]:
@@ -161,15 +181,21 @@ def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:
     return {"skipped_updates": jnp.asarray(sum(counts), jnp.float32)} if counts else {}
 
 
-def skipped_by_schedule(opt_state: PyTree) -> jax.Array | int:
+def skipped_by_schedule(opt_state: PyTree, part: str = "") -> jax.Array | int:
     """Return how many updates a schedule in an optimizer was left out of, and does not count.
 
     What a loss scale skips is no update to it: see `skipped_by_scale`.
+
+    Args:
+        opt_state: The optimizer's state.
+        part: The part of the parameters whose optimizer it is, where there is one for each.
     """
     is_one = lambda x: isinstance(x, optax.ScaleByScheduleState)
     scheduled = lambda state: any(map(is_one, jax.tree.leaves(state, is_leaf=is_one)))
     if isinstance(opt_state, LossScaleState):
         opt_state = opt_state.inner
+    if part:
+        opt_state = next(node[part] for _, node in _nodes(opt_state, Parts) if part in node)
     return sum(count for count, within in _skipped(opt_state) if scheduled(within))
 
 

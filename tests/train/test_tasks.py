@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import odyssey_jax as ody
-from odyssey_jax.train import make_optimizer, train_step
+from odyssey_jax.train import Step, make_optimizer, train_step
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 Y = X[:, :3]
@@ -32,7 +32,8 @@ def step(task, optimizer, batch=BATCH, **options):
     optimizer = make_optimizer(optimizer, **options)
     params, model_state = task.init(jax.random.key(0))
     before = ody.TrainState(params, model_state, optimizer.init(params))
-    after, outputs = train_step(task.loss, optimizer, before, batch, jax.random.key(1))
+    at = Step(jax.random.key(1), loss=task.loss)
+    after, outputs = train_step(before, batch, at, optimizer)
     return before, after, outputs
 
 
@@ -323,16 +324,13 @@ def test_each_validation_batch_has_its_own_key_the_same_in_every_epoch():
         }
 
     task = ody.pure_task(PARAMS, mse)._replace(evaluate=evaluate)
-    loop = ody.train.make_loop(task, optax.sgd(0.0), metrics={"drawn": ody.Mean("drawn")})
-    state = ody.TrainState(PARAMS)
-    drawn = lambda data: loop.metrics.compute(loop.validate_pass(state, data))["drawn"]
-    two = float(drawn(DATA))
-    first = loop._evaluated(state, jax.tree.map(lambda x: x[:8], BATCH), 0)["drawn"]
-    second = loop._evaluated(state, jax.tree.map(lambda x: x[8:], BATCH), 1)["drawn"]
-    assert not bool(jnp.any(first == second))
-    assert two == pytest.approx(float(jnp.concatenate([first, second]).mean()), rel=1e-6)
-    result = fit(task, optax.sgd(0.0), DATA, DATA, epochs=2, metrics={"d": ody.Mean("drawn")})
-    assert result.history["valid/d"][0] == result.history["valid/d"][1] == pytest.approx(two)
+    metrics = {"d": ody.Mean("drawn")}
+    of = lambda seed, data: ody.evaluate(task, ody.TrainState(PARAMS), data, metrics, seed=seed)
+    both, first = of(3, DATA)["d"], of(3, ody.ArrayDataset({"x": X[:8], "y": Y[:8]}, 8))["d"]
+    assert float(both) != float(first), "each batch draws the same"
+    assert float(of(4, DATA)["d"]) != float(both), "each run draws the same"
+    result = fit(task, optax.sgd(0.0), DATA, DATA, epochs=2, metrics=metrics, seed=3)
+    assert result.history["valid/d"].tolist() == [float(both)] * 2
 
 
 # Numbers.
