@@ -37,7 +37,7 @@ def initial() -> dict[str, np.ndarray]:
 
 
 def update(state: Any, batch: Any, step: Any, optimizer: Any) -> Any:
-    """Make a train step of every example's gradient: `optax.contrib.dpsgd` takes them apart."""
+    """Make a train step of every example's gradient: which the optimizer takes apart."""
 
     def of_one(example: Any) -> Any:
         return step.value_and_grad(state, jax.tree.map(lambda x: x[None], example))
@@ -51,7 +51,10 @@ def update(state: Any, batch: Any, step: Any, optimizer: Any) -> Any:
 
 def private(rate: Any) -> optax.GradientTransformation:
     """Return the optimizer; its noise is drawn from a key in its state."""
-    return optax.contrib.dpsgd(rate, l2_norm_clip=1.0, noise_multiplier=0.6, key=0)
+    private = optax.contrib.differentially_private_aggregate(
+        l2_norm_clip=1.0, noise_multiplier=0.6, key=jax.random.key(0)
+    )
+    return optax.chain(private, optax.sgd(rate))
 
 
 def run(directory: Any = None, epochs: int = 30, **options: Any) -> ody.FitResult:

@@ -65,7 +65,7 @@ def run(directory: Any = None, epochs: int = 60, **options: Any) -> ody.FitResul
         learning_rate=ody.cosine_decay(2e-3, ody.schedules.fraction(1.0)),
         metrics=parts,
         train_metrics=parts,
-        callbacks=ody.track_best(),
+        callbacks=ody.track_best("valid/loss"),
         directory=directory,
         **options,
     )

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax._types import PyTree, asks_for
 from odyssey_jax.data import checksum
 from odyssey_jax.train._loop import Loop
 from odyssey_jax.train._step import Step, own_step
+from odyssey_jax.transforms import accumulates
 
 
 def of_function(function: Callable[..., Any], *args: Any) -> str:
@@ -45,26 +47,32 @@ def of_program(loop: Loop, state: Any, batch: PyTree, total_steps: Any) -> dict[
 
 def _traced(loop: Loop, state: Any, batch: PyTree) -> dict[str, str]:
     key = jax.random.key(0)
-    rate = lambda count: jax.numpy.float32(0.5) + 0.0 * count
+    rate = lambda count: jnp.float32(0.5) + 0.0 * count
     optimizer = loop.make_optimizer(loop.rates_of(rate))
     one = np.int32(1)
 
     def loss_of(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
         return Step(key, one, one, loss=loop.loss).loss_of(params, model_state, batch)
 
-    loss = of_function(loss_of, state.params, state.model_state, batch, key)
-
-    if (own := loop.update) is not None:
+    if (own := loop.update) is not None:  # it may call the loss with anything, or not at all
 
         def stepped(state: Any, batch: PyTree, key: jax.Array) -> Any:
             at = Step(key, one, one, loss=loop.loss)
             return own_step(own, state, batch, at, optimizer)
 
         state = state._replace(average=None)
-        return {"loss function": loss, "train step": of_function(stepped, state, batch, key)}
+        return {"train step": of_function(stepped, state, batch, key)}
 
     def update(grads: PyTree, opt_state: PyTree, params: PyTree, value: Any) -> Any:
-        return optimizer.update(grads, opt_state, params, value=value)
+        extra: dict[str, Any] = {"value": value}
+        if not accumulates(opt_state):
+            # What a line search may call: that of the loss is not the optimizer's.
+            value_fn = lambda params: value + sum(jnp.sum(x).real for x in jax.tree.leaves(params))
+            extra |= {"grad": grads, "value_fn": value_fn, "grad_fn": lambda params, *_: params}
+        return optimizer.update(grads, opt_state, params, **extra)
 
-    args = (state.params, state.opt_state, state.params, np.float32(0))
+    loss = of_function(loss_of, state.params, state.model_state, batch, key)
+    value = jax.eval_shape(loss_of, state.params, state.model_state, batch, key)[0]
+    value = np.zeros(value.shape, value.dtype)
+    args = (state.params, state.opt_state, state.params, value)
     return {"loss function": loss, "optimizer": of_function(update, *args)}
