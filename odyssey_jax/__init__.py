@@ -73,6 +73,7 @@ from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.schedules import warmup_stable_decay as warmup_stable_decay
 from odyssey_jax.store import Store as Store
 from odyssey_jax.store import Transfer as Transfer
+from odyssey_jax.train import Evaluation as Evaluation
 from odyssey_jax.train import StepOptions as StepOptions
 from odyssey_jax.train import equal_average as equal_average
 from odyssey_jax.train import exponential_average as exponential_average
@@ -98,6 +99,7 @@ __all__ = [
     "Clock",
     "ConfusionMatrix",
     "CsvFile",
+    "Evaluation",
     "Event",
     "FitResult",
     "HostDataset",

@@ -96,7 +96,7 @@ def _read(
     with contextlib.closing(feed):
         while (chunk := feed.chunk(step)) is not None:
             span = int32([chunk.first, chunk.end])
-            states = observe(loop, states, state, where, chunk.batches, span)
+            states = observe(loop, "", states, state, where, chunk.batches, span)
             step = chunk.end
             feed.drop(step)
     return states
