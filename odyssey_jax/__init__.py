@@ -46,6 +46,7 @@ from odyssey_jax.data import HostDataset as HostDataset
 from odyssey_jax.data import pad_to as pad_to
 from odyssey_jax.data import stream as stream
 from odyssey_jax.feed import evaluate as evaluate
+from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
@@ -157,6 +158,7 @@ __all__ = [
     "plot",
     "plot_history",
     "plots",
+    "predict",
     "pure_task",
     "rate_range_test",
     "reduce_on_plateau",
