@@ -46,6 +46,7 @@ from odyssey_jax.data import HostDataset as HostDataset
 from odyssey_jax.data import pad_to as pad_to
 from odyssey_jax.data import stream as stream
 from odyssey_jax.feed import evaluate as evaluate
+from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
@@ -73,6 +74,7 @@ from odyssey_jax.schedules import warmup_cosine as warmup_cosine
 from odyssey_jax.schedules import warmup_stable_decay as warmup_stable_decay
 from odyssey_jax.store import Store as Store
 from odyssey_jax.store import Transfer as Transfer
+from odyssey_jax.train import Evaluation as Evaluation
 from odyssey_jax.train import StepOptions as StepOptions
 from odyssey_jax.train import equal_average as equal_average
 from odyssey_jax.train import exponential_average as exponential_average
@@ -98,6 +100,7 @@ __all__ = [
     "Clock",
     "ConfusionMatrix",
     "CsvFile",
+    "Evaluation",
     "Event",
     "FitResult",
     "HostDataset",
@@ -155,6 +158,7 @@ __all__ = [
     "plot",
     "plot_history",
     "plots",
+    "predict",
     "pure_task",
     "rate_range_test",
     "reduce_on_plateau",

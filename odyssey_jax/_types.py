@@ -314,6 +314,8 @@ class Event:
         capacity: The most epochs a callback needs room for (static), or None if unknown.
         modes: Pairs of a metric's name and whether "min" or "max" of it is better (static), of
             the metrics that say so themselves.
+        measured: Whether validation data with a cadence of its own (`Evaluation`) was measured,
+            bool scalars by prefix, such as "valid/ood": see `where_measured`.
     """
 
     metrics: Mapping[str, Any]
@@ -322,6 +324,7 @@ class Event:
     point: Point = dataclasses.field(default=Point.EPOCH_END, metadata={"static": True})
     capacity: int | None = dataclasses.field(default=None, metadata={"static": True})
     modes: tuple[tuple[str, Mode], ...] = dataclasses.field(default=(), metadata={"static": True})
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def metric(self, name: str) -> jax.Array:
         """Look up a scalar metric by name.
@@ -342,6 +345,35 @@ class Event:
             what = f"metric {name!r}{shape} can't be monitored" if shape else f"no metric {name!r}"
             raise ValueError(f"{what}; the scalar metrics are: {', '.join(sorted(scalars))}")
         return jnp.asarray(scalars[name], real_dtype(scalars[name]))
+
+    def where_measured(self, name: str, new: PyTree, old: PyTree) -> PyTree:
+        """Choose what follows from a metric, where it was measured in this epoch.
+
+        A metric of an `Evaluation` that was not measured is NaN, and so is one that came to it:
+        a callback that monitors one skips the epoch in the first case only.
+
+        Args:
+            name: The metric's name, such as "valid/ood/loss".
+            new: Pytree, where it was measured.
+            old: The same, or values that broadcast, where it was not.
+
+        Returns:
+            `new` as it is, for a metric that is measured in every epoch; else of each leaf the one
+            or the other.
+
+        Example:
+            >>> import odyssey_jax as ody
+            >>> event = ody.Event({"valid/ood/loss": float("nan")}, measured={"valid/ood": False})
+            >>> int(event.where_measured("valid/ood/loss", 4, 3))
+            3
+            >>> event.where_measured("valid/loss", 4, 3)
+            4
+        """
+        for prefix, measured in self.measured.items():
+            if name.startswith(f"{prefix}/"):
+                choose = lambda a, b, now=measured: jnp.where(now, a, b)
+                new = jax.tree.map(choose, new, old)
+        return new
 
     def mode(self, name: str) -> Mode:
         """Return whether "min" or "max" of a metric is better: as it says itself, or its name.

@@ -11,6 +11,7 @@ from odyssey_jax.callbacks._callback import asks_to_stop as asks_to_stop
 from odyssey_jax.callbacks._callback import bests_of as bests_of
 from odyssey_jax.callbacks._callback import callback as callback
 from odyssey_jax.callbacks._callback import callback_signature as callback_signature
+from odyssey_jax.callbacks._callback import monitors_of as monitors_of
 from odyssey_jax.callbacks._callback import restores_best as restores_best
 from odyssey_jax.callbacks._checkpoint import NEVER as NEVER
 from odyssey_jax.callbacks._checkpoint import Checkpoint as Checkpoint

@@ -44,6 +44,7 @@ class AdaptRate:
     def update(self, state: Any, event: Event) -> tuple[Any, Signal]:
         """Take the rule past the epoch's metric, and hand its scale to the optimizer."""
         new = self._rule(event).update(state, event.metric(self.monitor))
+        new = event.where_measured(self.monitor, new, state)
         opt_state = with_scale_moved(event.state.opt_state, state.scale, new.scale)
         return new, Signal.none()._replace(state=event.state._replace(opt_state=opt_state))
 
@@ -58,10 +59,10 @@ class AdaptRate:
 def adapt_rate(monitor: str, rule: MetricRule) -> AdaptRate:
     """Scale the learning rate, whatever its schedule, by a rule that follows a metric.
 
-    At the end of each epoch the rule is given the metric, and its scale is in force from the next
-    update on. The optimizer needs `scale_by_callback()` behind its learning rate: there the
-    scale is kept, and so it is saved and resumed with the run. The logged "learning_rate" is the
-    one in force, scale included.
+    At the end of each epoch the rule is given the metric, where it was measured there (see
+    `Evaluation`), and its scale is in force from the next update on. The optimizer needs
+    `scale_by_callback()` behind its learning rate: there the scale is kept, and so it is saved and
+    resumed with the run. The logged "learning_rate" is the one in force, scale included.
 
     The hyper-parameters are no part of the state: another patience applies from the resume on.
 

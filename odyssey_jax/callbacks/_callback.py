@@ -111,6 +111,28 @@ def restores_best(callback: Callback) -> bool:
     return bool(getattr(callback, "restore_best", False))
 
 
+def monitors_of(callback: Callback) -> tuple[str, ...]:
+    """Return the names of the metrics that a callback monitors, as far as it says so.
+
+    Args:
+        callback: Any callback.
+
+    Returns:
+        Its `monitor`, or those of the callbacks that it wraps.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> from odyssey_jax.callbacks import monitors_of, on
+        >>> stopping = ody.early_stopping("valid/loss", patience=3)
+        >>> monitors_of(ody.chain(on(ody.every(epochs=2), stopping), ody.track_best("accuracy")))
+        ('valid/loss', 'accuracy')
+    """
+    wrapped = (*getattr(callback, "callbacks", ()), getattr(callback, "callback", None))
+    monitor = getattr(callback, "monitor", None)
+    own = (monitor,) if isinstance(monitor, str) else ()
+    return own + tuple(name for x in wrapped if x is not None for name in monitors_of(x))
+
+
 def bests_of(callback: Callback, state: PyTree) -> tuple[Tracked, ...]:
     """Return the best epochs that a callback holds in its state.
 

@@ -142,7 +142,8 @@ class EarlyStopping(ShortRepr):
     def _counts(self, metric: jax.Array, event: Event) -> jax.Array:
         """Return whether the epoch is looked at, at all."""
         counts = self._has_trained(self.start_from_epoch + 1, event)
-        return counts & ~jnp.isnan(metric) if self.nan == "ignore" else counts
+        counts = counts & ~jnp.isnan(metric) if self.nan == "ignore" else counts
+        return event.where_measured(self.monitor, counts, False)
 
     def _has_trained(self, epochs: int, event: Event) -> jax.Array:
         return _epochs_done(event) >= epochs if epochs > 1 else jnp.ones((), bool)
@@ -231,6 +232,9 @@ def early_stopping(
     The first value always improves; NaN never does; infinities are values like any other. The
     run stops once `patience` epochs in a row have not improved (with a patience of 0 or 1, at the
     first). Several criteria are joined by `chain`, `any_of` and `all_of`.
+
+    Of an `Evaluation` that is not measured in every epoch, the epochs in between are skipped: what
+    is said here of epochs is then of evaluations, but for `start_from_epoch` and `min_epochs`.
 
     The hyper-parameters are no part of the state: another patience applies from the resume on.
     Only `smoothing`, `cooldown` and `restore_best` keep something there, so a run goes on with

@@ -104,7 +104,7 @@ def terminate_on_nan(monitor: str = "train/loss") -> TerminateOnNan:
     (`plan_blocks`); the reason names the step, as the number of those that are done with it. The
     epoch does not end, so it has no row in the history. A gradient that is not finite makes
     parameters that are not, and the next step's loss shows it. At the end of an epoch all
-    parameters are looked at, and the metric.
+    parameters are looked at, and the metric where it was measured (see `Evaluation`).
 
     With another metric than "train/loss", a step's loss only ends the run if there are parameters
     that are not finite: so where updates that are not finite are left out, as
@@ -201,7 +201,8 @@ class RollBack(ShortRepr):
             value = event.metric(self.monitor)
             bounds, mode = (self.divergence_threshold, self.divergence_factor), self._mode(event)
             bad |= diverges(value, best, mode, *bounds)
-            good, bad = ~bad, bad & ~self._is_spoilt(value, state, event)
+            good = event.where_measured(self.monitor, ~bad, False)
+            bad &= ~self._is_spoilt(value, state, event)
             if best is not None:
                 better = good & beats(value, best, mode)
                 best = jnp.where(better, value.astype(best.dtype), best)
@@ -263,6 +264,9 @@ def roll_back(
     `factor`, from there on and each time. The clock goes on: the next step has its own batch and
     key, and the schedule is where it would have been. After `at_most` times the next time ends
     the run, with the last good state as its result.
+
+    Of an `Evaluation` that is not measured in every epoch, those in between are neither good nor,
+    while the parameters are finite, bad.
 
     The history keeps the bad epochs, with what was measured; its columns "rollbacks" and
     "rollback_step" have how many times it had gone back before an epoch was over, and after how
@@ -327,5 +331,5 @@ def _is_finite(event: Event, monitor: str) -> jax.Array:
     """Return whether every parameter and, where it is known already, the metric is finite."""
     finite = all_finite(event.state.params)
     if event.point is Point.EPOCH_END or monitor in event.metrics:
-        finite &= jnp.isfinite(event.metric(monitor))
+        finite &= event.where_measured(monitor, jnp.isfinite(event.metric(monitor)), True)
     return finite

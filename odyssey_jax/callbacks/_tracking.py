@@ -143,7 +143,8 @@ def track_best(monitor: str, *, mode: Mode | None = None) -> TrackBest:
     """Keep the parameters and model state of the epoch with the best metric.
 
     Costs one copy of them in the carry, so every checkpoint holds the best as well. An epoch
-    is better if its metric is strictly so; NaN never is.
+    is better if its metric is strictly so; NaN never is, nor one at which it was not measured (see
+    `Evaluation`).
 
     Of several metrics, `chain` one for each: `FitResult.bests` has them by the metric's name, and
     `FitResult.best` is the first, or the one that `early_stopping(restore_best=True)` gives back

@@ -121,7 +121,7 @@ class _Atom(When):
 
     def holds(self, before: Moment, now: Moment) -> Any:
         counts = [getattr(moment, self.unit) for moment in (before, now)]
-        if None in counts:
+        if any(count is None for count in counts):
             raise ValueError(f"{self!r} can't be decided where the {self.unit} are not known.")
         return self._between(*counts)
 

@@ -117,8 +117,7 @@ class Cut:
         if position < calendar.full:
             end = first + calendar.full
             return Chunk(first, end, OfPass(self._data, order, int32(first)), calendar.block)
-        last = jax.tree.map(lambda x: x[None], _last_batch(self._data, order))
-        return Chunk(step, step + 1, Stacked(last, int32(step), transform_of(self._data)))
+        return one_batch(step, self._data, order)
 
     def drop(self, step: int) -> None:
         """Forget what is done: nothing is held."""
@@ -130,6 +129,12 @@ class Cut:
 @jax.jit
 def _order(data: IndexedSource, key: jax.Array, index: jax.Array) -> Any:
     return data.order(key, index)
+
+
+def one_batch(step: int, data: IndexedSource, order: Any) -> Chunk:
+    """Return the chunk of a pass's last, smaller batch."""
+    last = jax.tree.map(lambda x: x[None], _last_batch(data, order))
+    return Chunk(step, step + 1, Stacked(last, int32(step), transform_of(data)))
 
 
 @jax.jit

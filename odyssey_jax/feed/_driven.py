@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from odyssey_jax.train import (
     Resident,
     as_sets,
     compiled,
+    scalars,
     transformed,
 )
 
@@ -73,14 +74,15 @@ class Driven(Resident):
         super().__init__(task, loop, stood_in)
         sets = as_sets(inputs.valid)
         self._train = inputs.train
-        on_device = as_sets(self.inputs.valid)  # where the loop's placement has put them
-        self._resident = {name: x for name, x in on_device.items() if not _is_read(sets[name])}
+        self._sets = as_sets(self.inputs.valid)  # where the loop's placement has put them
+        self._resident = {name: x for name, x in self._sets.items() if not _is_read(sets[name])}
         self._read = {name: x for name, x in sets.items() if _is_read(x)}
         self._valid_steps, self._prefetch_bytes = valid_steps, prefetch_bytes
         if _is_read(self._train):  # handed in one by one, a block is of no use
             self.calendar = self.calendar._replace(block=1)
         self._feed: Feed | Cut | None = None
         self._validations: dict[str, _Validation] = {}
+        self._empty: dict[str, PyTree] = {}
         self._position: tuple[int, Any] | None = None
         self._failed: Exception | None = None
         self._compiled, self._waited = False, 0.0
@@ -107,12 +109,14 @@ class Driven(Resident):
         calls: collections.deque[tuple[int, jax.Array]] = collections.deque()
         while True:
             if self.calendar.epochs(step) > epoch:
-                if self._read and not _is_at(calls, step):
+                due = [x for x in self._read if self.loop.evaluation(x).is_due(epoch)]
+                if due and not _is_at(calls, step):
                     break
-                states = self._validated(carry)
+                states = self._validated(carry, due)
                 if states is None:
                     validating = True
                     break
+                states |= self._not_validated(carry, states)
                 args = (carry, self._resident, states, given, int32([step, epoch]))
                 carry, epoch = _end_epoch(self.loop, *args), epoch + 1
             if step >= limit or _halted(calls, feed, keep=_AHEAD):
@@ -139,6 +143,19 @@ class Driven(Resident):
                 seconds = self._feed.seconds_per_batch
         reading = Reading(marks, validating, self._waited, seconds)
         return super().look(carry)._replace(reading=reading)
+
+    def measure(self, carry: Carry, sets: Collection[str]) -> dict[str, float]:
+        """Measure sets of the validation data with a carry as it is.
+
+        Raises:
+            Exception: What reading the data has raised.
+        """
+        found = super().measure(carry, [name for name in sets if name in self._resident])
+        read = [name for name in sets if name in self._read]
+        while (states := self._validated(carry, read)) is None:
+            if self._failed is not None:
+                raise self._failed
+        return found | scalars(_measured(self.loop, states))
 
     def finish(self, carry: Carry) -> Finished:
         """Let the callbacks act at the end of the training, such as to restore the best."""
@@ -178,11 +195,6 @@ class Driven(Resident):
         return restored
 
     # What `run` is made of.
-
-    @property
-    def _given(self) -> Inputs:
-        """The inputs without the data."""
-        return self.inputs._replace(train=cast(Any, None), valid=None)
 
     def _feed_at(self, carry: Carry, step: int) -> Feed | Cut:
         """Return what gives the batches from a step on; a run that was left is read anew."""
@@ -243,15 +255,14 @@ class Driven(Resident):
         self._compiled = True
         return carry, self.look(carry)
 
-    def _validated(self, carry: Carry) -> dict[str, PyTree] | None:
-        """Return the metrics' states over the data that is read; None where it is not there yet."""
-        if not self._read:
-            return {}
+    def _validated(self, carry: Carry, names: Collection[str]) -> dict[str, PyTree] | None:
+        """Return the metrics' states over sets that are read; None where they're not there yet."""
         validated, found = None, {}
-        for name, source in self._read.items():
-            known = self._validations.get(name)
+        for name in names:
+            known, how = self._validations.get(name), self.loop.evaluation(name)
             if known is None:
-                feed = self._open(source, 0, steps=self._valid_steps, passes=False)
+                steps = how.batches or self._valid_steps
+                feed = self._open(self._read[name], 0, steps=steps, passes=False)
                 known = self._validations[name] = _Validation(feed)
             while not known.feed.ended:
                 chunk = self._wait_for(known.feed, known.step)
@@ -263,7 +274,7 @@ class Driven(Resident):
                     validated = _to_validate(self.loop, carry, self._given)
                 span = int32([known.step, chunk.end])
                 args = (known.states, *validated, chunk.batches, span)
-                known.states = observe(self.loop, *args)
+                known.states = observe(self.loop, name if how.metrics else "", *args)
                 known.step = chunk.end
                 known.feed.drop(chunk.end)
             found[name] = known.states
@@ -271,6 +282,15 @@ class Driven(Resident):
             known.feed.close()
         self._validations = {}
         return found
+
+    def _not_validated(self, carry: Carry, found: Collection[str]) -> dict[str, PyTree]:
+        """Return the states of the other sets that are read: one form, and so one program."""
+        others = [name for name in self._read if name not in found]
+        for name in others:
+            if name not in self._empty:
+                states = _empty(self.loop, name, carry, self._sets[name], self._given)
+                self._empty[name] = self.loop.placement.put(states)
+        return {name: self._empty[name] for name in others}
 
 
 @dataclasses.dataclass
@@ -360,22 +380,38 @@ def _to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, T
     return state, loop.where_validated(carry, given.total_steps)
 
 
-@compiled(static_argnums=0)
+@compiled(static_argnums=(0, 1))
 def observe(
     loop: Loop,
+    name: str,
     states: PyTree,
     state: TrainState,
     where: Told,
     batches: Stacked,
     span: jax.Array,
 ) -> PyTree:
-    """Take the validation metrics past the batches of a chunk."""
+    """Take the validation metrics past the batches of a chunk.
+
+    The name is that of a set with metrics of its own: the others share a program.
+    """
     first, end = span
     batch_at = lambda i: transformed(batches.transform, batches.batch(i), None)
     if states is None:
-        states = loop.empty_validation(state, jax.eval_shape(batch_at, first), where)
-    step = lambda i, states: loop.validate_block(states, state, batch_at(i), i, where)
+        first_batch = jax.eval_shape(batch_at, first)
+        states = loop.empty_validation(state, first_batch, where, name)
+    step = lambda i, states: loop.validate_block(states, state, batch_at(i), i, where, name)
     return lax.fori_loop(first, end, step, states)
+
+
+@compiled(static_argnums=(0, 1))
+def _empty(loop: Loop, name: str, carry: Carry, data: StandIn, given: Inputs) -> PyTree:
+    where = loop.where_validated(carry, given.total_steps)
+    return loop.empty_pass(carry.state.for_evaluation, data, where, name)
+
+
+@compiled(static_argnums=0)
+def _measured(loop: Loop, states: Mapping[str, PyTree]) -> dict[str, Any]:
+    return loop.measured(states)
 
 
 @compiled(static_argnums=0, donate_argnums=1)
@@ -393,8 +429,9 @@ def _end_epoch(
     def end(carry: Carry) -> Carry:
         carry = loop.begin_validation(carry, given.learning_rate)
         state = carry.state.for_evaluation
-        where = loop.where_validated(carry, given.total_steps)
-        found = {name: loop.validate_pass(state, data, where) for name, data in resident.items()}
+        where, at = loop.where_validated(carry, given.total_steps), carry.clock.epoch
+        of = lambda name, data: loop.validate(state, data, where, name, at)
+        found = {name: of(name, data) for name, data in resident.items()}
         return loop.end_epoch(carry, given.learning_rate, {**found, **states})
 
     is_there = (carry.clock.step == step) & (carry.clock.epoch == epoch)

@@ -12,7 +12,7 @@ import optax
 
 from odyssey_jax._checks import check_count
 from odyssey_jax._types import PyTree, Task, Told, TrainState
-from odyssey_jax.data import HostSource, IndexedSource, as_source
+from odyssey_jax.data import HostSource, IndexedSource, Source, as_source
 from odyssey_jax.feed._chunks import chunk_size, int32
 from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
 from odyssey_jax.feed._feed import Feed
@@ -64,27 +64,48 @@ def evaluate(
         >>> float(found["loss"])
         0.6666666865348816
     """
-    source = as_source("data", data, batch_size=batch_size)
-    loop = make_loop(task, _NO_OPTIMIZER, metrics=metrics)
+    source, steps = source_to_read("evaluate", data, batch_size, steps)
+    loop = make_loop(task, NO_OPTIMIZER, metrics=metrics)
     state = state.for_evaluation._replace(opt_state=None, average=None)
+    where = where_evaluated(seed, step, total_steps)
+    if isinstance(source, IndexedSource):
+        return _evaluate_compiled(loop, state, source, where)
+    assert isinstance(source, HostSource)
+    return _compute(loop, _read(loop, state, source, steps, where))
+
+
+def where_evaluated(seed: int, step: int | None, total_steps: int | None) -> Told:
+    """Return what a loss is told outside of a run, as far as it is known."""
     number = lambda x: None if x is None else np.int32(x)
-    key = evaluation_key(jax.random.key(seed))
-    where = Told(key, number(step), number(total_steps))
+    return Told(evaluation_key(jax.random.key(seed)), number(step), number(total_steps))
+
+
+def source_to_read(
+    what: str, data: Any, batch_size: int | None, steps: Any
+) -> tuple[Source, int | None]:
+    """Return data as a source, and how many batches of it to read; None is a pass.
+
+    Args:
+        what: The function that reads it, for errors.
+        data: Of any kind that `fit` takes.
+        batch_size: Examples in a batch, where the data are plain arrays.
+        steps: As given.
+    """
+    source = as_source("data", data, batch_size=batch_size)
     if isinstance(source, IndexedSource):
         if steps is not None:
             raise ValueError(f"steps={steps} has no effect on data that lies on the device.")
-        return _evaluate_compiled(loop, state, source, where)
-    assert isinstance(source, HostSource)
+        return source, None
     if jax.process_count() > 1:
         raise ValueError(
-            f"{source!r} is read in shares by the {jax.process_count()} processes, and evaluate "
-            "would measure one of them: pass it as fit(valid=...), or arrays with batch_size=."
+            f"{source!r} is read in shares by the {jax.process_count()} processes, and {what} "
+            "would see one of them: pass arrays with batch_size=, or validate on it in fit."
         )
     if steps is not None:
         steps = check_count("steps", steps, 1)
     elif source.steps_per_pass is None:
         raise ValueError(f"steps must be given: how many batches {source!r} has is not known.")
-    return _compute(loop, _read(loop, state, source, steps, where))
+    return source, steps
 
 
 def _read(
@@ -96,13 +117,13 @@ def _read(
     with contextlib.closing(feed):
         while (chunk := feed.chunk(step)) is not None:
             span = int32([chunk.first, chunk.end])
-            states = observe(loop, states, state, where, chunk.batches, span)
+            states = observe(loop, "", states, state, where, chunk.batches, span)
             step = chunk.end
             feed.drop(step)
     return states
 
 
-_NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a program
+NO_OPTIMIZER = optax.identity()  # one object, so that equal loops share a program
 
 
 @compiled(static_argnums=0)

@@ -116,7 +116,8 @@ def fit(
             Several processes read a share of every batch each.
         valid: The validation data, of the same kinds; without it there are no "valid/..." metrics.
             Several sets by name, as in `{"clean": a, "noisy": b}`, have metrics
-            "valid/clean/loss" and so on.
+            "valid/clean/loss" and so on. An `Evaluation` of one has a cadence, a size and metrics
+            of its own.
         epochs: The epochs after which the run is complete, at least 1.
         learning_rate: A schedule or a number, where `optimizer` is such a function. One that
             is written in epochs or in fractions of the run is resolved for this run; one in
@@ -131,6 +132,7 @@ def fit(
         batch_size: Examples in a batch, where the data are plain arrays; in training they are
             shuffled then.
         valid_steps: Batches to validate with, of data that is read on the host; None is a pass.
+            `Evaluation(batches=)` says it of one set, wherever it lies.
         prefetch_bytes: What the batches that are read ahead, on the host, may take there and on
             the devices, where a few are stacked and trained on in one call.
         clip_norm: As in `StepOptions`, which says what each option of the train step does.
@@ -154,10 +156,11 @@ def fit(
             update of the run. A plain function is recorded as its values at some 65 of
             those that the run then had; the schedule of an optimizer that is made already can't
             be compared at all.
-        run_change: Whether a run may go on with another loss function, optimizer, data, `config`
-            or kind of random numbers than it was begun with: "refuse" it, naming what differs, or
-            "accept" it. Functions are compared by the operations that JAX traces of them, data by
-            a checksum (of rows spread over it where it is larger than 64 MiB).
+        run_change: Whether a run may go on with another loss function, optimizer, data, cadence
+            or size of an `Evaluation`, `config` or kind of random numbers than it was begun with:
+            "refuse" it, naming what differs, or "accept" it. Functions are compared by the
+            operations that JAX traces of them, data by a checksum (of rows spread over it where it
+            is larger than 64 MiB).
         writers: Where the history goes while it grows; None is a progress line and, with a
             directory, `metrics.jsonl`.
         on_failed_write: What happens where a writer raises: "raise" it, when the run so far is
@@ -242,12 +245,12 @@ def fit(
         try:
             carry = shell.train(begun.carry, reports)
         except Exception as error:
-            so_far = lambda: make_result(task, begun.program, shell.carry, nan, interrupt)
+            so_far = lambda: make_result(task, begun, shell.carry, nan, interrupt)
             _add_result(error, so_far)
             raise
         steps_per_second = from_first(shell.steps_per_second, "fit")
     interrupt.pass_on()
-    result = make_result(task, begun.program, carry, steps_per_second, interrupt)
+    result = make_result(task, begun, carry, steps_per_second, interrupt)
     if interrupt.by_ctrl_c and plan.on_interrupt == "raise":
         saved = store is not None and result.steps
         where = f"saved in {plan.directory}" if saved else "not saved"
@@ -289,6 +292,8 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Repo
         config=plan.config,
         steps_per_epoch=plan.calendar.epoch,
         monitor=_monitor(plan),
+        is_measured=progress.cadences,
+        metrics_at_start=begun.metrics_at_start,
     )
     for writer in writers:
         stack.push(lambda kind, error, trace, writer=writer: _close(writer, error))

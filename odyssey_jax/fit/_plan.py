@@ -17,17 +17,33 @@ import numpy as np
 from odyssey_jax._checks import check_count, check_kind, check_words
 from odyssey_jax._direction import better
 from odyssey_jax._types import Callback, ScheduleFn, Task
-from odyssey_jax.callbacks import Chain, Checkpoint, Retention, asks_to_save, chain, checkpoint
+from odyssey_jax.callbacks import (
+    Chain,
+    Checkpoint,
+    Retention,
+    asks_to_save,
+    chain,
+    checkpoint,
+    monitors_of,
+)
 from odyssey_jax.data import Calendar, Source
 from odyssey_jax.feed import make_program
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
-from odyssey_jax.fit._sources import as_sources, check_placed, check_valid_steps
+from odyssey_jax.fit._sources import as_sources, check_measured, check_placed, check_valid_steps
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import OneDevice, Placement, Replicated, warn_of_idle_devices
 from odyssey_jax.schedules import Schedule, check_learning_rate, constant
 from odyssey_jax.store import local_directory
-from odyssey_jax.train import Program, StepOptions, is_transformation
+from odyssey_jax.train import (
+    Evaluation,
+    EvaluationOptions,
+    Program,
+    StepOptions,
+    as_sets,
+    is_transformation,
+    prefix_of,
+)
 from odyssey_jax.writers import JsonLines, ProgressLine, Writer
 
 Resume = Literal["latest", "best", False] | int
@@ -53,6 +69,7 @@ class Plan:
         optimizer: An Optax transformation, or a function that makes one of a rate.
         train: The training data.
         valid: The validation data, several sets of it by name, or None.
+        evaluations: What is said of sets that are measured in their own way, by their names.
         valid_steps: Batches to validate with, of data that is read; None is a pass.
         prefetch_bytes: What the batches that are read ahead may take.
         epochs: The epochs after which the run is complete.
@@ -83,6 +100,7 @@ class Plan:
     optimizer: Any
     train: Source
     valid: Source | Mapping[str, Source] | None
+    evaluations: Mapping[str, Evaluation]
     valid_steps: int | None
     prefetch_bytes: int
     epochs: int
@@ -156,6 +174,13 @@ class Plan:
             _each(lambda x: x.precise() if isinstance(x, Schedule) else x, self.schedule),
             metrics=self.metrics,
             train_metrics=self.train_metrics,
+            # Of all sets: a metric of each knows by its name there which way is better.
+            evaluations={
+                name: self.evaluations[name].options
+                if name in self.evaluations
+                else EvaluationOptions()
+                for name in as_sets(self.valid)
+            },
             callbacks=self.callbacks,
             steps_per_epoch=self.steps_per_epoch,
             total_steps=self.last_step,
@@ -217,9 +242,9 @@ def make_plan(
         steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
     check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
-    train, valid = as_sources(train, valid, batch_size)
+    train, valid, evaluations = as_sources(train, valid, batch_size)
     valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
-    check_valid_steps(valid, valid_steps)
+    check_valid_steps(valid, valid_steps, evaluations)
     prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1, most=math.inf)
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise ValueError(f"seed must be an integer, got {seed!r}.")
@@ -261,6 +286,12 @@ def make_plan(
     schedule = _each(resolved, schedule)
     if valid is None and metrics:
         raise ValueError(f"metrics={list(metrics)} are of the validation data: pass valid=.")
+    own = [x for x in evaluations.values() if x.metrics is not None]
+    if metrics and own and len(own) == len(as_sets(valid)):
+        raise ValueError(
+            f"metrics={list(metrics)} has no effect, since every set of the validation data has "
+            "metrics= of its own: leave one of them out."
+        )
     _check_resume(resume)
     if directory is None and resume != "latest":
         raise ValueError(f"resume={resume!r} needs a directory to resume from.")
@@ -279,14 +310,21 @@ def make_plan(
         raise ValueError(f"config must be JSON, got {config!r}: {error}.") from error
     callbacks, saving = _without_checkpoint(callbacks, directory)
     if saving is not None:
-        modes = dict(metric_modes({"train": train_metrics, "valid": metrics}))
+        sets = {"train": train_metrics, "valid": metrics}
+        for name in as_sets(valid):
+            own = evaluations[name].metrics if name in evaluations else None
+            sets[prefix_of(name)] = metrics if own is None else own
+        modes = dict(metric_modes(sets))
         retention = saving.retention.with_mode(lambda name: better(name, modes))
         saving = dataclasses.replace(saving, retention=retention)
+    monitors = [*monitors_of(callbacks), *([] if saving is None else [saving.retention.monitor])]
+    check_measured(evaluations, monitors, epochs)
     return Plan(
         task=task,
         optimizer=optimizer,
         train=train,
         valid=valid,
+        evaluations=evaluations,
         valid_steps=valid_steps,
         prefetch_bytes=prefetch_bytes,
         epochs=epochs,

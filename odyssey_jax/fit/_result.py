@@ -12,6 +12,7 @@ import numpy as np
 from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, Tracked
 from odyssey_jax.fit._interrupt import Interrupt
+from odyssey_jax.fit._resume import Start
 from odyssey_jax.fit._table import Table
 from odyssey_jax.train import Program, Progress
 
@@ -34,12 +35,15 @@ class FitResult:
         bests: Metric's name to best epoch, of every metric that a callback tracks; its
             `snapshot` are the parameters and model state, where a copy was kept.
         metrics: The scalar metrics of the model that is returned, as floats: those of the best
-            epoch where it is restored, else of the last one. Empty where the model was not
-            measured, as when a run ends within an epoch.
-        last_metrics: The last epoch's metrics, arrays of any shape included; empty where none
-            ended.
-        history: Column to array [epochs]: "epoch", "step" and every scalar metric; prints as
-            a table, and `history.to_pandas()` is a data frame.
+            epoch where it is restored, else of the last one. Without those of an `Evaluation`
+            that was not due then; empty where the model was not measured at all, as when a run
+            ends within an epoch.
+        last_metrics: The last epoch's metrics, arrays of any shape included, as far as they were
+            measured; empty where none ended.
+        metrics_at_start: Those that were measured before the first train step, of each
+            `Evaluation` that is `at_start`.
+        history: Column to array [epochs]: "epoch", "step" and every scalar metric, NaN where it
+            was not measured; prints as a table, and `history.to_pandas()` is a data frame.
         samples: The same of the sampled train steps: "step", the train steps done, and each of
             `log_outputs`; empty where no steps are sampled.
         carry: The run as it was saved last, to go on from.
@@ -61,6 +65,7 @@ class FitResult:
     bests: Mapping[str, Best] = dataclasses.field(repr=False)
     metrics: Mapping[str, float] = dataclasses.field(repr=False)
     last_metrics: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    metrics_at_start: Mapping[str, float] = dataclasses.field(repr=False)
     history: Table = dataclasses.field(repr=False)
     samples: Table = dataclasses.field(repr=False)
     carry: Any = dataclasses.field(repr=False)
@@ -70,9 +75,10 @@ class FitResult:
 
 @jax.transfer_guard("allow")
 def make_result(
-    task: Task, program: Program, carry: Any, steps_per_second: float, interrupt: Interrupt
+    task: Task, start: Start, carry: Any, steps_per_second: float, interrupt: Interrupt
 ) -> FitResult:
     """Let the callbacks finish, and make the result of a run."""
+    program = start.program
     progress = program.look(carry).fetch()
     state, found = program.finish(carry)
     stop, reason = why(progress, interrupt.reason, over=True)
@@ -90,8 +96,9 @@ def make_result(
         best_epoch=None if best is None else int(best.epoch),
         bests=_by_metric(tracked),
         metrics=_measured(program, progress, restored),
-        last_metrics=progress.latest if progress.epoch else {},
-        history=Table(progress.history()),
+        last_metrics=progress.measured() if progress.epoch else {},
+        metrics_at_start=start.metrics_at_start,
+        history=Table(progress.history(), progress.cadences),
         samples=Table(progress.sampled()),
         carry=carry,
         steps_per_second=steps_per_second,
@@ -107,8 +114,8 @@ def _measured(program: Program, progress: Progress, restored: Sequence[Best]) ->
         row = progress.epoch - 1
     else:
         return {}
-    columns = progress.history()
-    return {name: float(x[row]) for name, x in columns.items() if name not in ("epoch", "step")}
+    columns = {k: x for k, x in progress.history().items() if k not in ("epoch", "step")}
+    return {k: float(x[row]) for k, x in columns.items() if progress.cadences(k, row)}
 
 
 def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[StopReason, str]:

@@ -37,6 +37,11 @@ class Start(NamedTuple):
     about: Mapping[str, Any]
     seconds: float
 
+    @property
+    def metrics_at_start(self) -> Mapping[str, float]:
+        """What was measured before the first train step of the run."""
+        return self.about.get("metrics_at_start", {})
+
 
 @jax.transfer_guard("allow")
 def start(plan: Plan, store: Store | None) -> Start:
@@ -72,6 +77,7 @@ def start(plan: Plan, store: Store | None) -> Start:
             _check(store, saved, about, plan)
         _give_up_later(store, step)
     carry = program.init(jax.random.key(plan.seed))
+    at_start = [name for name, x in plan.evaluations.items() if x.at_start]
     check_alike(
         {
             "set of arguments": (identity, plan.epochs),
@@ -81,6 +87,10 @@ def start(plan: Plan, store: Store | None) -> Start:
             "model or optimizer": carry,
         }
     )
+    if saved is not None:
+        about["metrics_at_start"] = saved.get("metrics_at_start", {})
+    elif at_start:
+        about["metrics_at_start"] = program.measure(carry, at_start)
     if store is None:
         return Start(program, carry, about, 0.0)
     about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from odyssey_jax.callbacks import Moment
 from odyssey_jax.data import HostSource, Source, as_source, is_array, is_unbatched
 from odyssey_jax.parallel import Placement, check_whole
-from odyssey_jax.train import as_sets
+from odyssey_jax.train import Evaluation, as_sets, prefix_of
+
+_LOOKED_AT = 2**20  # epochs at a time
 
 
 def on_device(data: Any) -> Any:
@@ -21,15 +26,18 @@ def on_device(data: Any) -> Any:
 
 def as_sources(
     train: Any, valid: Any, batch_size: Any
-) -> tuple[Source, Source | Mapping[str, Source] | None]:
+) -> tuple[Source, Source | Mapping[str, Source] | None, dict[str, Evaluation]]:
     """Return the data as sources, the validation data as one for each name where it has names.
 
-    The batch size is for all that has no batches of its own, of which there must be some.
+    The batch size is for all that has no batches of its own, of which there must be some. What is
+    said of sets that are an `Evaluation` comes third, by their names; a single one's is "".
     """
     named = _is_of_sets(valid)
-    sets: Mapping[str, Any] = valid if named else {} if valid is None else {"": valid}
+    given: Mapping[str, Any] = valid if named else {} if valid is None else {"": valid}
     if named:
-        _check_names(sets)
+        _check_names(given)
+    own = {name: x for name, x in given.items() if isinstance(x, Evaluation)}
+    sets = {name: own[name].data if name in own else x for name, x in given.items()}
     # What has batches of its own refuses a batch size, where it would be for nothing else.
     used = any(map(is_unbatched, (train, *sets.values())))
     size_of = lambda data: batch_size if is_unbatched(data) or not used else None
@@ -45,7 +53,14 @@ def as_sources(
             f"train and valid are one {type(shared).__name__}, and {source!r} can only be read "
             "from one place at a time: make another for valid."
         )
-    return source, sources if named else sources.get("")
+    evaluations = {name: dataclasses.replace(x, data=sources[name]) for name, x in own.items()}
+    for name, x in evaluations.items():
+        length = sources[name].steps_per_pass
+        if x.batches is not None and length is not None and x.batches > length:
+            raise ValueError(
+                f"batches={x.batches} is more than the {length} batches of {called(name)}."
+            )
+    return source, sources if named else sources.get(""), evaluations
 
 
 def _check_names(sets: Mapping[Any, Any]) -> None:
@@ -82,9 +97,13 @@ def check_placed(placement: Placement, train: Source, valid: Any) -> None:
         check_whole(name, on_device(data))
 
 
-def check_valid_steps(valid: Any, valid_steps: int | None) -> None:
+def check_valid_steps(
+    valid: Any, valid_steps: int | None, evaluations: Mapping[str, Evaluation]
+) -> None:
     """Raise ValueError unless it is said, where it must be, how much of the data to validate on."""
+    own = [name for name, evaluation in evaluations.items() if evaluation.batches is not None]
     read = {name: x for name, x in as_sets(valid).items() if isinstance(x, HostSource)}
+    read = {name: x for name, x in read.items() if name not in own}
     if valid_steps is not None and not read:
         raise ValueError(
             f"valid_steps={valid_steps} has no effect: it is the batches to take of validation "
@@ -100,4 +119,24 @@ def check_valid_steps(valid: Any, valid_steps: int | None) -> None:
             raise ValueError(
                 f"valid_steps={valid_steps} is more than the {source.steps_per_pass} batches of "
                 f"{of}."
+            )
+
+
+def check_measured(
+    evaluations: Mapping[str, Evaluation], monitors: Sequence[str | None], epochs: int
+) -> None:
+    """Raise ValueError for a metric that is monitored, and never measured in the whole run."""
+    for name, every in ((name, x.every) for name, x in evaluations.items()):
+        monitor = next((m for m in monitors if m and m.startswith(f"{prefix_of(name)}/")), None)
+        if every is None or monitor is None:
+            continue
+        for first in range(0, epochs, _LOOKED_AT):
+            before = np.arange(first, min(first + _LOOKED_AT, epochs))
+            if np.any(every.holds(Moment(epochs=before), Moment(epochs=before + 1))):
+                break
+        else:
+            of = f"valid[{name!r}]" if name else "valid"
+            raise ValueError(
+                f"{monitor!r} is monitored, and with epochs={epochs} it is never measured, since "
+                f"{of} is {every!r}: measure it earlier, or train longer."
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from odyssey_jax._text import missing
 from odyssey_jax.writers import Row
+from odyssey_jax.writers._writer import always
 
 _SHOWN = 10  # rows printed: half from the start, half from the end
 
@@ -32,6 +33,8 @@ class Table(Mapping[str, np.ndarray]):
 
     Args:
         columns: Name to array [rows].
+        is_measured: Name and epoch to whether there is a value: where there is none, "-" is
+            printed. The epoch is that in the column of this name.
 
     Example:
         >>> table = Table({"epoch": np.arange(3), "loss": np.array([2.0, 1.0, 0.5], np.float32)})
@@ -44,8 +47,10 @@ class Table(Mapping[str, np.ndarray]):
             2   0.5
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray]):
-        self._columns = dict(columns)
+    def __init__(
+        self, columns: Mapping[str, np.ndarray], is_measured: Callable[[str, int], bool] = always
+    ):
+        self._columns, self._is_measured = dict(columns), is_measured
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._columns:
@@ -64,16 +69,21 @@ class Table(Mapping[str, np.ndarray]):
         chosen = list(range(rows))
         if rows > _SHOWN:
             chosen = [*chosen[:half], None, *chosen[-half:]]
-        cells = [
-            [name, *("..." if row is None else f"{column[row]:.6g}" for row in chosen)]
-            for name, column in self._columns.items()
-        ]
+        cells = [[name, *(self._cell(name, row) for row in chosen)] for name in self._columns]
         widths = [max(map(len, column)) for column in cells]
         lines = zip(*cells, strict=True)
         return "\n".join(
             "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
             for line in lines
         )
+
+    def _cell(self, name: str, row: int | None) -> str:
+        if row is None:
+            return "..."
+        epochs = self._columns.get("epoch")
+        if epochs is not None and not self._is_measured(name, int(epochs[row])):
+            return "-"
+        return f"{self._columns[name][row]:.6g}"
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame`, a row for each epoch or sample.

@@ -17,6 +17,7 @@ from odyssey_jax.runs import Run, find_runs, known_mode
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _RATE = "learning_rate"
 _TRAIN, _VALID = ({"color": _style.COLORS[i], "linestyle": _style.LINES[i]} for i in (0, 1))
@@ -62,7 +63,8 @@ def plot_history(
 ) -> Figure:
     """Draw a run's metrics by epoch, with a panel for training and validation of each.
 
-    A loss that spans more than a factor of 20 is drawn on a logarithmic axis. A NaN is a gap.
+    A loss that spans more than a factor of 20 is drawn on a logarithmic axis. Where values are
+    missing (NaN), those that there are are joined, each a dot.
 
     Args:
         history: A `FitResult`, or one value for each epoch, by name, each [epochs].
@@ -161,7 +163,7 @@ def _draw_panel(
 ) -> None:
     found, is_rate = _curves_of(quantity, series), quantity.startswith(_RATE)
     named = [
-        (name.split("/")[0], _style.draw(ax, epochs, series[name], **style))
+        (name.split("/")[0], _draw(ax, epochs, series[name], **style))
         for name, style in found.items()
     ]
     values = [series[name] for name in found]
@@ -177,10 +179,18 @@ def _draw_panel(
         return
     if best_epoch is not None:
         value = float(values[-1][np.flatnonzero(epochs == best_epoch)[0]])
-        named.append(
-            (f"best epoch {best_epoch}: {value:.4g}", _style.draw_star(ax, best_epoch, value))
-        )
+        if not np.isnan(value):
+            star = _style.draw_star(ax, best_epoch, value)
+            named.append((f"best epoch {best_epoch}: {value:.4g}", star))
     _style.add_legend(ax, named)
+
+
+def _draw(ax: Axes, epochs: np.ndarray, values: np.ndarray, **style: str) -> Line2D:
+    """Draw a curve; where values are missing, dots that are joined: one may be alone."""
+    there = ~np.isnan(values)
+    if there.all() or not there.any():
+        return _style.draw(ax, epochs, values, **style)
+    return _style.draw(ax, epochs[there], values[there], marker="o", markersize=4, **style)
 
 
 def _scale_rates(ax: Axes, curves: Sequence[np.ndarray]) -> None:
@@ -209,7 +219,8 @@ def plot_runs(
     """Draw a metric of several runs over one another, each with its best epoch.
 
     Below it are their learning rates, where they are recorded, on a logarithmic axis if they
-    span decades. NaN is a gap. A run without the metric is left out.
+    span decades. Where values are missing (NaN), those that there are are joined, each a dot.
+    A run without the metric is left out.
 
     Args:
         runs: A directory, which is searched by `find_runs`; or runs, or names to runs. Without
@@ -253,7 +264,7 @@ def plot_runs(
     for (name, run), style in zip(drawn.items(), _style.styles(), strict=False):
         epoch, value = best[name].epoch, best[name].value
         label = f"{_style.shortened(name, _LETTERS)}: {value:.4g} at epoch {epoch}"
-        curves.append((label, _style.draw(ax, run.history["epoch"], run.history[metric], **style)))
+        curves.append((label, _draw(ax, run.history["epoch"], run.history[metric], **style)))
         _style.draw_star(ax, epoch, value, style["color"])
         if _RATE in run.history:
             _style.draw(below[0], run.history["epoch"], run.history[_RATE], **style)

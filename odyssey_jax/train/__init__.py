@@ -9,8 +9,10 @@ from odyssey_jax.train._carry import Inputs as Inputs
 from odyssey_jax.train._carry import Keys as Keys
 from odyssey_jax.train._carry import evaluation_key as evaluation_key
 from odyssey_jax.train._carry import fresh_copy as fresh_copy
-from odyssey_jax.train._epoch import as_sets as as_sets
-from odyssey_jax.train._epoch import transformed as transformed
+from odyssey_jax.train._evaluation import Cadences as Cadences
+from odyssey_jax.train._evaluation import Evaluation as Evaluation
+from odyssey_jax.train._evaluation import EvaluationOptions as EvaluationOptions
+from odyssey_jax.train._evaluation import prefix_of as prefix_of
 from odyssey_jax.train._loop import Loop as Loop
 from odyssey_jax.train._loop import finish_compiled as finish_compiled
 from odyssey_jax.train._loop import init_compiled as init_compiled
@@ -24,6 +26,7 @@ from odyssey_jax.train._program import Finished as Finished
 from odyssey_jax.train._program import Program as Program
 from odyssey_jax.train._program import Progress as Progress
 from odyssey_jax.train._program import Reading as Reading
+from odyssey_jax.train._program import scalars as scalars
 from odyssey_jax.train._programs import compiled as compiled
 from odyssey_jax.train._pure_task import pure_task as pure_task
 from odyssey_jax.train._resident import Resident as Resident
@@ -33,3 +36,5 @@ from odyssey_jax.train._step import check_rate as check_rate
 from odyssey_jax.train._step import is_transformation as is_transformation
 from odyssey_jax.train._step import make_optimizer as make_optimizer
 from odyssey_jax.train._step import train_step as train_step
+from odyssey_jax.train._transformed import transformed as transformed
+from odyssey_jax.train._validation import as_sets as as_sets

@@ -27,18 +27,14 @@ from odyssey_jax._types import (
     ScheduleFn,
     Signal,
     StopReason,
-    Told,
     TrainState,
     Transform,
-    asks_for,
-    told,
 )
 from odyssey_jax.callbacks import Chain, Ranking, Retention
-from odyssey_jax.data import IndexedSource, transform_of
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
-from odyssey_jax.train._carry import Carry, Inputs, evaluation_key
-from odyssey_jax.train._convolutions import for_loops, slow_in_loops
+from odyssey_jax.train._carry import Carry, Inputs
+from odyssey_jax.train._evaluation import prefix_of
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import Sampling, StepOptions
 from odyssey_jax.train._step import (
@@ -52,7 +48,9 @@ from odyssey_jax.train._step import (
     train_step,
     weighted,
 )
-from odyssey_jax.train._user_functions import ByValue, Traced, shapes_of
+from odyssey_jax.train._transformed import transformed
+from odyssey_jax.train._user_functions import Traced
+from odyssey_jax.train._validation import Validation, under
 from odyssey_jax.transforms import scale_of_loss
 
 
@@ -74,15 +72,13 @@ class Steps(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Epoch(ByValue):
+class Epoch(Validation):
     """The static part of a run, hashable and compared by value, and the functions of its epoch."""
 
     loss: Callable[..., Any]
-    evaluate: Callable[..., Any]
     update: Callable[..., Any] | None
     optimizer: Any
     callbacks: Chain
-    metrics: MetricSet
     train_metrics: MetricSet
     steps_per_epoch: int | None
     options: StepOptions
@@ -101,15 +97,13 @@ class Epoch(ByValue):
     def modes(self) -> tuple[tuple[str, Mode], ...]:
         """The metrics that know whether less or more of them is better."""
         sets = {"train": self.train_metrics.metrics, "valid": self.metrics.metrics}
+        for name, _ in self.evaluations:
+            sets[prefix_of(name)] = self.metrics_of(name).metrics
         return metric_modes(sets)
 
     @functools.cached_property
     def _traced_loss(self) -> Traced:
         return Traced(self.loss)
-
-    @functools.cached_property
-    def _traced_evaluate(self) -> Traced:
-        return Traced(self.evaluate)
 
     # Training.
 
@@ -247,61 +241,6 @@ class Epoch(ByValue):
             return carry
         return self.notify(Point.VALIDATION_BEGIN, carry, self.trained(carry, learning_rate))
 
-    def where_validated(self, carry: Carry, total_steps: Any) -> Told:
-        """Return what the validation of a carry's state is told."""
-        draws = "key" in asks_for(self.evaluate)
-        key = evaluation_key(carry.key) if draws else carry.key
-        return Told(key, carry.clock.step, total_steps)
-
-    def validate_block(
-        self, states: PyTree, state: TrainState, batch: Batch, index: Any, where: Told
-    ) -> PyTree:
-        """Take the validation metrics past a batch.
-
-        Args:
-            states: The metrics' states.
-            state: `TrainState.for_evaluation`.
-            batch: The batch.
-            index: Int32 scalar, its place in the pass.
-            where: From `where_validated`.
-        """
-        return self.metrics.observe(states, self._evaluated(state, batch, index, where))
-
-    def empty_validation(self, state: TrainState, batch: Batch, where: Told) -> PyTree:
-        """Return the validation metrics before any batch, for a batch like this one."""
-        return self.metrics.empty(jax.eval_shape(self._evaluated, state, batch, 0, where))
-
-    def _evaluated(self, state: TrainState, batch: Batch, index: Any, where: Told) -> Any:
-        traced = self._traced_evaluate
-        if "key" in traced.asks_for:
-            # Each batch has noise of its own, and the same in every epoch.
-            where = dataclasses.replace(where, key=jax.random.fold_in(where.key, index))
-        more = told(traced, where)
-        args = (state.params, state.model_state, batch)
-        evaluate = lambda *args: traced(*args, **more)
-        if slow_in_loops(evaluate, *args):
-            evaluate = for_loops(evaluate)
-        return weighted(evaluate(*args), batch)
-
-    def validate_pass(self, state: TrainState, data: IndexedSource, where: Told) -> PyTree:
-        """Make one pass over validation data, in its own order; return the metrics' states.
-
-        A smaller last batch weighs less.
-        """
-        batch_of = lambda batch: transformed(transform_of(data), batch, None)
-
-        def step(index: Any, states: PyTree) -> PyTree:
-            batch = batch_of(data.batch(None, index))
-            return self.validate_block(states, state, batch, index, where)
-
-        first = jax.eval_shape(lambda data: batch_of(data.batch(None, 0)), data)
-        states = self.empty_validation(state, first, where)
-        states = lax.fori_loop(0, data.full_batches, step, states)
-        if not data.remainder:
-            return states
-        last = batch_of(data.last_batch(None))
-        return self.validate_block(states, state, last, data.full_batches, where)
-
     def end_epoch(
         self, carry: Carry, learning_rate: ScheduleFn | None, validated: Mapping[str, PyTree]
     ) -> Carry:
@@ -315,7 +254,7 @@ class Epoch(ByValue):
         Returns:
             The carry, with one epoch more on its clock.
         """
-        metrics = self.trained(carry, learning_rate) | self.measured(validated)
+        metrics = self.trained(carry, learning_rate) | self.measured(validated, carry.clock.epoch)
         carry = self.notify(Point.VALIDATION_END, carry, metrics)
         metrics |= self.callbacks.report(carry.callbacks)
         carry = self.notify(Point.EPOCH_END, carry, metrics)
@@ -333,13 +272,6 @@ class Epoch(ByValue):
             history=history,
             ranking=ranking,
         )
-
-    def measured(self, validated: Mapping[str, PyTree]) -> dict[str, Any]:
-        """Return the metrics, "valid/<name>", or "valid/<set>/<name>" where there are several."""
-        values: dict[str, Any] = {}
-        for name, states in validated.items():
-            values |= under("/".join(filter(None, ("valid", name))), self.metrics.compute(states))
-        return values
 
     def trained(self, carry: Carry, learning_rate: ScheduleFn | None) -> dict[str, Any]:
         """Return the training metrics of the running epoch, and the rates in force."""
@@ -375,7 +307,10 @@ class Epoch(ByValue):
 
     def event(self, point: Point, carry: Carry, metrics: Mapping[str, Any]) -> Event:
         """Return what callbacks see of a carry."""
-        return Event(metrics, carry.clock, carry.state, point, self.capacity, self.modes)
+        # At the end of the training the metrics are those of the epoch before.
+        due = self.due(carry.clock.epoch, before=int(point is Point.TRAIN_END))
+        rest = (carry.state, point, self.capacity, self.modes, due)
+        return Event(metrics, carry.clock, *rest)
 
     def make_optimizer(self, learning_rate: Any) -> Any:
         """Put the optimizer together; of a step of one's own it may be a mapping of them."""
@@ -440,48 +375,6 @@ class Epoch(ByValue):
         return self.keep_where(old.signal.stop != StopReason.NONE, old, new)
 
 
-def as_sets(valid: Any) -> dict[str, Any]:
-    """Return the sets of validation data by name; a single one's is ""."""
-    if valid is None:
-        return {}
-    return dict(valid) if isinstance(valid, Mapping) else {"": valid}
-
-
-# Apart from what a loss derives from its step's key, which may be split or folded with small ints.
-_OF_TRANSFORM = 0x7261_6E64
-
-
-def transformed(transform: Transform | None, batch: Batch, key: jax.Array | None) -> Batch:
-    """Return a batch as a source's transform makes it.
-
-    Args:
-        transform: The source's, or None.
-        batch: As it is read.
-        key: Typed PRNG key of the step; None in validation.
-    """
-    if transform is None:
-        return batch
-    key = None if key is None else jax.random.fold_in(key, _OF_TRANSFORM)
-    try:
-        made = transform(batch, key)
-    except Exception as error:
-        where = " in validation, where the key is None" if key is None else ""
-        error.add_note(f"while tracing your transform with a batch of {shapes_of(batch)}{where}")
-        raise
-    if not jax.tree.leaves(made):
-        raise TypeError(f"the transform must return a batch, got {made!r}; is a `return` missing?")
-    return made
-
-
 def clock_at(step: int, epoch: int) -> Clock:
     """Return a clock of int32 scalars."""
     return Clock(jnp.asarray(step, jnp.int32), jnp.asarray(epoch, jnp.int32))
-
-
-def under(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return names with a prefix; a metric whose value is itself a mapping becomes several."""
-    named: dict[str, Any] = {}
-    for name, value in values.items():
-        nested = isinstance(value, Mapping)
-        named |= under(f"{prefix}/{name}", value) if nested else {f"{prefix}/{name}": value}
-    return named

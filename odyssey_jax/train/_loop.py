@@ -28,11 +28,14 @@ from odyssey_jax.callbacks import Chain, History, Retention, chain
 from odyssey_jax.data import Calendar, IndexedSource, transform_of
 from odyssey_jax.parallel import OneDevice, Placement
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
-from odyssey_jax.train._epoch import Epoch, Steps, as_sets, clock_at, transformed
+from odyssey_jax.train._epoch import Epoch, Steps, clock_at
+from odyssey_jax.train._evaluation import EvaluationOptions
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._options import StepOptions
 from odyssey_jax.train._programs import Programs, compiled
 from odyssey_jax.train._step import OptimizerLike, Optimizers, init_optimizers
+from odyssey_jax.train._transformed import transformed
+from odyssey_jax.train._validation import as_sets
 
 
 class _Call(NamedTuple):
@@ -88,6 +91,12 @@ class Loop(Epoch):
         for data in (inputs.train, *as_sets(inputs.valid).values()):
             made_by = "ArrayDataset(arrays, batch_size)"
             check_kind("what a loop runs over", data, IndexedSource, made_by)
+        sets = as_sets(inputs.valid)
+        if unknown := [name for name, _ in self.evaluations if name not in sets]:
+            raise ValueError(
+                f"evaluations are of {unknown}, and the sets of the validation data are "
+                f"{list(sets)}."
+            )
         if not jax.tree.leaves(params):
             raise ValueError("the task has no parameters: there is nothing to train.")
         opt_state = init_optimizers(self.make_optimizer(inputs.learning_rate), params)
@@ -227,13 +236,14 @@ class Loop(Epoch):
         return self.end_epoch(carry, inputs.learning_rate, self._validated(carry, inputs))
 
     def _validated(self, carry: Carry, inputs: Inputs) -> dict[str, PyTree]:
-        sets, state = as_sets(inputs.valid), carry.state.for_evaluation
+        sets, state, epoch = as_sets(inputs.valid), carry.state.for_evaluation, carry.clock.epoch
         where = self.where_validated(carry, inputs.total_steps)
-        return {name: self.validate_pass(state, data, where) for name, data in sets.items()}
+        of = lambda name, data: self.validate(state, data, where, name, epoch)
+        return {name: of(name, data) for name, data in sets.items()}
 
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         trained = self.trained(carry, inputs.learning_rate)
-        return trained | self.measured(self._validated(carry, inputs))
+        return trained | self.measured(self._validated(carry, inputs), carry.clock.epoch)
 
     def _reported(self, carry: Carry, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the callbacks add to the metrics: only their states, once made, can say."""
@@ -265,6 +275,7 @@ def make_loop(
     keep_best: Retention | None = None,
     placement: Placement | None = None,
     axis_name: str | None = None,
+    evaluations: Mapping[str, EvaluationOptions] | None = None,
 ) -> Loop:
     """Make the compiled core of `fit`, for people who drive it themselves.
 
@@ -285,6 +296,9 @@ def make_loop(
         placement: Where batches and carry lie on several devices; None leaves it to JAX.
         axis_name: The name of the population's axis where the loop runs under
             `jax.vmap(..., axis_name=...)` or `jax.shard_map`; None is a single run.
+        evaluations: How sets of the validation data are measured that are not so at the end of
+            every epoch, as a whole and by these metrics: by their names in `Inputs.valid`, that of
+            a single one being "". `Evaluation.options` makes one.
 
     Returns:
         The loop. Loops made with equal arguments are equal, and share one compiled program.
@@ -330,6 +344,7 @@ def make_loop(
         keep_best=keep_best,
         placement=OneDevice() if placement is None else placement,
         axis_name=axis_name,
+        evaluations=tuple((evaluations or {}).items()),
     )
     _check_hashable(loop)
     return loop
@@ -378,6 +393,17 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
         The carry after.
     """
     return _run_jitted(loop, carry, inputs, jax.device_put(np.int32(limit)))
+
+
+@compiled(static_argnums=0)
+def measure_compiled(
+    loop: Loop, carry: Carry, sets: Mapping[str, IndexedSource], given: Inputs
+) -> dict[str, Any]:
+    """Measure sets of validation data with a carry as it is, jitted; the carry lives on."""
+    state = loop.begin_validation(carry, given.learning_rate).state.for_evaluation
+    where = loop.where_validated(carry, given.total_steps)
+    of = lambda name, data: loop.validate_pass(state, data, where, name)
+    return loop.measured({name: of(name, data) for name, data in sets.items()})
 
 
 @compiled(static_argnums=0)

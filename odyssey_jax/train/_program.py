@@ -12,6 +12,7 @@ import numpy as np
 from odyssey_jax._types import PyTree, TrainState
 from odyssey_jax.callbacks import Tracked
 from odyssey_jax.data import Calendar
+from odyssey_jax.train._evaluation import Cadences
 
 Carry = Any
 """A run as the shell sees it: a pytree that it hands on, saves and copies, and never opens."""
@@ -59,6 +60,7 @@ class Progress(NamedTuple):
         every: Train steps from one sample to the next; 0 where none are sampled.
         latest: The metrics of the last epoch that ended, arrays of any shape included.
         reading: How the reading of data on the host goes.
+        cadences: At the ends of which epochs each metric is measured.
     """
 
     step: Any
@@ -71,6 +73,7 @@ class Progress(NamedTuple):
     every: int
     latest: Mapping[str, Any]
     reading: Reading = Reading()
+    cadences: Cadences = Cadences()
 
     def fetch(self) -> Progress:
         """Bring it to the host in one transfer, as copies: the carry may be donated afterwards."""
@@ -87,6 +90,7 @@ class Progress(NamedTuple):
             self.every,
             own(here.latest),
             self.reading,
+            self.cadences,
         )
 
     def history(self, start: int = 0) -> Columns:
@@ -107,13 +111,23 @@ class Progress(NamedTuple):
         columns = {name: column[start:end] for name, column in self.samples.items()}
         return {"step": self.every * np.arange(start + 1, end + 1), **columns}
 
+    def measured(self) -> Columns:
+        """Return the metrics of the last epoch that ended, less those not measured there."""
+        return {name: x for name, x in self.latest.items() if self.cadences(name, self.epoch - 1)}
+
     def metrics(self) -> dict[str, float]:
-        """Return the scalar metrics of the last epoch that ended."""
-        return {name: float(x) for name, x in self.latest.items() if np.ndim(x) == 0}
+        """Return those of them that are scalars."""
+        return scalars(self.measured())
 
     def arrays(self) -> Columns:
-        """Return the metrics that are not scalars, such as a confusion matrix."""
-        return {name: x for name, x in self.latest.items() if np.ndim(x) > 0}
+        """Return those of them that are not, such as a confusion matrix."""
+        return {name: x for name, x in self.measured().items() if np.ndim(x) > 0}
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scalars among metrics as floats."""
+    found = jax.device_get({name: x for name, x in metrics.items() if np.ndim(x) == 0})
+    return {name: float(x) for name, x in found.items()}
 
 
 class Finished(NamedTuple):
@@ -162,6 +176,10 @@ class Program(Protocol):
 
     def look(self, carry: Carry) -> Progress:
         """Return the progress of a carry as it is."""
+        ...
+
+    def measure(self, carry: Carry, sets: Collection[str]) -> Mapping[str, float]:
+        """Measure sets of the validation data with a carry as it is; return the scalar metrics."""
         ...
 
     def state(self, carry: Carry) -> TrainState:

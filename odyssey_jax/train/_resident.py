@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,11 @@ from odyssey_jax.train._loop import (
     finish_compiled,
     first_batch,
     init_compiled,
+    measure_compiled,
     run_compiled,
 )
-from odyssey_jax.train._program import Finished, Progress
+from odyssey_jax.train._program import Finished, Progress, scalars
+from odyssey_jax.train._validation import as_sets
 
 
 class Resident:
@@ -123,7 +125,20 @@ class Resident:
             samples=carry.samples or {},
             every=0 if sampling is None else sampling.every,
             latest=carry.latest,
+            cadences=self.loop.cadences,
         )
+
+    def measure(self, carry: Carry, sets: Collection[str]) -> dict[str, float]:
+        """Measure sets of the validation data with a carry as it is."""
+        found = {name: x for name, x in as_sets(self.inputs.valid).items() if name in sets}
+        if not found:
+            return {}
+        return scalars(measure_compiled(self.loop, carry, found, self._given))
+
+    @property
+    def _given(self) -> Inputs:
+        """The inputs without the data."""
+        return self.inputs._replace(train=cast(Any, None), valid=None)
 
     def state(self, carry: Carry) -> TrainState:
         """Return the train state of a carry."""
@@ -152,6 +167,9 @@ class Resident:
             **of_program(self.loop, carry.state, batch, self.inputs.total_steps),
             "training data": checksum(self.inputs.train),
             "validation data": None if valid is None else checksum(valid),
+            "evaluation": {
+                name: own for name, how in self.loop.evaluations if (own := how.signature())
+            },
             "random numbers": {
                 "impl": str(jax.random.key_impl(carry.key)),
                 "partitionable": bool(config.jax_threefry_partitionable),  # pyright: ignore

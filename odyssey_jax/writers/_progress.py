@@ -60,7 +60,7 @@ class ProgressLine:
 
     def open(self, run: RunInfo) -> None:
         """Show the line, on a terminal or in a notebook."""
-        self._run, self._row = run, run.rows[-1] if run.rows else None
+        self._run, self._row = run, run.measured(run.rows[-1]) if run.rows else None
         self._step, self._running, self._loss, self._waiting = run.step, False, None, 0.0
         self._marks.clear()
         if self._console.is_jupyter:
@@ -79,7 +79,7 @@ class ProgressLine:
         """Take note of where the run is, and show it at most twice a second."""
         now, self._running, self._step = self._clock(), True, live.step
         self._average, self._waiting = live.steps_per_second, live.waiting
-        self._row = rows[-1] if rows else self._row
+        self._row = self._run.measured(rows[-1]) if rows else self._row
         if live.samples:
             self._loss = live.samples[-1].get("loss", self._loss)
         self._mark(now)
@@ -87,8 +87,8 @@ class ProgressLine:
             if now - self._drawn >= _REDRAW:
                 self._drawn = now
                 self._cell.update(_unquoted(self._line()))
-        elif self._display is None and rows:
-            self._print(summary(rows[-1], self._run.epochs, live.steps_per_second))
+        elif self._display is None and rows and self._row:
+            self._print(summary(self._row, self._run.epochs, live.steps_per_second))
 
     def _print(self, text: str) -> None:
         """Print a line, until the pipe that it goes to is closed: that ends no training."""

@@ -33,9 +33,9 @@ _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 class TensorBoard:
     """Write what TensorBoard shows: scalars by step, the configuration, histograms, pictures.
 
-    Each metric of an epoch is a scalar at the step of its end, each sampled output a scalar
-    "steps/<name>"; "steps_per_second" is as in the progress line. The `config` of `fit` is a
-    text.
+    Each metric that was measured in an epoch is a scalar at the step of its end, those
+    `at_start` of an `Evaluation` at step 0, each sampled output a scalar "steps/<name>";
+    "steps_per_second" is as in the progress line. The `config` of `fit` is a text.
 
     A resumed run begins one new file: its scalars are the history up to the restored step,
     everything else is copied from the earlier files. So there is neither gap nor duplicate,
@@ -75,6 +75,7 @@ class TensorBoard:
             if every is not None:
                 check_count(argument, every, 1, " or None")
         self._file: Any = None
+        self._run = RunInfo(None, 1, [])
 
     @property
     def reads_state(self) -> bool:
@@ -85,12 +86,13 @@ class TensorBoard:
         """Replace the event files by one with what they hold up to the run's step."""
         if run.directory is None:
             raise ValueError("TensorBoard needs a directory: pass fit(directory=...).")
-        folder = run.directory / self._name
+        self._run, folder = run, run.directory / self._name
         events = [
             _first(),
             _session_start(),
             *_texts(run.config),
-            *_rows(run.rows),
+            *([_scalars(0, run.metrics_at_start)] if run.metrics_at_start else []),
+            *self._epochs(run.rows),
             *_rows(run.samples, _STEPS),
             *_kept(folder, run),
         ]
@@ -98,7 +100,7 @@ class TensorBoard:
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
         """Append the rows, and what is due at the last of them."""
-        events = [*_rows(rows), *_rows(live.samples, _STEPS)]
+        events = [*self._epochs(rows), *_rows(live.samples, _STEPS)]
         if rows:
             events.append(_scalars(live.step, _throughput(live)))
         if self._due("histograms_every", rows):
@@ -115,6 +117,9 @@ class TensorBoard:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+    def _epochs(self, rows: Sequence[Row]) -> list[Any]:
+        return _rows([self._run.measured(row) for row in rows])
 
     def _due(self, what: str, rows: Sequence[Row]) -> bool:
         every = self._every[what]

@@ -140,8 +140,12 @@ class _Tracker:
 
     def _take(self, entries: list[_Entry], pace: Mapping[str, float] | None = None) -> None:
         if new := self._unknown(entries):
+            measured = self._info.measured
             self._send(
-                [{**row, **(pace or {})} if of_epoch else _sample(row) for row, of_epoch in new]
+                [
+                    {**measured(row), **(pace or {})} if of_epoch else _sample(row)
+                    for row, of_epoch in new
+                ]
             )
             self._ledger.append(new)
             self._known = len(self._ledger.digests)

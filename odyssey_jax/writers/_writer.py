@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,11 @@ from odyssey_jax._text import missing
 from odyssey_jax._types import TrainState
 
 Row = Mapping[str, int | float]
+
+
+def always(*_: Any) -> bool:
+    """Return True: the metric is measured at the end of the epoch."""
+    return True
 
 
 class RunInfo(NamedTuple):
@@ -27,6 +32,9 @@ class RunInfo(NamedTuple):
         config: The `config` of `fit`.
         steps_per_epoch: The train steps of an epoch; 0 if it is not known.
         monitor: The metric that says which epoch is best, of a callback or of the checkpoints.
+        is_measured: A metric's name and an epoch's index -> whether it is measured at its end:
+            where it is not, as of an `Evaluation` with a cadence, it is NaN in the row.
+        metrics_at_start: What was measured before the first train step, by name.
     """
 
     directory: Path | None
@@ -37,6 +45,13 @@ class RunInfo(NamedTuple):
     config: Mapping[str, Any] = {}
     steps_per_epoch: int = 0
     monitor: str | None = None
+    is_measured: Callable[[str, int], bool] = always
+    metrics_at_start: Mapping[str, float] = {}
+
+    def measured(self, row: Row) -> Row:
+        """Return an epoch's row without the metrics that were not measured at its end."""
+        epoch = int(row["epoch"])
+        return {name: x for name, x in row.items() if self.is_measured(name, epoch)}
 
 
 class Live(NamedTuple):
@@ -107,7 +122,8 @@ class Writer(Protocol):
         """Write what is new since the last call: rows, samples or both.
 
         Args:
-            rows: A row for each epoch that ended: "epoch", "step" and every scalar metric.
+            rows: A row for each epoch that ended: "epoch", "step" and every scalar metric; see
+                `RunInfo.measured`.
             live: What else there is to see.
         """
         ...

@@ -174,7 +174,8 @@ def host():
 
 def state():
     valid = ody.HostDataset(examples.arrays(24, seed=1), 4)
-    return Read(4, "by state", examples=20, seed=me), valid
+    rarely = ody.Evaluation(valid, every=ody.every(epochs=3), batches=2, at_start=True)
+    return Read(4, "by state", examples=20, seed=me), {"each": valid, "rarely": rarely}
 
 def fit(directory, data, hooks=()):
     return ody.fit(
@@ -245,6 +246,8 @@ def test_each_process_reads_its_share_and_goes_on_with_it(tmp_path):
     )  # fmt: skip
     for name, column in alone.history.items():
         np.testing.assert_allclose(found["host whole0"][1][name], column, rtol=1e-4)
+    losses = found["state whole0"][1]["valid/rarely/loss"]
+    assert np.isnan(losses).tolist() == [True, True, False, True]
 
 
 def mesh_of(n):

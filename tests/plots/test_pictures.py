@@ -214,3 +214,12 @@ def test_names_are_shown_as_they_are(tmp_path):
     assert first.get_ylabel() == r"$\frac$"
     assert [text.get_text() for text in second.get_legend().get_texts()] == ["_mine"]
     save_confusion(np.eye(2, dtype=int), tmp_path / "confusion.png", [r"$\frac$", "b"])
+
+
+def test_values_that_are_missing_are_bridged_by_dots():
+    loss = np.array([3.0, np.nan, 2.0, np.nan, np.nan, 1.0])
+    history = {"train/loss": np.ones(6), "valid/ood/loss": loss}
+    train, ood = plot_history(history, best_epoch=3).axes
+    (curve,) = (line for line in ood.lines if line.get_marker() == "o")  # and no star at a NaN
+    assert (curve.get_xdata().tolist(), curve.get_ydata().tolist()) == ([0, 2, 5], [3, 2, 1])
+    assert [line.get_marker() for line in train.lines] == ["None", "None", "*"]

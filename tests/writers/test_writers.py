@@ -268,6 +268,18 @@ def test_weights_and_biases_is_gone_on_with(tmp_path, fake_wandb):
         ody.WeightsAndBiases(id="mine")
 
 
+def test_trackers_are_sent_what_was_measured(tmp_path, fake_wandb):
+    (runs, _), nan = fake_wandb, float("nan")
+    rows = [{"epoch": i, "step": 5 * i + 5, "a": nan, "b": nan} for i in range(3)]
+    writer = ody.WeightsAndBiases()
+    writer.open(RunInfo(tmp_path, 9, [], is_measured=lambda name, epoch: name != "b" or epoch == 1))
+    writer.write(rows, Live(0, 100.0))
+    writer.close()
+    (run,) = runs.values()
+    assert ["a" in values for _, values in run.logged] == [True] * 3
+    assert ["b" in values for _, values in run.logged] == [False, True, False]
+
+
 def branched(tmp_path, make, torn=""):
     """Two runs in one directory, of which the second goes on from epoch 2 with another rate."""
     task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
