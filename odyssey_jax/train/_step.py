@@ -459,8 +459,9 @@ class _Trained:
     """Which leaves of the parameters, or of a part, are trained: those that `freeze` leaves."""
 
     def __init__(self, state: TrainState, part: str | None = None):
-        if part is not None and part not in state.params:
-            raise ValueError(f"part={part!r} is none of the parameters': {sorted(state.params)}.")
+        parts = state.params.keys() if isinstance(state.params, Mapping) else ()
+        if part is not None and part not in parts:
+            raise ValueError(f"part={part!r} is none of the parameters': {sorted(parts)}.")
         frozen = frozen_names(state.opt_state)
         self._mask: list[bool] = []
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
