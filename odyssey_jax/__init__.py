@@ -81,6 +81,7 @@ from odyssey_jax.train import pure_task as pure_task
 from odyssey_jax.transforms import freeze as freeze
 from odyssey_jax.transforms import loss_scale as loss_scale
 from odyssey_jax.transforms import scale_by_callback as scale_by_callback
+from odyssey_jax.transforms import skip_spikes as skip_spikes
 from odyssey_jax.writers import CsvFile as CsvFile
 from odyssey_jax.writers import JsonLines as JsonLines
 from odyssey_jax.writers import MLflow as MLflow
@@ -161,6 +162,7 @@ __all__ = [
     "runs",
     "scale_by_callback",
     "schedules",
+    "skip_spikes",
     "step_decay",
     "store",
     "stream",

@@ -1,10 +1,14 @@
 """Settings of the whole suite: several devices, strict promotion, deterministic properties."""
 
+import ctypes
 import errno
 import gc
 import os
 import resource
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 # Before JAX starts: sharding and populations are tested on simulated devices. LLVM, at work for
 # most of the suite's time, may do little; the contract of schedules asks for optimized programs.
@@ -14,12 +18,23 @@ os.environ.setdefault(
     " --xla_llvm_disable_expensive_passes=true",
 )
 
+# Compiling takes most of the suite's time, and tests compile the same programs again: they are
+# kept on the disk, a worker's and its children's apart. A child that is killed while it writes a
+# program spoils it.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="odyssey-programs-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
 import hypothesis
 import jax
 import pytest
 
-# What a shell starts in the background ignores Ctrl-C, and so would the suite and its runs.
+CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
+jax.config.update("jax_compilation_cache_dir", f"{CACHE}/own")
+
+# What a shell starts in the background ignores Ctrl-C, and what nohup does, a closed terminal: so
+# would the suite and its runs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 hypothesis.settings.register_profile(
     "odyssey", deadline=None, derandomize=True, print_blob=True, max_examples=50
@@ -59,21 +74,40 @@ def strict_promotion(request):
 
 
 class Memory:
-    """Peak memory (KiB) at which a worker drops its compiled programs, of some 2 MiB and more each.
+    """Resident memory (bytes) at which a worker gives some of it back.
 
-    Without that it comes to 3.4 GiB. What is dropped is used again before the peak grows, and
-    after every test or file, what tests share would be compiled again.
+    Most is what LLVM has freed and malloc keeps: half a worker's 1.9 GB. Only where that is not
+    enough are the compiled programs dropped, of some 2 MiB and more each, which tests share.
     """
 
-    allowed = 900 * 1024
-    step = 50 * 1024
+    allowed = 900 * 2**20
+    step = 50 * 2**20
 
     def bound(self):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if peak > self.allowed:
-            jax.clear_caches()
-            gc.collect()
-            self.allowed = peak + self.step
+        for give_back in (lambda: None, drop_programs):
+            if resident() <= self.allowed:
+                return
+            give_back()
+            trim()
+        self.allowed = max(self.allowed, resident() + self.step)
+
+
+def drop_programs():
+    jax.clear_caches()
+    gc.collect()
+
+
+def resident():
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:  # not on Linux
+        return 0
+
+
+def trim():
+    """Give back what malloc has free, where it is glibc's."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 MEMORY = Memory()
@@ -83,6 +117,10 @@ MEMORY = Memory()
 def bounded_memory():
     yield
     MEMORY.bound()
+
+
+def pytest_unconfigure():
+    shutil.rmtree(CACHE)
 
 
 def pytest_collection_modifyitems(items):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from odyssey_jax._checks import (
 from odyssey_jax._types import Clock, Event, Mode, Point, PyTree, Signal, StopReason, TrainState
 from odyssey_jax.callbacks._callback import ShortRepr
 from odyssey_jax.callbacks._tracking import beats, diverges, worst
-from odyssey_jax.transforms import has_scale, scale_of, with_counts_of, with_scale
+from odyssey_jax.transforms import all_finite, has_scale, scale_of, with_counts_of, with_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +231,7 @@ class RollBack(ShortRepr):
     def _is_spoilt(self, value: jax.Array, state: RollBackState, event: Event) -> jax.Array:
         """Return whether an epoch's metric is not finite for a step that was gone back from."""
         before = (state.latest.epoch == event.clock.epoch) & self.monitor.startswith("train/")
-        return before & ~jnp.isfinite(value) & _all_finite(event.state.params)
+        return before & ~jnp.isfinite(value) & all_finite(event.state.params)
 
     def _lowered(self, good: TrainState, now: TrainState) -> TrainState:
         """Return the good state in the present: at a lower rate than now, where the schedule is."""
@@ -324,16 +323,9 @@ def roll_back(
     )
 
 
-def _all_finite(tree: PyTree) -> jax.Array:
-    """Return whether no floating-point leaf has a NaN or an infinity."""
-    floating = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact))
-    finite = (jnp.all(jnp.isfinite(x)) for x in floating)
-    return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
-
-
 def _is_finite(event: Event, monitor: str) -> jax.Array:
     """Return whether every parameter and, where it is known already, the metric is finite."""
-    finite = _all_finite(event.state.params)
+    finite = all_finite(event.state.params)
     if event.point is Point.EPOCH_END or monitor in event.metrics:
         finite &= jnp.isfinite(event.metric(monitor))
     return finite

@@ -94,7 +94,8 @@ def scheduler(
     """Make a public scheduler of a function of one rate.
 
     Its docstring is completed, a sequence as `base_lr` gives a tuple (one schedule for each group
-    of parameters), and a `last_epoch` other than -1 is refused.
+    of parameters), and a `last_epoch` other than -1, or a flag
+    that is neither True nor False, is refused.
 
     Args:
         arguments: What arguments mean that the docstring does not explain itself.
@@ -116,6 +117,8 @@ def scheduler(
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
                 raise TypeError(f"{function.__name__}() {error}") from None
+            defaults = {name: signature.parameters[name].default for name in given}
+            require_flags(**{k: x for k, x in given.items() if isinstance(defaults[k], bool)})
             if given.get("last_epoch", -1) != -1:
                 raise ValueError(
                     "last_epoch must be -1: the step is an argument here, and a resumed run "
@@ -179,6 +182,12 @@ def require(condition: Any, name: str, value: Any, accepted: str) -> None:
     """Raise ValueError unless a value meets a condition; a traced value is not looked at."""
     if known(value) and not condition(value):
         raise ValueError(f"{name} must be {accepted}; got {name} = {value!r}.")
+
+
+def require_flags(**values: Any) -> None:
+    """Raise ValueError unless the values, by name, are True or False."""
+    for name, value in values.items():
+        require(lambda x: isinstance(x, bool), name, value, "True or False")
 
 
 def require_positive(**values: Any) -> None:

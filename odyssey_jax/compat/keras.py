@@ -43,7 +43,7 @@ def ExponentialDecay(
     """
     _common.require_positive(decay_steps=decay_steps)
     first = initial_learning_rate
-    return ours.exponential_decay(first, decay_steps, decay_rate, staircase=bool(staircase))
+    return ours.exponential_decay(first, decay_steps, decay_rate, staircase=staircase)
 
 
 @_schedule
@@ -67,7 +67,7 @@ def InverseTimeDecay(
     """
     _common.require_positive(decay_steps=decay_steps)
     first = initial_learning_rate
-    return ours.inverse_time_decay(first, decay_steps, decay_rate, staircase=bool(staircase))
+    return ours.inverse_time_decay(first, decay_steps, decay_rate, staircase=staircase)
 
 
 @_schedule
@@ -119,6 +119,7 @@ def PolynomialDecay(
     """
     _common.require_positive(decay_steps=decay_steps)
     ends = (initial_learning_rate, end_learning_rate)
+    _common.require_flags(cycle=cycle)
     past_end = "stretch" if cycle else "hold"
     return ours.polynomial(*ends, power, decay_steps, past_end=past_end)
 

@@ -64,8 +64,6 @@ def _scheduler(meets_curve: bool = False) -> Any:
             bound = signature.bind(base_lr, **given)
             bound.apply_defaults()
             arguments = bound.arguments
-            is_bool = lambda x: isinstance(x, bool)
-            _common.require(is_bool, "t_in_epochs", arguments["t_in_epochs"], "True or False")
             warmup = {k: x for k, x in arguments.items() if k.startswith("warmup_")}
             warmed = _warmed_up(base_lr, curve(**arguments), meets_curve, **warmup)
             noise = _noise(**{k: x for k, x in arguments.items() if k.startswith("noise_")})
@@ -599,6 +597,7 @@ def create_scheduler_v2(
         0.8 0.4 90
     """
     _common.require_word(_NAMES, "sched", sched)
+    _common.require_flags(step_on_epochs=step_on_epochs, warmup_prefix=warmup_prefix)
     unit = 1
     if not step_on_epochs:
         _common.require_positive(updates_per_epoch=updates_per_epoch)

@@ -143,7 +143,8 @@ def _skipped(saved: Mapping[str, Any], plan: Plan) -> list[str]:
     batches = saved["step"] if length is None else saved["step"] % length
     seconds = ((saved.get("reading") or [{}])[0] or {}).get("seconds_per_batch")
     takes = "" if seconds is None else f", which takes about {in_words(batches * seconds)}"
-    return [f"{batches:,} batches of {source!r} are read and dropped first{takes}"]
+    what = "1 batch" if batches == 1 else f"{batches:,} batches"
+    return [f"{what} of {source!r} to read and drop first{takes}"]
 
 
 def _step_to_resume(store: Store, resume: Resume) -> int | None:

@@ -39,6 +39,7 @@ class Accuracy:
     with a NaN predict no class, and a label that is not a class is never right.
 
     Attributes:
+        mask: Name of the output that says which examples count; None is "mask", where there is one.
         correct: The number of examples predicted right, int32.
         count: The number of examples, int32.
 
@@ -55,12 +56,13 @@ class Accuracy:
 
     mode: ClassVar[Mode | None] = "max"
 
+    mask: str | None = dataclasses.field(default=None, kw_only=True, metadata={"static": True})
     correct: jax.Array = dataclasses.field(default_factory=_no_count, repr=False)
     count: jax.Array = dataclasses.field(default_factory=_no_count, repr=False)
 
     def empty(self) -> Accuracy:
         """Return the accuracy over nothing."""
-        return Accuracy()
+        return Accuracy(mask=self.mask)
 
     def from_model_output(self, **outputs: Any) -> Accuracy:
         """Return the accuracy over one batch.
@@ -77,13 +79,17 @@ class Accuracy:
         Raises:
             ValueError: If an output is missing, or of another shape or dtype.
         """
-        labels, predictions, keep = _labels_and_predictions("Accuracy", outputs)
+        labels, predictions, keep = _labels_and_predictions("Accuracy", outputs, self.mask)
         right = keep & (predictions == labels) & (labels >= 0)
-        return Accuracy(jnp.sum(right, dtype=jnp.int32), jnp.sum(keep, dtype=jnp.int32))
+        counts = (jnp.sum(flags, dtype=jnp.int32) for flags in (right, keep))
+        return Accuracy(*counts, mask=self.mask)
 
     def merge(self, other: Accuracy) -> Accuracy:
         """Return the accuracy over the examples of both; associative and commutative."""
-        return Accuracy(self.correct + other.correct, self.count + other.count)
+        if self.mask != other.mask:
+            raise ValueError(f"{self!r} cannot be merged with {other!r}.")
+        counts = self.correct + other.correct, self.count + other.count
+        return Accuracy(*counts, mask=self.mask)
 
     def compute(self) -> jax.Array:
         """Return the accuracy, a float32 scalar; NaN if there were no examples.
@@ -108,6 +114,7 @@ class ConfusionMatrix:
 
     Attributes:
         num_classes: The number of classes, at least 2.
+        mask: Name of the output that says which examples count; None is "mask", where there is one.
         counts: int32[num_classes, num_classes], true class by row, predicted by column.
         ignored: The number of examples outside the classes, int32.
 
@@ -132,6 +139,7 @@ class ConfusionMatrix:
     mode: ClassVar[Mode | None] = None
 
     num_classes: int = dataclasses.field(metadata={"static": True})
+    mask: str | None = dataclasses.field(default=None, kw_only=True, metadata={"static": True})
     counts: jax.Array = dataclasses.field(default=_UNSET, repr=False)
     ignored: jax.Array = dataclasses.field(default=_UNSET, repr=False)
 
@@ -148,7 +156,7 @@ class ConfusionMatrix:
 
     def empty(self) -> ConfusionMatrix:
         """Return the matrix of no examples, of as many classes."""
-        return ConfusionMatrix(self.num_classes)
+        return ConfusionMatrix(self.num_classes, mask=self.mask)
 
     def from_model_output(self, **outputs: Any) -> ConfusionMatrix:
         """Return the matrix of one batch.
@@ -168,7 +176,7 @@ class ConfusionMatrix:
                 another number of classes.
         """
         n, who = self.num_classes, repr(self)
-        true, predicted, keep = _labels_and_predictions(who, outputs)
+        true, predicted, keep = _labels_and_predictions(who, outputs, self.mask)
         logits = outputs.get("logits")
         if logits is not None and jnp.shape(logits)[-1] != n:
             raise ValueError(
@@ -178,15 +186,15 @@ class ConfusionMatrix:
         # Past the end, where a scatter drops it; a negative index would count from the end.
         cell = jnp.where(known, true * n + predicted, n * n).reshape(-1)
         counts = jnp.zeros(n * n, jnp.int32).at[cell].add(1, mode="drop").reshape(n, n)
-        return ConfusionMatrix(n, counts, jnp.sum(keep & ~known, dtype=jnp.int32))
+        ignored = jnp.sum(keep & ~known, dtype=jnp.int32)
+        return ConfusionMatrix(n, counts, ignored, mask=self.mask)
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """Return the matrix of the examples of both; associative and commutative."""
-        if self.num_classes != other.num_classes:
+        if (self.num_classes, self.mask) != (other.num_classes, other.mask):
             raise ValueError(f"{self!r} cannot be merged with {other!r}.")
-        return ConfusionMatrix(
-            self.num_classes, self.counts + other.counts, self.ignored + other.ignored
-        )
+        counts = self.counts + other.counts, self.ignored + other.ignored
+        return ConfusionMatrix(self.num_classes, *counts, mask=self.mask)
 
     def compute(self) -> jax.Array:
         """Return the counts, int32[num_classes, num_classes], true class by row."""
@@ -300,7 +308,7 @@ def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
 
 
 def _labels_and_predictions(
-    who: str, outputs: Mapping[str, Any]
+    who: str, outputs: Mapping[str, Any], mask: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the label, the predicted class (both int32) and whether to count it (bool).
 
@@ -322,7 +330,9 @@ def _labels_and_predictions(
             f"{who} needs predictions of the shape of labels, {list(labels.shape)}, got "
             f"{list(predicted.shape)}. Pass scores by class as 'logits'."
         )
-    return labels, predicted, kept(who, outputs.get("mask"), labels.shape)
+    if mask is not None and outputs.get(mask) is None:
+        raise missing(who, repr(mask), outputs)
+    return labels, predicted, kept(who, outputs.get(mask or "mask"), labels.shape)
 
 
 def _argmax(who: str, logits: jax.Array, shape: tuple[int, ...]) -> jax.Array:

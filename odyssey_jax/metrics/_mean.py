@@ -11,7 +11,7 @@ import numpy as np
 
 from odyssey_jax._direction import Mode, direction
 from odyssey_jax._types import real_dtype
-from odyssey_jax.metrics._metric import kept, missing, pytree_dataclass
+from odyssey_jax.metrics._metric import along, kept, missing, pytree_dataclass
 
 
 @pytree_dataclass
@@ -29,11 +29,15 @@ class Mean:
 
     Attributes:
         output: Name of the output to average.
+        mask: Name of the output that says which values count; None is "mask", where there is one.
+        weight: Name of the output that says how much each counts: of an array one for each value,
+            or for each along its leading axes, of any real dtype; of a scalar a scalar. None is
+            "weight", where there is one, and for scalars alone.
         sums: The sum of weighted values and the sum of weights, float32[2, 2]. One array, so
             that a compiled step updates it by one operation.
 
     Raises:
-        ValueError: If `output` is not a name.
+        ValueError: If `output`, `mask` or `weight` is not a name.
 
     Source:
         As `clu.metrics.Average.from_output`, which counts each batch alike.
@@ -44,16 +48,33 @@ class Mean:
         ...     mean = mean.merge(mean.from_model_output(loss=loss, weight=examples))
         >>> float(mean.compute())
         2.0
+
+        Several masks, or weights, in one run:
+
+        >>> outputs = {"error": jnp.array([1.0, 3.0]), "hard": jnp.array([0, 1]),
+        ...            "area": jnp.array([3.0, 1.0])}
+        >>> for mean in (Mean("error", mask="hard"), Mean("error", weight="area")):
+        ...     print(float(mean.from_model_output(**outputs).compute()), end=" ")
+        3.0 1.5
     """
 
     output: str = dataclasses.field(default="loss", metadata={"static": True})
+    mask: str | None = dataclasses.field(default=None, kw_only=True, metadata={"static": True})
+    weight: str | None = dataclasses.field(default=None, kw_only=True, metadata={"static": True})
     sums: jax.Array = dataclasses.field(default_factory=lambda: _no_sums(2), repr=False)
 
     def __post_init__(self):
-        if not (isinstance(self.output, str) and self.output):
-            raise ValueError(
-                f"Mean needs the name of an output, such as 'loss', got output={self.output!r}."
-            )
+        named = {"output": self.output}
+        named |= {k: v for k in ("mask", "weight") if (v := getattr(self, k)) is not None}
+        for field, name in named.items():
+            if not (isinstance(name, str) and name):
+                raise ValueError(
+                    f"Mean needs the name of an output, such as 'loss', got {field}={name!r}."
+                )
+
+    def __repr__(self) -> str:
+        named = (f", {k}={v!r}" for k in ("mask", "weight") if (v := getattr(self, k)) is not None)
+        return f"Mean({self.output!r}{''.join(named)})"
 
     @property
     def mode(self) -> Mode | None:
@@ -62,7 +83,7 @@ class Mean:
 
     def empty(self) -> Mean:
         """Return the mean of nothing, of the same output."""
-        return Mean(self.output)
+        return self._with(_no_sums(2))
 
     def from_model_output(self, **outputs: Any) -> Mean:
         """Return the mean over one batch.
@@ -85,29 +106,34 @@ class Mean:
             >>> float(Mean("error").from_model_output(**batch).compute())
             2.0
         """
-        who = f"Mean({self.output!r})"
-        value, mask = outputs.get(self.output), outputs.get("mask")
-        if value is None:
-            raise missing(who, repr(self.output), outputs)
-        value = jnp.asarray(value)
+        who = repr(self)
+        for name in (self.output, self.mask, self.weight):
+            if name is not None and outputs.get(name) is None:
+                raise missing(who, repr(name), outputs)
+        value = jnp.asarray(outputs[self.output])
+        mask, weight = outputs.get(self.mask or "mask"), outputs.get(self.weight or "weight")
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ValueError(f"{who} needs real values, got {value.dtype}.")
         value = value.astype(real_dtype(value))
         if value.ndim:
             keep = kept(who, mask, value.shape)
-            total = jnp.sum(jnp.where(keep, value, jnp.zeros_like(value)))
             count = jnp.sum(keep, dtype=jnp.int32).astype(value.dtype)
+            if self.weight is not None:
+                each = jnp.where(keep, along(who, "weight", weight, value.shape), 0)
+                each = each.astype(value.dtype)
+                keep, value, count = each != 0, value * each, jnp.sum(each)
+            total = jnp.sum(jnp.where(keep, value, jnp.zeros_like(value)))
         else:
-            count = _weight(who, outputs.get("weight"), mask).astype(value.dtype)
+            count = _weight(who, weight, mask).astype(value.dtype)
             # A batch of padding only has the loss 0/0 and the weight 0.
             total = jnp.where(count == 0, jnp.zeros_like(value), value * count)
-        return Mean(self.output, _sum_of(jnp.stack([total, count])))
+        return self._with(_sum_of(jnp.stack([total, count])))
 
     def merge(self, other: Mean) -> Mean:
         """Return the mean over the examples of both; commutative, associative to rounding."""
-        if self.output != other.output:
-            raise ValueError(f"Mean({self.output!r}) cannot be merged with {other!r}.")
-        return Mean(self.output, _sum_added(self.sums, other.sums))
+        if repr(self) != repr(other):
+            raise ValueError(f"{self!r} cannot be merged with {other!r}.")
+        return self._with(_sum_added(self.sums, other.sums))
 
     def compute(self) -> jax.Array:
         """Return the mean, a float32 scalar; NaN if there was nothing to average.
@@ -118,6 +144,9 @@ class Mean:
         """
         sums = _sum_value(self.sums)
         return sums[..., 0] / sums[..., 1]
+
+    def _with(self, sums: Any) -> Mean:
+        return dataclasses.replace(self, sums=sums)
 
 
 def _weight(who: str, weight: Any, mask: Any) -> jax.Array:

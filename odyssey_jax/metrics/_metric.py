@@ -53,6 +53,15 @@ class Metric(Protocol):
 @dataclass_transform(eq_default=False, frozen_default=True, field_specifiers=(dataclasses.field,))
 def pytree_dataclass(kind: Kind) -> Kind:
     """Make a class a frozen dataclass and a pytree; fields marked `static` are no leaves."""
+
+    def shown(self: Any) -> str:
+        static = [field.name for field in dataclasses.fields(self) if "static" in field.metadata]
+        values = ((name, getattr(self, name)) for name in static)
+        named = ", ".join(f"{name}={x!r}" for name, x in values if x is not None)
+        return f"{type(self).__name__}({named})"
+
+    if "__repr__" not in vars(kind):
+        kind.__repr__ = shown  # pyright: ignore[reportAttributeAccessIssue]
     # By identity: a dataclass would compare its arrays to a bool.
     return node(dataclasses.dataclass(frozen=True, eq=False)(kind))
 
@@ -278,11 +287,15 @@ def missing(who: str, wanted: str, available: Iterable[str]) -> ValueError:
 
 def kept(who: str, mask: Any, shape: tuple[int, ...]) -> jax.Array:
     """Return the mask as booleans of `shape`, of which it may have the leading axes only."""
-    mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
-    if mask.shape != shape[: mask.ndim]:
+    return along(who, "mask", jnp.ones(shape, bool) if mask is None else mask, shape).astype(bool)
+
+
+def along(who: str, name: str, x: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Return an array of `shape`, of which it may have the leading axes only."""
+    x = jnp.asarray(x)
+    if x.shape != shape[: x.ndim]:
         raise ValueError(
-            f"{who} needs a mask of the shape of the values, {list(shape)}, or of its leading "
-            f"axes, got {list(mask.shape)}."
+            f"{who} needs a {name} of the shape of the values, {list(shape)}, or of its leading "
+            f"axes, got {list(x.shape)}."
         )
-    trailing = (1,) * (len(shape) - mask.ndim)
-    return jnp.broadcast_to(mask.astype(bool).reshape(mask.shape + trailing), shape)
+    return jnp.broadcast_to(x.reshape(x.shape + (1,) * (len(shape) - x.ndim)), shape)

@@ -47,6 +47,7 @@ from odyssey_jax.transforms import (
     hyperparams_in_force,
     scale_of_loss,
     skipped_by_scale,
+    skipped_by_schedule,
     skipped_updates,
     unscaled,
     updates_done,
@@ -303,6 +304,7 @@ def logged_hyperparams(
             # What a loss scale skips, the optimizer does not count.
             taken = step - skipped_by_scale(state.opt_state)
             update = jnp.maximum(taken - 1, 0) // accumulate_steps
+        update = jnp.maximum(update - skipped_by_schedule(state.opt_state, part), 0)
         return jnp.asarray(schedule(update), jnp.float32)
 
     rate = None

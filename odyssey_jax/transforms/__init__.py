@@ -77,7 +77,13 @@ from odyssey_jax.transforms._scales import skipped_by_scale as skipped_by_scale
 from odyssey_jax.transforms._scales import unscaled as unscaled
 from odyssey_jax.transforms._scales import with_scale as with_scale
 from odyssey_jax.transforms._scales import with_scale_moved as with_scale_moved
+from odyssey_jax.transforms._skip import SkipNotFiniteState as SkipNotFiniteState
+from odyssey_jax.transforms._skip import SkipSpikesState as SkipSpikesState
+from odyssey_jax.transforms._skip import all_finite as all_finite
+from odyssey_jax.transforms._skip import skip_not_finite as skip_not_finite
+from odyssey_jax.transforms._skip import skip_spikes as skip_spikes
 from odyssey_jax.transforms._state import hyperparams_in_force as hyperparams_in_force
+from odyssey_jax.transforms._state import skipped_by_schedule as skipped_by_schedule
 from odyssey_jax.transforms._state import skipped_updates as skipped_updates
 from odyssey_jax.transforms._state import updates_done as updates_done
 from odyssey_jax.transforms._state import with_counts_of as with_counts_of

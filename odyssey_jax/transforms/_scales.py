@@ -13,6 +13,7 @@ import optax
 from odyssey_jax._checks import check_count
 from odyssey_jax._types import PyTree
 from odyssey_jax.schedules import MetricRule
+from odyssey_jax.transforms._skip import all_finite, if_taken
 
 
 class ScaleByMetricState(NamedTuple):
@@ -206,13 +207,12 @@ class LossScale:
 
         def update(updates, state, params=None, **extra):
             grads = unscaled(updates, state.scale)
-            finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]))
+            finite = all_finite(grads)
             updates, new = inner.update(grads, state.inner, params, **extra)
-            keep = lambda yes, no: jax.tree.map(lambda a, b: jnp.where(finite, a, b), yes, no)
+            updates, new = if_taken(finite, updates, new, state.inner)
             scale, count = self._next(state, finite)
             skipped = state.skipped + (~finite).astype(jnp.int32)
-            updates = keep(updates, jax.tree.map(jnp.zeros_like, updates))
-            return updates, LossScaleState(scale, count, skipped, keep(new, state.inner))
+            return updates, LossScaleState(scale, count, skipped, new)
 
         return optax.GradientTransformationExtraArgs(init, update)
 

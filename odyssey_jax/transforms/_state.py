@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey
 
-from odyssey_jax._types import PyTree
+from odyssey_jax._types import Parts, PyTree
 from odyssey_jax.transforms._accumulate import AccumulateState
 from odyssey_jax.transforms._by_path import ScaleByLayerState
 from odyssey_jax.transforms._parts import CountedState
@@ -21,12 +21,13 @@ from odyssey_jax.transforms._scales import (
     ScaleByCallbackState,
     ScaleByMetricState,
 )
+from odyssey_jax.transforms._skip import SkipNotFiniteState, SkipSpikesState
 
 _SCALES = (ScaleByMetricState, ScaleByCallbackState, optax.contrib.ReduceLROnPlateauState)
 _INJECTED = optax.InjectStatefulHyperparamsState
-_SKIPPING = optax.ApplyIfFiniteState
+_SKIPPING = (optax.ApplyIfFiniteState, SkipNotFiniteState, SkipSpikesState)
 # What counts its calls, and has another's state in it.
-_AROUND = (_INJECTED, _SKIPPING, optax.ConditionallyMaskState, optax.ConditionallyTransformState)
+_AROUND = (_INJECTED, *_SKIPPING, optax.ConditionallyMaskState, optax.ConditionallyTransformState)
 _AROUND += (CountedState,)
 _Group = tuple[Any, ...]
 
@@ -174,20 +175,36 @@ def _schedules() -> tuple[type, ...]:
 def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:
     """Return how many updates were left out so far; nothing where none can be.
 
-    By `optax.apply_if_finite` or a loss scale.
+    By `skip_not_finite`, `skip_spikes`, `optax.apply_if_finite` or a loss scale.
     """
-    kinds = (_SKIPPING, LossScaleState)
-    counts = list(_skipped(opt_state, kinds))
+    counts = [count for count, _ in _skipped(opt_state)]
     return {"skipped_updates": jnp.asarray(sum(counts), jnp.float32)} if counts else {}
 
 
-def _skipped(opt_state: PyTree, kinds: Any) -> Iterator[jax.Array]:
-    """Yield the counts of each, and of those within it."""
-    is_one = lambda x: isinstance(x, kinds)
+def skipped_by_schedule(opt_state: PyTree, part: str = "") -> jax.Array | int:
+    """Return how many updates a schedule in an optimizer was left out of, and does not count.
+
+    What a loss scale skips is no update to it: see `skipped_by_scale`.
+
+    Args:
+        opt_state: The optimizer's state.
+        part: The part of the parameters whose optimizer it is, where there is one for each.
+    """
+    is_one = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    scheduled = lambda state: any(map(is_one, jax.tree.leaves(state, is_leaf=is_one)))
+    if isinstance(opt_state, LossScaleState):
+        opt_state = opt_state.inner
+    if part:
+        opt_state = next(node[part] for _, node in _nodes(opt_state, Parts) if part in node)
+    return sum(count for count, within in _skipped(opt_state) if scheduled(within))
+
+
+def _skipped(opt_state: PyTree) -> Iterator[tuple[jax.Array, PyTree]]:
+    """Yield the count of each, with what is within it, and of those within it."""
+    is_one = lambda x: isinstance(x, (*_SKIPPING, LossScaleState))
     for found in jax.tree.leaves(opt_state, is_leaf=is_one):
-        if isinstance(found, LossScaleState):
-            yield found.skipped
-            yield from _skipped(found.inner, kinds)
-        elif isinstance(found, _SKIPPING):
-            yield found.total_notfinite
-            yield from _skipped(found.inner_state, kinds)
+        if is_one(found):
+            own = not isinstance(found, optax.ApplyIfFiniteState)
+            within = found.inner if isinstance(found, LossScaleState) else found.inner_state
+            yield (found.skipped if own else found.total_notfinite), within
+            yield from _skipped(within)

@@ -1,5 +1,6 @@
 """What holds in every library: help, groups, traced rates, metrics in JAX, JSON forms, refusals."""
 
+import functools
 import inspect
 import re
 
@@ -211,3 +212,25 @@ def test_what_is_read_once_is_read_for_each_group():
 def test_what_has_no_meaning_here_is_refused(build, name):
     with pytest.raises(TypeError, match=name):
         build()
+
+
+NEEDED = {
+    "initial_learning_rate": 0.1, "decay_steps": 10, "decay_rate": 0.5, "base_lr": 0.1,
+    "max_lr": 0.5, "t_initial": 10, "decay_t": [3],
+}  # fmt: skip
+
+
+def flags():
+    """Whatever is True or False by default."""
+    for name, function in PUBLIC.items():
+        parameters = inspect.signature(function).parameters.values()
+        needed = [x.name for x in parameters if x.default is x.empty and x.name in NEEDED]
+        for flag in (x.name for x in parameters if isinstance(x.default, bool)):
+            given = {key: NEEDED[key] for key in needed} | {flag: "no"}
+            yield pytest.param(functools.partial(function, **given), flag, id=f"{name} {flag}")
+
+
+@pytest.mark.parametrize(("make", "flag"), list(flags()))
+def test_a_flag_is_true_or_false(make, flag):
+    with pytest.raises(ValueError, match=f"{flag} must be True or False; got {flag} = 'no'"):
+        make()

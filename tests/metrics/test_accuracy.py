@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odyssey_jax.metrics import Accuracy
+from odyssey_jax.metrics import Accuracy, ConfusionMatrix
 
 of = jax.jit(Accuracy().from_model_output)
 
@@ -85,3 +85,14 @@ def test_empty_is_nan():
 def test_refuses(outputs, message):
     with pytest.raises(ValueError, match=message):
         Accuracy().from_model_output(**outputs)
+
+
+@pytest.mark.parametrize("metric", [Accuracy(mask="hard"), ConfusionMatrix(2, mask="hard")])
+def test_a_mask_of_ones_own_name(metric):
+    outputs = {"labels": jnp.asarray([0, 1, 1]), "predictions": jnp.asarray([0, 0, 1])}
+    outputs |= {"hard": jnp.asarray([0, 1, 1]), "mask": jnp.asarray([1, 0, 0])}
+    of = metric.empty().merge(metric.from_model_output(**outputs))
+    assert int(jnp.sum(of.counts if hasattr(of, "counts") else of.count)) == 2
+    assert of.mask == "hard"
+    with pytest.raises(ValueError, match="'hard'"):
+        metric.from_model_output(**{k: v for k, v in outputs.items() if k != "hard"})

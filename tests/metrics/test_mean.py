@@ -153,3 +153,28 @@ def test_long_epoch_neither_drifts_nor_stops_counting():
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_masks_and_weights_of_ones_own_names():
+    values, hard, area = [1.0, 3.0, np.nan, 8.0], [0, 1, 0, 1], [2.0, 0.5, 0.0, 1.5]
+    outputs = {"x": jnp.asarray(values), "hard": jnp.asarray(hard), "area": jnp.asarray(area)}
+    outputs |= {"mask": jnp.asarray([1, 1, 0, 1]), "tokens": jnp.asarray(6), "loss": jnp.asarray(2)}
+    of = lambda **names: float(Mean("x", **names).from_model_output(**outputs).compute())
+    assert of() == 4
+    assert of(mask="hard") == 5.5
+    assert of(weight="area") == (2 * 1 + 0.5 * 3 + 1.5 * 8) / 4
+    assert of(mask="hard", weight="area") == (0.5 * 3 + 1.5 * 8) / 2
+    mean = Mean("loss", weight="tokens").from_model_output(**outputs)
+    assert np.asarray(mean.sums)[:, 0].tolist() == [12, 6]
+    again = mean.empty().merge(mean)
+    assert (repr(again), float(again.compute())) == ("Mean('loss', weight='tokens')", 2)
+
+
+@pytest.mark.parametrize("names", [{"mask": "easy"}, {"weight": "easy"}])
+def test_a_mask_or_weight_that_is_missing_is_named(names):
+    with pytest.raises(ValueError, match="'easy'"):
+        Mean("x", **names).from_model_output(x=jnp.ones(2))
+    with pytest.raises(ValueError, match="cannot be merged"):
+        Mean("x", **names).merge(Mean("x"))
+    with pytest.raises(ValueError, match="needs the name of an output"):
+        Mean("x", **dict.fromkeys(names, 3))
