@@ -457,8 +457,9 @@ class Task(NamedTuple):
         update: `(state, batch, step, optimizer) -> (state, outputs)`, a train step of one's own;
             None is `ody.train.train_step`, which is of the same form. It is given the
             `TrainState`, an `ody.train.Step`, which has the loss and its gradient, and the Optax
-            transformation, or a mapping of them, which `fit` was given. The state that it returns
-            must be of the same form; the outputs must have "loss".
+            transformation, or a mapping of them, which `fit` was given, each with the clipping and
+            the accumulation. Of a mapping `state.opt_state` is one too (`Parts`). The state that
+            it returns must be of the same form; the outputs must have "loss".
     """
 
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]

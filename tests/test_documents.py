@@ -71,11 +71,16 @@ def test_the_readmes_checkpoints_are_read_as_printed(main_program):
     np.testing.assert_array_equal(restored.tree["params"]["head"]["kernel"], best)
 
 
+def test_the_readmes_own_step_trains_as_printed(main_program):
+    result = run(5, main_program)["adversarial"]
+    assert result.history["learning_rate/g"][-1] < 1e-3 == result.history["learning_rate/d"][-1]
+
+
 def test_the_readmes_own_loop_runs_as_printed():
-    names = run(5, {"__name__": "__main__"})
+    names = run(6, {"__name__": "__main__"})
     assert names["ody"].StopReason(int(names["stop"])).name == "NO_IMPROVEMENT"
     assert abs(names["w"] - names["jnp"].arange(3.0)).max() < 0.05
-    assert len(PROGRAMS) == 6
+    assert len(PROGRAMS) == 7
 
 
 def tables(document=README):

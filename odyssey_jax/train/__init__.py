@@ -1,5 +1,8 @@
 """The train step, the epoch, the programs around it, and populations of runs."""
 
+from odyssey_jax._types import ModelState as ModelState
+from odyssey_jax._types import Parts as Parts
+from odyssey_jax._types import Told as Told
 from odyssey_jax.train._average import Average as Average
 from odyssey_jax.train._average import Averaging as Averaging
 from odyssey_jax.train._average import equal_average as equal_average

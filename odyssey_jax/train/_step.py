@@ -183,6 +183,8 @@ def _guarded(optimizer: GradientTransformation) -> optax.GradientTransformationE
         all_of_them = {name: x for name, x in extra.items() if name != "grad_fn"}
         named_ones = {name: x for name, x in extra.items() if name in named}
         given = {**all_of_them, **named_ones} if takes_all else named_ones
+        if takes_all and _estimates_hessian(state) and "value_fn" in extra:
+            given = {"obj_fn": extra["value_fn"]}  # as Optax's Sophia calls it
         updates, state = _called(optimizer.update, updates, state, params, **given)
         _check_updates(updates, params)
         return updates, state
@@ -195,6 +197,11 @@ _GIVEN = (
     "for those that take them; with accumulate_steps above 1 with value alone, as a microbatch's "
     "functions are not the batch's."
 )
+_OF_NUMBERS = (
+    "An optimizer that takes a number for its learning rate and no schedule, such as optax.rprop, "
+    "is made anew of the rate in force by "
+    "`lambda rate: optax.inject_hyperparams(optax.rprop)(learning_rate=rate)`."
+)
 _TRACED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
 
 
@@ -205,7 +212,8 @@ def _called(function: Callable[..., Any], *args: Any, **extra: Any) -> Any:
         raise _not_traceable(error) from error
     except (TypeError, AttributeError, KeyError) as error:
         raise TypeError(
-            f"the optimizer can't be used with these parameters and arguments: {error}. {_GIVEN}"
+            f"the optimizer can't be used with these parameters and arguments: {error}. {_GIVEN} "
+            f"{_OF_NUMBERS}"
         ) from error
     except Exception as error:
         if extra:
@@ -253,6 +261,11 @@ def _check_kind(opt_state: PyTree) -> None:
     jax.tree.leaves(opt_state, is_leaf=refuse)
 
 
+def _estimates_hessian(opt_state: PyTree) -> bool:
+    is_one = lambda x: isinstance(x, optax.contrib.HutchinsonState)
+    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+
+
 def _check_updates(updates: PyTree, params: PyTree) -> None:
     """Raise ValueError unless updates have the parameters' structure and shapes."""
     leaves = lambda tree: {
@@ -261,7 +274,9 @@ def _check_updates(updates: PyTree, params: PyTree) -> None:
     have, want = leaves(updates), leaves(params)
     for name, shape in want.items():
         if name not in have:
-            raise ValueError(f"the optimizer makes no update of the parameter {name!r}.")
+            raise ValueError(
+                f"the optimizer makes no update of the parameter {name!r}. {_OF_NUMBERS}"
+            )
         if have[name] != shape:
             raise ValueError(
                 f"the optimizer makes an update of shape {have[name]} for the parameter {name!r} "
@@ -446,8 +461,9 @@ class _Trained:
     """Which leaves of the parameters, or of a part, are trained: those that `freeze` leaves."""
 
     def __init__(self, state: TrainState, part: str | None = None):
-        if part is not None and part not in state.params:
-            raise ValueError(f"part={part!r} is none of the parameters': {sorted(state.params)}.")
+        parts = state.params.keys() if isinstance(state.params, Mapping) else ()
+        if part is not None and part not in parts:
+            raise ValueError(f"part={part!r} is none of the parameters': {sorted(parts)}.")
         frozen = frozen_names(state.opt_state)
         self._mask: list[bool] = []
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
