@@ -304,7 +304,9 @@ def logged_hyperparams(
             # What a loss scale skips, the optimizer does not count.
             taken = step - skipped_by_scale(state.opt_state)
             update = jnp.maximum(taken - 1, 0) // accumulate_steps
-        update = jnp.maximum(update - skipped_by_schedule(state.opt_state, part), 0)
+        skipped = skipped_by_schedule(state.opt_state, part)
+        if skipped is not None:
+            update = jnp.maximum(update - skipped, 0)
         return jnp.asarray(schedule(update), jnp.float32)
 
     rate = None

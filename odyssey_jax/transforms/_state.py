@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -181,8 +182,8 @@ def skipped_updates(opt_state: PyTree) -> dict[str, jax.Array]:
     return {"skipped_updates": jnp.asarray(sum(counts), jnp.float32)} if counts else {}
 
 
-def skipped_by_schedule(opt_state: PyTree, part: str = "") -> jax.Array | int:
-    """Return how many updates a schedule in an optimizer was left out of, and does not count.
+def skipped_by_schedule(opt_state: PyTree, part: str = "") -> jax.Array | None:
+    """Return how many updates a schedule in an optimizer was left out of; None if none can be.
 
     What a loss scale skips is no update to it: see `skipped_by_scale`.
 
@@ -196,7 +197,8 @@ def skipped_by_schedule(opt_state: PyTree, part: str = "") -> jax.Array | int:
         opt_state = opt_state.inner
     if part:
         opt_state = next(node[part] for _, node in _nodes(opt_state, Parts) if part in node)
-    return sum(count for count, within in _skipped(opt_state) if scheduled(within))
+    counts = [count for count, within in _skipped(opt_state) if scheduled(within)]
+    return functools.reduce(operator.add, counts) if counts else None
 
 
 def _skipped(opt_state: PyTree) -> Iterator[tuple[jax.Array, PyTree]]:

@@ -48,7 +48,7 @@ def test_a_run_that_is_left_anywhere_goes_on_to_the_bit(resumes, whole, tmp_path
     assert_same(dict(result.history), dict(whole.history))
     said = capsys.readouterr().err
     assert f"resumed from step {stops[-1]} of" in said
-    skipped = f"{stops[-1] % 5} batches of" in said and "read and dropped first" in said
+    skipped = f"{stops[-1] % 5} batch" in said and "to read and drop first" in said
     assert skipped == (resumes == "by skipping")
 
 
