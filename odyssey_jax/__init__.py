@@ -48,6 +48,7 @@ from odyssey_jax.data import stream as stream
 from odyssey_jax.feed import evaluate as evaluate
 from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
+from odyssey_jax.fit import Run as Run
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
 from odyssey_jax.fit import hook as hook
@@ -109,6 +110,7 @@ __all__ = [
     "Mean",
     "Point",
     "ProgressLine",
+    "Run",
     "Schedule",
     "Signal",
     "StepOptions",

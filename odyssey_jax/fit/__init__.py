@@ -9,4 +9,5 @@ from odyssey_jax.fit._params import load_params as load_params
 from odyssey_jax.fit._rate_range import RateRange as RateRange
 from odyssey_jax.fit._rate_range import rate_range_test as rate_range_test
 from odyssey_jax.fit._result import FitResult as FitResult
+from odyssey_jax.fit._run import Run as Run
 from odyssey_jax.fit._table import Table as Table
