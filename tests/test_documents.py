@@ -76,11 +76,15 @@ def test_the_readmes_own_step_trains_as_printed(main_program):
     assert result.history["learning_rate/g"][-1] < 1e-3 == result.history["learning_rate/d"][-1]
 
 
-def test_the_readmes_own_loop_runs_as_printed():
+def test_the_readmes_own_loops_run_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = run(6, {"__name__": "__main__"})
     assert names["ody"].StopReason(int(names["stop"])).name == "NO_IMPROVEMENT"
     assert abs(names["w"] - names["jnp"].arange(3.0)).max() < 0.05
-    assert len(PROGRAMS) == 7
+    rows = run(7, names)["run"].rows
+    assert rows[-1]["step"] == 200
+    assert rows[-1]["train/loss"] < 1e-6 < rows[0]["train/loss"]
+    assert len(PROGRAMS) == 8
 
 
 def tables(document=README):
