@@ -23,6 +23,7 @@ from odyssey_jax.callbacks._combine import Chain as Chain
 from odyssey_jax.callbacks._combine import On as On
 from odyssey_jax.callbacks._combine import all_of as all_of
 from odyssey_jax.callbacks._combine import any_of as any_of
+from odyssey_jax.callbacks._combine import as_chain as as_chain
 from odyssey_jax.callbacks._combine import chain as chain
 from odyssey_jax.callbacks._combine import on as on
 from odyssey_jax.callbacks._early_stopping import EarlyStopping as EarlyStopping

@@ -184,6 +184,13 @@ def chain(*callbacks: Callback) -> Chain:
     return Chain(tuple(flat))
 
 
+def as_chain(callbacks: Callback | Sequence[Callback] | None) -> Chain:
+    """Return what a loop is given as its callbacks as a chain: one, a list of several, or none."""
+    if callbacks is None:
+        return chain()
+    return chain(*(callbacks if isinstance(callbacks, Sequence) else [callbacks]))
+
+
 def any_of(*callbacks: Callback) -> Chain:
     """Stop when any of several callbacks wants to: `chain`, by the name that it has in a rule.
 

@@ -88,6 +88,10 @@ class EarlyStopping(ShortRepr):
         """The end of an epoch and, to restore the best, of the training."""
         return (Point.EPOCH_END, Point.TRAIN_END) if self.restore_best else (Point.EPOCH_END,)
 
+    def best(self, state: EarlyStoppingState) -> Best:
+        """Return the best epoch so far, for a loop of one's own."""
+        return state.best
+
     def init(self, event: Event) -> EarlyStoppingState:
         """Make the state of a run that has seen no epoch."""
         if self.cooldown and not has_scale(event.state.opt_state):

@@ -126,6 +126,10 @@ class TrackBest(ShortRepr):
         """The end of an epoch."""
         return (Point.EPOCH_END,)
 
+    def best(self, state: Best) -> Best:
+        """Return the best epoch so far, for a loop of one's own."""
+        return state
+
     def init(self, event: Event) -> Best:
         """Make the record of a run that has seen no epoch."""
         best = init_best(event, self.monitor, snapshot=True)

@@ -45,7 +45,7 @@ def fit(
     learning_rate: ScheduleFn | float | Mapping[str, ScheduleFn | float] | None = None,
     metrics: Mapping[str, Any] | None = None,
     train_metrics: Mapping[str, Any] | None = None,
-    callbacks: Callback | None = None,
+    callbacks: Callback | Sequence[Callback] | None = None,
     steps_per_epoch: int | None = None,
     batch_size: int | None = None,
     valid_steps: int | None = None,
@@ -126,7 +126,7 @@ def fit(
         metrics: Name to metric, computed in validation beside the loss, as "valid/<name>".
         train_metrics: Name to metric, computed over the training batches beside the loss, as
             "train/<name>".
-        callbacks: One callback; `chain` joins several.
+        callbacks: One callback, or a list of several: see `chain`.
         steps_per_epoch: Train steps to an epoch; None is one pass over the data, whose length
             must then be known.
         batch_size: Examples in a batch, where the data are plain arrays; in training they are

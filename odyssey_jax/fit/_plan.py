@@ -21,6 +21,7 @@ from odyssey_jax.callbacks import (
     Chain,
     Checkpoint,
     Retention,
+    as_chain,
     asks_to_save,
     chain,
     checkpoint,
@@ -212,7 +213,7 @@ def make_plan(
     learning_rate: Any,
     metrics: Mapping[str, Any] | None,
     train_metrics: Mapping[str, Any] | None,
-    callbacks: Callback | None,
+    callbacks: Callback | Sequence[Callback] | None,
     steps_per_epoch: Any,
     batch_size: Any,
     valid_steps: Any,
@@ -358,10 +359,10 @@ def _check_resume(resume: Any) -> None:
 
 
 def _without_checkpoint(
-    callbacks: Callback | None, directory: Path | None
+    callbacks: Callback | Sequence[Callback] | None, directory: Path | None
 ) -> tuple[Chain, Checkpoint | None]:
     """Take out what says when to save; with a directory there is one."""
-    given = chain(*(() if callbacks is None else (callbacks,))).callbacks
+    given = as_chain(callbacks).callbacks
     found = [callback for callback in given if isinstance(callback, Checkpoint)]
     if len(found) > 1:
         raise ValueError(f"there may be one checkpoint callback, got {found}.")

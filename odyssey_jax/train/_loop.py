@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from odyssey_jax._types import (
     TrainState,
     averages_itself,
 )
-from odyssey_jax.callbacks import Chain, History, Retention, chain
+from odyssey_jax.callbacks import History, Retention, as_chain
 from odyssey_jax.data import Calendar, IndexedSource, transform_of
 from odyssey_jax.parallel import OneDevice, Placement
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
@@ -267,7 +267,7 @@ def make_loop(
     *,
     metrics: Mapping[str, Any] | None = None,
     train_metrics: Mapping[str, Any] | None = None,
-    callbacks: Callback | None = None,
+    callbacks: Callback | Sequence[Callback] | None = None,
     steps_per_epoch: int | None = None,
     options: StepOptions | None = None,
     capacity: int | None = None,
@@ -285,7 +285,7 @@ def make_loop(
             learning rate; or a mapping of these, one for each top-level part of the parameters.
         metrics: Name to metric, computed in validation beside the loss.
         train_metrics: Name to metric, computed over the training batches beside the loss.
-        callbacks: One callback; `chain` joins several.
+        callbacks: One callback, or a list of several: see `chain`.
         steps_per_epoch: Train steps to an epoch; None is one pass over the data.
         options: Clipping, accumulation, loss scale, average and sampling of the train step.
         capacity: Epochs that there is room for: in `Carry.history`, and in callbacks that need
@@ -317,7 +317,6 @@ def make_loop(
         >>> int(carry.clock.epoch), round(float(carry.state.params), 3)
         (10, 0.988)
     """
-    callbacks = chain() if callbacks is None else callbacks
     options = StepOptions() if options is None else options
     if options.log_every_n_steps is not None and sample_capacity < 1:
         raise ValueError(
@@ -334,7 +333,7 @@ def make_loop(
         evaluate=task.evaluate,
         update=task.update,
         optimizer=Optimizers.of(optimizer),
-        callbacks=callbacks if isinstance(callbacks, Chain) else chain(callbacks),
+        callbacks=as_chain(callbacks),
         metrics=MetricSet.with_loss(metrics),
         train_metrics=MetricSet.with_loss(train_metrics),
         steps_per_epoch=steps_per_epoch,

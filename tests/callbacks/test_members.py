@@ -15,6 +15,7 @@ import odyssey_jax as ody
 from odyssey_jax.callbacks import (
     Best,
     Tracked,
+    as_chain,
     asks_to_save,
     asks_to_stop,
     bests_of,
@@ -290,3 +291,22 @@ def test_bad_statements_are_refused():
         ody.callback(Own.init, Own.update, saves="no")
     with pytest.raises(ValueError, match="stops must be True or False, got None"):
         ody.callback(Own.init, Own.update, stops=None)
+
+
+def test_a_list_of_callbacks_is_a_chain():
+    several = [ody.early_stopping("train/loss", patience=3), ody.track_best("train/loss")]
+    assert as_chain(several) == as_chain(ody.chain(*several)) == ody.chain(*several)
+    assert as_chain([]) == as_chain(None) == ody.chain()
+    with pytest.raises(TypeError, match="chain"):
+        as_chain([several])
+
+
+@pytest.mark.parametrize(
+    "callback", [ody.early_stopping("loss", patience=1), ody.track_best("loss")]
+)
+def test_a_loop_of_ones_own_asks_for_the_best(callback):
+    event = lambda epoch, loss: ody.Event({"loss": loss}, ody.Clock(step=epoch, epoch=epoch))
+    state = callback.init(event(0, 0.0))
+    for epoch, loss in enumerate([2.0, 1.0, 3.0]):
+        state, _ = callback.update(state, event(epoch, loss))
+    assert (float(callback.best(state).value), int(callback.best(state).epoch)) == (1.0, 1)
