@@ -20,6 +20,7 @@ from odyssey_jax.cli import _train, main
 from odyssey_jax.store import Reader
 
 ROOT = Path(__file__).parents[1]
+NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # the suite's, which needs a disk too
 COMMANDS = ["train", "schedule", "runs", "checkpoints"]
 COMMANDS += [f"checkpoints DIR {name}" for name in ("verify", "show", "diff", "export", "prune")]
 
@@ -216,7 +217,7 @@ raise SystemExit(main(ARGUMENTS))
     limited = subprocess.run(
         [sys.executable, "-c", f"ARGUMENTS = {arguments}{program}"],
         # One device: of several it would say that the others idle.
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **NO_CACHE},
         capture_output=True,
         text=True,
         check=False,

@@ -51,6 +51,7 @@ class Mean:
 
         Several masks, or weights, in one run:
 
+        >>> import jax.numpy as jnp
         >>> outputs = {"error": jnp.array([1.0, 3.0]), "hard": jnp.array([0, 1]),
         ...            "area": jnp.array([3.0, 1.0])}
         >>> for mean in (Mean("error", mask="hard"), Mean("error", weight="area")):
