@@ -194,7 +194,8 @@ class Reader(Directory):
         metadata = self.metadata(step)
         layout = self._layout(step)
         by_path = {}
-        for one in subtree if isinstance(subtree, (list, tuple)) else [subtree]:
+        names: Any = subtree if isinstance(subtree, (list, tuple)) else [subtree]
+        for one in names:
             depth, node = find(layout.tree, one)
             below = [layout.places[number] for number in numbers_in(node)]
             by_path |= {tail(place.path, depth): place for place in below}
