@@ -44,6 +44,11 @@ def _not_orbax(record: logging.LogRecord) -> bool:
     return _ORBAX not in record.pathname
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Return whether a report is of no task of Orbax's, of several that fail in one save."""
+    return _ORBAX not in record.getMessage()
+
+
 def _unraisable_hook(report: sys.UnraisableHookArgs) -> None:
     """Report an exception that cannot be raised, except what TensorStore's writes end in.
 
@@ -57,12 +62,14 @@ def _unraisable_hook(report: sys.UnraisableHookArgs) -> None:
 
 def _install_filters() -> None:
     logging.getLogger("absl").addFilter(_not_orbax)
+    logging.getLogger("asyncio").addFilter(_not_of_orbax)
     if sys.unraisablehook is sys.__unraisablehook__:  # a hook of the user's own is left alone
         sys.unraisablehook = _unraisable_hook
 
 
 def _remove_filters() -> None:
     logging.getLogger("absl").removeFilter(_not_orbax)
+    logging.getLogger("asyncio").removeFilter(_not_of_orbax)
     if sys.unraisablehook is _unraisable_hook:
         sys.unraisablehook = sys.__unraisablehook__
 
