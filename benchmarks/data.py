@@ -9,7 +9,7 @@ is trained through `make_program`, which `fit` drives, on the same examples, shu
 - resident: `ArrayDataset`, one compiled program.
 - host: `HostDataset`, of memory maps.
 - grain 0, grain 2: Grain's `IterDataset`, in threads of this process, and in 2 workers (not with
-  --quick: they take long to start).
+  --quick).
 - generator: a plain generator of NumPy batches.
 - by hand: a jitted and donated step, the next batch moved by `device_put` while one computes,
   over the same batches: of `HostDataset`'s reader, of Grain and of the generator.
@@ -174,18 +174,18 @@ def measure(work: Workload, *, quick: bool) -> dict[str, Ratio]:
     versions = {
         "resident": fed(work, resident),
         "host": fed(work, host),
-        "grain 0": fed(through_grain, grain_data(work, 0)),
         "generator": fed(work, by_generator(work)),
         "by hand, host": by_hand(work, step, read_on(host)),
-        "by hand, grain 0": by_hand(through_grain, step, iter(grain_data(work, 0))),
         "by hand, generator": by_hand(work, step, passes(work)),
     }
-    if not quick:  # workers take longer to start than all the rest
+    if not quick:
+        versions["grain 0"] = fed(through_grain, grain_data(work, 0))
+        versions["by hand, grain 0"] = by_hand(through_grain, step, iter(grain_data(work, 0)))
         versions["grain 2"] = fed(through_grain, grain_data(work, 2))
     times = interleave(versions, 2 if quick else 7)
     show_times(f"{work.name}, a step of {size} examples", times)
     ratios = {f"{work.name}: host / resident": ratio(times, "host", "resident", work.bound)}
-    for kind in ("host", "grain 0", "generator"):
+    for kind in ("host", "generator", *([] if quick else ["grain 0"])):
         hand = f"by hand, {kind}"
         ratios[f"{work.name}: {kind} / {hand}"] = ratio(times, kind, hand, BY_HAND)
     return ratios
