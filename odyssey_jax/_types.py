@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -36,6 +36,19 @@ class Clock(NamedTuple):
 
     step: Any
     epoch: Any
+
+
+def cadences_of(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names among the known that say when a metric is measured: its own, or prefixes.
+
+    Example:
+        >>> cadences_of("valid/ood/loss", ["valid", "valid/ood", "bleu"])
+        ['valid', 'valid/ood']
+        >>> cadences_of("valid/bleu", ["valid", "valid/bleu"])
+        ['valid/bleu']
+    """
+    known = list(known)
+    return [name] if name in known else [x for x in known if name.startswith(f"{x}/")]
 
 
 @node
@@ -315,7 +328,8 @@ class Event:
         modes: Pairs of a metric's name and whether "min" or "max" of it is better (static), of
             the metrics that say so themselves.
         measured: Whether validation data with a cadence of its own (`Evaluation`) was measured,
-            bool scalars by prefix, such as "valid/ood": see `where_measured`.
+            bool scalars by prefix, such as "valid/ood", and whether each column of a hook was, by
+            its name: see `where_measured`.
     """
 
     metrics: Mapping[str, Any]
@@ -349,8 +363,8 @@ class Event:
     def where_measured(self, name: str, new: PyTree, old: PyTree) -> PyTree:
         """Choose what follows from a metric, where it was measured in this epoch.
 
-        A metric of an `Evaluation` that was not measured is NaN, and so is one that came to it:
-        a callback that monitors one skips the epoch in the first case only.
+        A metric of an `Evaluation`, or of a hook, that was not measured is NaN, and so is one that
+        came to it: a callback that monitors one skips the epoch in the first case only.
 
         Args:
             name: The metric's name, such as "valid/ood/loss".
@@ -369,10 +383,9 @@ class Event:
             >>> event.where_measured("valid/loss", 4, 3)
             4
         """
-        for prefix, measured in self.measured.items():
-            if name.startswith(f"{prefix}/"):
-                choose = lambda a, b, now=measured: jnp.where(now, a, b)
-                new = jax.tree.map(choose, new, old)
+        for which in cadences_of(name, self.measured):
+            choose = lambda a, b, now=self.measured[which]: jnp.where(now, a, b)
+            new = jax.tree.map(choose, new, old)
         return new
 
     def mode(self, name: str) -> Mode:

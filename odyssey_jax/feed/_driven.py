@@ -32,6 +32,7 @@ from odyssey_jax.train import (
     as_sets,
     compiled,
     scalars,
+    to_validate,
     transformed,
 )
 
@@ -87,8 +88,15 @@ class Driven(Resident):
         self._failed: Exception | None = None
         self._compiled, self._waited = False, 0.0
 
-    def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
+    def run(
+        self, carry: Carry, limit: int, columns: Mapping[str, float] | None = None
+    ) -> tuple[Carry, Progress]:
         """Train to a step, or until the host is asked for, or the data is not there.
+
+        Args:
+            carry: The run; it is donated.
+            limit: The step.
+            columns: What the hooks have measured, where the last call came up for that.
 
         Raises:
             Exception: What reading the data has raised, once all before it is trained on; the
@@ -99,26 +107,31 @@ class Driven(Resident):
         carry = self.with_room(carry, limit)
         clock, save = jax.device_get((carry.clock, carry.signal.save))
         step, epoch = int(clock.step), int(clock.epoch)
-        if save:  # the host has seen it
+        if save and self.calendar.epochs(step) == epoch:  # the host has seen it
             cleared = jnp.zeros_like(carry.signal.save)
             carry = carry._replace(signal=carry.signal._replace(save=cleared))
         feed = self._feed_at(carry, step)
         if limit <= step and not self._compiled:
             return self._compile(carry, feed, step)
-        given, validating = self._given, False
+        given, validating, asks = self._given, False, False
         calls: collections.deque[tuple[int, jax.Array]] = collections.deque()
         while True:
             if self.calendar.epochs(step) > epoch:
                 due = [x for x in self._read if self.loop.evaluation(x).is_due(epoch)]
-                if due and not _is_at(calls, step):
+                wanted = self.loop.columns_due(epoch)
+                if (due or wanted) and not _is_at(calls, step):
+                    break
+                if wanted and columns is None:
+                    validating = asks = True
                     break
                 states = self._validated(carry, due)
                 if states is None:
                     validating = True
                     break
                 states |= self._not_validated(carry, states)
-                args = (carry, self._resident, states, given, int32([step, epoch]))
-                carry, epoch = _end_epoch(self.loop, *args), epoch + 1
+                found = self.loop.given_columns(columns if wanted else None)
+                args = (carry, self._resident, states, found, given, int32([step, epoch]))
+                carry, epoch, columns = _end_epoch(self.loop, *args), epoch + 1, None
             if step >= limit or _halted(calls, feed, keep=_AHEAD):
                 break
             chunk = self._wait_for(feed, step)
@@ -131,9 +144,9 @@ class Driven(Resident):
             carry, reached = _train(*statics, carry, chunk.batches, given, span)
             step = until
             calls.append((step, reached))
-        return carry, self.look(carry, validating)
+        return carry, self.look(carry, validating, asks)
 
-    def look(self, carry: Carry, validating: bool = False) -> Progress:
+    def look(self, carry: Carry, validating: bool = False, columns: bool = False) -> Progress:
         """Return the progress of a carry as it is."""
         marks = [] if self._position is None else [self._position]
         seconds = float("nan")
@@ -141,7 +154,7 @@ class Driven(Resident):
             marks += self._feed.marks
             if self._train.resumes == "by skipping":
                 seconds = self._feed.seconds_per_batch
-        reading = Reading(marks, validating, self._waited, seconds)
+        reading = Reading(marks, validating, self._waited, seconds, columns)
         return super().look(carry)._replace(reading=reading)
 
     def measure(self, carry: Carry, sets: Collection[str]) -> dict[str, float]:
@@ -193,6 +206,9 @@ class Driven(Resident):
         if _is_read(self._train) and self._train.resumes == "by state" and reading is not None:
             self._position = (reading["step"], reading["state"])
         return restored
+
+    def _go_on(self, carry: Carry) -> Carry:
+        return carry  # `run` ends an epoch first whose steps are done
 
     # What `run` is made of.
 
@@ -250,7 +266,8 @@ class Driven(Resident):
         statics, given = (self.loop, self.calendar.epoch, chunk.block), self._given
         carry, _ = _train(*statics, carry, chunk.batches, given, int32([step, step]))
         if not self._read:
-            args = (carry, self._resident, {}, given, int32([-1, -1]))
+            found = self.loop.given_columns()
+            args = (carry, self._resident, {}, found, given, int32([-1, -1]))
             carry = _end_epoch(self.loop, *args)
         self._compiled = True
         return carry, self.look(carry)
@@ -271,7 +288,7 @@ class Driven(Resident):
                         break
                     return None
                 if validated is None:
-                    validated = _to_validate(self.loop, carry, self._given)
+                    validated = to_validate(self.loop, carry, self._given)
                 span = int32([known.step, chunk.end])
                 args = (known.states, *validated, chunk.batches, span)
                 known.states = observe(self.loop, name if how.metrics else "", *args)
@@ -374,12 +391,6 @@ def _train(
     return carry, jnp.stack(reached)
 
 
-@compiled(static_argnums=0)
-def _to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, Told]:
-    state = loop.begin_validation(carry, given.learning_rate).state.for_evaluation
-    return state, loop.where_validated(carry, given.total_steps)
-
-
 @compiled(static_argnums=(0, 1))
 def observe(
     loop: Loop,
@@ -420,6 +431,7 @@ def _end_epoch(
     carry: Carry,
     resident: Mapping[str, IndexedSource],
     states: Mapping[str, PyTree],
+    columns: Mapping[str, jax.Array],
     given: Inputs,
     span: jax.Array,
 ) -> Carry:
@@ -432,7 +444,7 @@ def _end_epoch(
         where, at = loop.where_validated(carry, given.total_steps), carry.clock.epoch
         of = lambda name, data: loop.validate(state, data, where, name, at)
         found = {name: of(name, data) for name, data in resident.items()}
-        return loop.end_epoch(carry, given.learning_rate, {**found, **states})
+        return loop.end_epoch(carry, given.learning_rate, {**found, **states}, columns)
 
     is_there = (carry.clock.step == step) & (carry.clock.epoch == epoch)
     return apply_if(is_there, end, carry)

@@ -47,12 +47,14 @@ def make_program(
         **options: Other arguments of `make_loop`.
 
     Returns:
-        `Resident` where all data lies on the device, and else `Driven`.
+        `Resident` where all data lies on the device and the host measures no columns, and else
+        `Driven`.
     """
     check_rate(learning_rate)
     loop = make_loop(task, optimizer, **options)
     total = None if total_steps is None else np.int32(total_steps)
     inputs = Inputs(cast(Any, train), cast(Any, valid), cast(Any, learning_rate), total)
-    if all(isinstance(x, IndexedSource) for x in (train, *as_sets(valid).values())):
+    resident = all(isinstance(x, IndexedSource) for x in (train, *as_sets(valid).values()))
+    if resident and not loop.columns:
         return Resident(task, loop, inputs)
     return Driven(task, loop, inputs, valid_steps=valid_steps, prefetch_bytes=prefetch_bytes)

@@ -29,7 +29,7 @@ from odyssey_jax.callbacks import (
 )
 from odyssey_jax.data import Calendar, Source
 from odyssey_jax.feed import make_program
-from odyssey_jax.fit._hooks import Hook
+from odyssey_jax.fit._hooks import Hook, columns_of
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
 from odyssey_jax.fit._sources import as_sources, check_measured, check_placed, check_valid_steps
 from odyssey_jax.metrics import metric_modes
@@ -192,6 +192,7 @@ class Plan:
             sample_capacity=max(samples, then.get("sample_capacity", 0)),
             keep_best=self.keeps_best,
             placement=self.placement,
+            columns=columns_of(self.hooks),
         )
 
 
@@ -319,7 +320,8 @@ def make_plan(
         retention = saving.retention.with_mode(lambda name: better(name, modes))
         saving = dataclasses.replace(saving, retention=retention)
     monitors = [*monitors_of(callbacks), *([] if saving is None else [saving.retention.monitor])]
-    check_measured(evaluations, monitors, epochs)
+    hooks = _as_hooks(hooks)
+    check_measured(evaluations, columns_of(hooks), monitors, epochs)
     return Plan(
         task=task,
         optimizer=optimizer,
@@ -348,7 +350,7 @@ def make_plan(
         config=dict(config or {}),
         max_seconds=max_seconds,
         on_interrupt=on_interrupt,
-        hooks=_as_hooks(hooks),
+        hooks=hooks,
     )
 
 

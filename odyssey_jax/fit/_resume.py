@@ -249,7 +249,7 @@ def _say_where(
     """Say on stderr, whatever the writers, that this run is not a new one."""
     if not is_first():
         return
-    if progress.step >= plan.last_step or progress.stop != StopReason.NONE:
+    if progress.epoch >= plan.epochs or progress.stop != StopReason.NONE:
         line = f"{plan.directory} is complete: nothing to train; resume=False begins again"
     else:
         age = max(time.time() - saved["timestamp"], 0.0)

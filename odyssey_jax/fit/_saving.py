@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -278,10 +279,13 @@ class Saver:
         # Within an epoch the metrics are of other parameters: those of its start.
         at_end = progress.epoch == self._program.calendar.epochs(step)
         at_end = at_end and self._program.calendar.ends_epoch(step)
+        metrics = progress.metrics() if at_end else {}
+        if metrics and self._store.monitor is not None:
+            metrics.setdefault(self._store.monitor, math.nan)  # it was not measured here
         stop, reason = why(progress, interrupted, over=over or bool(progress.stop))
         metadata = {
             "epoch": progress.epoch,
-            "metrics": progress.metrics() if at_end else {},
+            "metrics": metrics,
             "stop_reason": stop.name,
             "reason": reason,
             "seconds": seconds,

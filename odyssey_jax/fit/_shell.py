@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 
-from odyssey_jax._types import StopReason
-from odyssey_jax.fit._hooks import View
+from odyssey_jax._types import StopReason, TrainState
+from odyssey_jax.fit._hooks import Hook, View
 from odyssey_jax.fit._interrupt import Interrupt
 from odyssey_jax.fit._plan import Plan
 from odyssey_jax.fit._reports import Reports
@@ -19,8 +19,9 @@ from odyssey_jax.fit._resume import Start
 from odyssey_jax.fit._saving import Cadence, PendingBest, Saver
 from odyssey_jax.fit._table import as_rows
 from odyssey_jax.fit._throughput import CallLength, Throughput
+from odyssey_jax.parallel import from_first
 from odyssey_jax.store import Store
-from odyssey_jax.train import Program, Progress
+from odyssey_jax.train import Program, Progress, holds_in, hook_key
 
 
 class Shell:
@@ -33,8 +34,9 @@ class Shell:
         cadence: How far a call may go.
         interrupt: What may end the run before it is over.
         seconds: The time that earlier calls of `fit` trained for.
-        hooks: When to call which function.
+        hooks: Host code, and when it is due.
         rebuild: As in `Task.rebuild`, for the hooks' views.
+        seed: The run's, for their keys.
     """
 
     def __init__(
@@ -45,10 +47,13 @@ class Shell:
         cadence: Cadence,
         interrupt: Interrupt,
         seconds: float = 0.0,
-        hooks: Sequence[tuple[Cadence, Callable[[View], None]]] = (),
+        hooks: Sequence[tuple[Cadence, Hook]] = (),
         rebuild: Callable[[Any, Any], Any] = lambda params, model_state: params,
+        seed: int = 0,
     ):
-        self._hooks, self._rebuild = hooks, rebuild
+        self._measuring = [hook for _, hook in hooks if hook.columns]
+        self._acting = [(marks, hook) for marks, hook in hooks if not hook.columns]
+        self._rebuild, self._seed = rebuild, seed
         self._program, self._last, self._saver = program, last_step, saver
         self._cadence, self._interrupt, self._seconds = cadence, interrupt, seconds
         self._throughput = Throughput(program.calendar)
@@ -63,8 +68,8 @@ class Shell:
         cadence = Cadence(plan.saving, program.calendar, step)
         pending = PendingBest(plan.holds_pending_best)
         saver = Saver(store, program, cadence, pending, start.about, step)
-        hooks = [(Cadence(x.when, program.calendar, step), x.function) for x in plan.hooks]
-        how = (start.seconds, hooks, plan.task.rebuild)
+        hooks = [(Cadence(x.when, program.calendar, step), x) for x in plan.hooks]
+        how = (start.seconds, hooks, plan.task.rebuild, plan.seed)
         return cls(program, plan.last_step, saver, cadence, interrupt, *how)
 
     @property
@@ -119,6 +124,7 @@ class Shell:
         # Compile in a call of no steps, so that the throughput is without it.
         carry, progress, _ = self._call(carry, progress.step)
         reports.take(carry, progress, float("nan"), float("nan"))
+        columns: Mapping[str, float] | None = None
         while not self._is_over(progress):
             steps = self._interrupt.agree(length.steps)
             if self._interrupt.reason:
@@ -126,10 +132,10 @@ class Shell:
             if not progress.reading.validating:
                 self._saver.if_due(carry, progress, self._seconds)
             step = progress.step
-            marks = (self._cadence, *(marks for marks, _ in self._hooks))
+            marks = (self._cadence, *(marks for marks, _ in self._acting))
             limit = min(self._last, *(cadence.limit(step, steps) for cadence in marks))
             waited = progress.reading.waited
-            carry, progress, seconds = self._run_to(limit, carry, step, reports)
+            carry, progress, seconds = self._run_to(limit, carry, step, reports, columns)
             waiting = (progress.reading.waited - waited) / max(seconds, 1e-9)
             length.took(progress.step - step, seconds)
             self._seconds += seconds
@@ -137,20 +143,44 @@ class Shell:
             rate = self.steps_per_second
             examples = rate * self._program.calendar.batch_size
             reports.take(carry, progress, rate, examples, min(waiting, 1.0))
-            if not progress.reading.validating:
+            if progress.reading.columns:
+                columns = self._measure(carry, progress)
+            elif not progress.reading.validating:
+                columns = None
                 self._call_hooks(carry, progress)
         return carry, progress
 
+    def _measure(self, carry: Any, progress: Progress) -> Mapping[str, float]:
+        """Call the hooks that have columns at the end of the epoch that waits for them."""
+        columns: dict[str, float] = {}
+        for hook in self._measuring:
+            if holds_in(hook.when, progress.epoch):
+                columns |= hook.measure(self._view(self._program.validated(carry), progress))
+        return from_first(columns, "the columns of hooks")
+
     def _call_hooks(self, carry: Any, progress: Progress) -> None:
-        for marks, function in self._hooks:
+        for marks, hook in self._acting:
             if marks.due(progress.step, None):
-                at_end = self._program.calendar.ends_epoch(progress.step)
-                row = as_rows(progress.history(progress.epoch - 1))[-1] if at_end else {}
-                state = self._program.state(carry).for_evaluation
-                function(View(state, progress.step, progress.epoch, row, self._rebuild))
+                hook.function(self._view(self._program.state(carry).for_evaluation, progress))
+
+    def _view(self, state: TrainState, progress: Progress) -> View:
+        step, calendar = progress.step, self._program.calendar
+        epoch = calendar.epochs(step)
+        newest = as_rows(progress.history(max(progress.epoch - 1, 0)))
+        metrics = newest[-1] if newest else {}
+        has_ended = calendar.ends_epoch(step) and epoch == progress.epoch
+        with jax.transfer_guard("allow"):
+            key = hook_key(jax.random.key(self._seed), step)
+        row = metrics if has_ended else {}
+        return View(state, step, epoch, row, self._rebuild, metrics, key)
 
     def _run_to(
-        self, limit: int, carry: Any, step: int, reports: Reports
+        self,
+        limit: int,
+        carry: Any,
+        step: int,
+        reports: Reports,
+        columns: Mapping[str, float] | None = None,
     ) -> tuple[Any, Progress, float]:
         """Call the program, in parts where that shows how fast it trains.
 
@@ -160,9 +190,10 @@ class Shell:
         total, progress = 0.0, None
         for until in self._throughput.parts(step, limit):
             told = reports if until == limit else None
-            carry, progress, seconds = self._call(carry, until, told)
+            carry, progress, seconds = self._call(carry, until, told, columns)
             before, step, total = step, progress.step, total + seconds
             self._throughput.took(before, step, seconds)
+            columns = None  # they are of the epoch that ended, if it did
             # A callback asks for the host, or the data is not there yet.
             if step < until or progress.save or progress.reading.validating:
                 break
@@ -170,11 +201,15 @@ class Shell:
         return carry, progress, total
 
     def _call(
-        self, carry: Any, limit: int, reports: Reports | None = None
+        self,
+        carry: Any,
+        limit: int,
+        reports: Reports | None = None,
+        columns: Mapping[str, float] | None = None,
     ) -> tuple[Any, Progress, float]:
         """Call the program, and meanwhile tell the writers what it did before."""
         begun = time.perf_counter()
-        carry, running = self._program.run(carry, limit)
+        carry, running = self._program.run(carry, limit, columns)
         self.carry = carry
         if reports is None:
             progress, ended = _fetch(running)
@@ -185,8 +220,9 @@ class Shell:
         return carry, progress, ended - begun
 
     def _is_over(self, progress: Progress) -> bool:
-        complete = progress.step >= self._last and not progress.reading.validating
-        return complete or progress.stop != StopReason.NONE
+        if self._program.calendar.epochs(progress.step) > progress.epoch:
+            return False  # an epoch is to be ended first, also where a stop is asked for
+        return progress.step >= self._last or progress.stop != StopReason.NONE
 
 
 def _fetch(running: Progress) -> tuple[Progress, float]:

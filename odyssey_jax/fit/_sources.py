@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from odyssey_jax.callbacks import Moment
+from odyssey_jax._types import cadences_of
+from odyssey_jax.callbacks import When
 from odyssey_jax.data import HostSource, Source, as_source, is_array, is_unbatched
 from odyssey_jax.parallel import Placement, check_whole
-from odyssey_jax.train import Evaluation, as_sets, prefix_of
+from odyssey_jax.train import Evaluation, as_sets, holds_in, prefix_of
 
 _LOOKED_AT = 2**20  # epochs at a time
 
@@ -123,20 +124,28 @@ def check_valid_steps(
 
 
 def check_measured(
-    evaluations: Mapping[str, Evaluation], monitors: Sequence[str | None], epochs: int
+    evaluations: Mapping[str, Evaluation],
+    columns: Mapping[str, When],
+    monitors: Sequence[str | None],
+    epochs: int,
 ) -> None:
     """Raise ValueError for a metric that is monitored, and never measured in the whole run."""
+    of = dict.fromkeys(columns, "its hook")
+    known = dict(columns)
     for name, every in ((name, x.every) for name, x in evaluations.items()):
-        monitor = next((m for m in monitors if m and m.startswith(f"{prefix_of(name)}/")), None)
-        if every is None or monitor is None:
-            continue
-        for first in range(0, epochs, _LOOKED_AT):
-            before = np.arange(first, min(first + _LOOKED_AT, epochs))
-            if np.any(every.holds(Moment(epochs=before), Moment(epochs=before + 1))):
-                break
-        else:
-            of = f"valid[{name!r}]" if name else "valid"
-            raise ValueError(
-                f"{monitor!r} is monitored, and with epochs={epochs} it is never measured, since "
-                f"{of} is {every!r}: measure it earlier, or train longer."
-            )
+        if every is not None:
+            known[prefix_of(name)] = every
+            of[prefix_of(name)] = f"valid[{name!r}]" if name else "valid"
+    for monitor in filter(None, monitors):
+        for which in cadences_of(monitor, known):
+            if not _ever_holds(known[which], epochs):
+                raise ValueError(
+                    f"{monitor!r} is monitored, and with epochs={epochs} it is never measured, "
+                    f"since {of[which]} is {known[which]!r}: measure it earlier, or train longer."
+                )
+
+
+def _ever_holds(when: When, epochs: int) -> bool:
+    parts = range(0, epochs, _LOOKED_AT)
+    ends = (np.arange(first, min(first + _LOOKED_AT, epochs)) for first in parts)
+    return any(bool(np.any(holds_in(when, epoch))) for epoch in ends)

@@ -78,6 +78,11 @@ def evaluation_key(root: jax.Array) -> jax.Array:
     return jax.random.fold_in(root, len(Keys._fields))
 
 
+def hook_key(root: jax.Array, step: int) -> jax.Array:
+    """Derive the key of what the host does at a step: of another child of the root."""
+    return jax.random.fold_in(jax.random.fold_in(root, len(Keys._fields) + 1), step)
+
+
 def fresh_copy(tree: Any) -> Any:
     """Copy every array into a buffer of its own, strongly typed.
 

@@ -53,6 +53,8 @@ from odyssey_jax.train._user_functions import Traced
 from odyssey_jax.train._validation import Validation, under
 from odyssey_jax.transforms import scale_of_loss
 
+_NONE: Mapping[str, Any] = {}
+
 
 class Steps(NamedTuple):
     """What train steps change: a loop over them carries this, and nothing else of the run.
@@ -242,7 +244,11 @@ class Epoch(Validation):
         return self.notify(Point.VALIDATION_BEGIN, carry, self.trained(carry, learning_rate))
 
     def end_epoch(
-        self, carry: Carry, learning_rate: ScheduleFn | None, validated: Mapping[str, PyTree]
+        self,
+        carry: Carry,
+        learning_rate: ScheduleFn | None,
+        validated: Mapping[str, PyTree],
+        columns: Mapping[str, jax.Array] = _NONE,
     ) -> Carry:
         """Tell the callbacks how the epoch went, log it, and make ready for the next one.
 
@@ -250,11 +256,14 @@ class Epoch(Validation):
             carry: After the last step, and after `begin_validation`.
             learning_rate: The schedule, where the optimizer is made from one.
             validated: The validation metrics' states of each set: see `as_sets`.
+            columns: What the host has measured, a value for each name of `self.columns`: NaN for
+                those that are not due.
 
         Returns:
             The carry, with one epoch more on its clock.
         """
         metrics = self.trained(carry, learning_rate) | self.measured(validated, carry.clock.epoch)
+        metrics |= columns
         carry = self.notify(Point.VALIDATION_END, carry, metrics)
         metrics |= self.callbacks.report(carry.callbacks)
         carry = self.notify(Point.EPOCH_END, carry, metrics)

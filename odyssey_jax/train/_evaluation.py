@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from odyssey_jax._checks import check_count, check_flag
+from odyssey_jax._types import cadences_of
 from odyssey_jax.callbacks import Moment, When
 from odyssey_jax.data import Source
 from odyssey_jax.train._metric_set import MetricSet
@@ -115,7 +116,7 @@ class EvaluationOptions:
         """
         if self.every is None or epoch is None:
             return True
-        return self.every.holds(Moment(epochs=epoch), Moment(epochs=epoch + 1))
+        return holds_in(self.every, epoch)
 
     def cut(self, data: Source) -> tuple[int, int]:
         """Return how many whole batches are measured, and the examples of a smaller one after."""
@@ -131,13 +132,19 @@ class EvaluationOptions:
         return {name: value for name, value in given.items() if value is not None}
 
 
+def holds_in(when: When, epoch: Any) -> Any:
+    """Return whether a condition on epochs holds at the end of one, given its index."""
+    return when.holds(Moment(epochs=epoch), Moment(epochs=epoch + 1))
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Cadences:
     """Says on the host at the ends of which epochs a metric is measured.
 
     Attributes:
-        sets: Pairs of a prefix, such as "valid/ood", and the condition.
+        sets: Pairs of a prefix, such as "valid/ood", or the name of a hook's column, and the
+            condition.
 
     Example:
         >>> import odyssey_jax as ody
@@ -150,11 +157,8 @@ class Cadences:
 
     def __call__(self, name: str, epoch: int) -> bool:
         """Return whether a metric is measured at the end of an epoch."""
-        return all(
-            bool(when.holds(Moment(epochs=epoch), Moment(epochs=epoch + 1)))
-            for prefix, when in self.sets
-            if name.startswith(f"{prefix}/")
-        )
+        when = dict(self.sets)
+        return all(bool(holds_in(when[x], epoch)) for x in cadences_of(name, when))
 
 
 def prefix_of(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,10 +22,11 @@ from odyssey_jax._types import (
     Signal,
     StopReason,
     Task,
+    Told,
     TrainState,
     averages_itself,
 )
-from odyssey_jax.callbacks import History, Retention, as_chain
+from odyssey_jax.callbacks import History, Retention, When, as_chain
 from odyssey_jax.data import Calendar, IndexedSource, transform_of
 from odyssey_jax.parallel import OneDevice, Placement
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
@@ -120,6 +122,8 @@ class Loop(Epoch):
             samples=None if self.sampling is None else self.sampling.empty(),
         )
         shapes = jax.eval_shape(self._epoch_metrics, carry, inputs)
+        self._check_columns(shapes)
+        shapes |= jax.eval_shape(self.given_columns)
         shapes |= jax.eval_shape(self._reported, carry, shapes)
         latest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         ranking = self.empty_ranking(latest)  # names a metric that does not exist
@@ -143,7 +147,15 @@ class Loop(Epoch):
         Returns:
             The carry. `signal.stop` says whether a callback has ended the run, `signal.save`
             whether one wants this carry saved.
+
+        Raises:
+            ValueError: If the loop has columns that the host measures: it would not come to it.
         """
+        if self.columns:
+            raise ValueError(
+                f"{[name for name, _ in self.columns]} are measured by the host at the ends of "
+                "epochs, which lie within this call: use feed.make_program, or drive `Epoch`."
+            )
         call = _Call(
             inputs=inputs,
             calendar=Calendar.of(inputs.train, self.steps_per_epoch),
@@ -206,7 +218,7 @@ class Loop(Epoch):
         def train(carry: Carry) -> Carry:
             carry = self._train(carry, order, call)
             at_end = carry.clock.step % call.calendar.epoch == 0
-            return apply_if(at_end, lambda carry: self._end_epoch(carry, call.inputs), carry)
+            return apply_if(at_end, lambda carry: self.end(carry, call.inputs), carry)
 
         return self.begun(carry, call.calendar.epoch, train)
 
@@ -231,7 +243,8 @@ class Loop(Epoch):
         steps = apply_if(at_last, small_batch, steps)
         return self.end_steps(carry, steps, first + jnp.where(at_last, 1, calendar.block))
 
-    def _end_epoch(self, carry: Carry, inputs: Inputs) -> Carry:
+    def end(self, carry: Carry, inputs: Inputs) -> Carry:
+        """End an epoch whose steps are done, over data on the device."""
         carry = self.begin_validation(carry, inputs.learning_rate)
         return self.end_epoch(carry, inputs.learning_rate, self._validated(carry, inputs))
 
@@ -244,6 +257,20 @@ class Loop(Epoch):
     def _epoch_metrics(self, carry: Carry, inputs: Inputs) -> dict[str, Any]:
         trained = self.trained(carry, inputs.learning_rate)
         return trained | self.measured(self._validated(carry, inputs), carry.clock.epoch)
+
+    def given_columns(self, values: Mapping[str, float] | None = None) -> dict[str, jax.Array]:
+        """Return what the host has measured as `end_epoch` takes it: NaN where there is nothing."""
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        known = {name: (values or {}).get(name, math.nan) for name, _ in self.columns}
+        return jax.device_put({name: np.asarray(x, dtype) for name, x in known.items()})
+
+    def _check_columns(self, metrics: Mapping[str, Any]) -> None:
+        for name, _ in self.columns:
+            if taken := sorted(k for k in metrics if k == name or k.startswith(f"{name}/")):
+                raise ValueError(
+                    f"a hook's column {name!r} has the name of other metrics, {taken}: call it "
+                    f"another, such as 'my_{name}'."
+                )
 
     def _reported(self, carry: Carry, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the callbacks add to the metrics: only their states, once made, can say."""
@@ -276,6 +303,7 @@ def make_loop(
     placement: Placement | None = None,
     axis_name: str | None = None,
     evaluations: Mapping[str, EvaluationOptions] | None = None,
+    columns: Mapping[str, When] | None = None,
 ) -> Loop:
     """Make the compiled core of `fit`, for people who drive it themselves.
 
@@ -299,6 +327,8 @@ def make_loop(
         evaluations: How sets of the validation data are measured that are not so at the end of
             every epoch, as a whole and by these metrics: by their names in `Inputs.valid`, that of
             a single one being "". `Evaluation.options` makes one.
+        columns: Names of numbers that the host measures at the ends of epochs, and at which of
+            them: metrics as the others are, for drivers that give `end_epoch` their values.
 
     Returns:
         The loop. Loops made with equal arguments are equal, and share one compiled program.
@@ -344,6 +374,7 @@ def make_loop(
         placement=OneDevice() if placement is None else placement,
         axis_name=axis_name,
         evaluations=tuple((evaluations or {}).items()),
+        columns=tuple((columns or {}).items()),
     )
     _check_hashable(loop)
     return loop
@@ -403,6 +434,19 @@ def measure_compiled(
     where = loop.where_validated(carry, given.total_steps)
     of = lambda name, data: loop.validate_pass(state, data, where, name)
     return loop.measured({name: of(name, data) for name, data in sets.items()})
+
+
+@compiled(static_argnums=0)
+def to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, Told]:
+    """Return the state that is validated with a carry as it is, and what it is told, jitted."""
+    state = loop.begin_validation(carry, given.learning_rate).state.for_evaluation
+    return state, loop.where_validated(carry, given.total_steps)
+
+
+@compiled(static_argnums=0)
+def end_compiled(loop: Loop, carry: Carry, inputs: Inputs) -> Carry:
+    """Call `Loop.end`, jitted."""
+    return loop.end(carry, inputs)
 
 
 @compiled(static_argnums=0)

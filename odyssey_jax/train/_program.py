@@ -25,16 +25,19 @@ class Reading(NamedTuple):
 
     Attributes:
         marks: Steps at which a reader can go on, and its states there.
-        validating: Whether the program came up at the end of an epoch, whose validation waits
-            for its data. It goes on with it in the next call.
+        validating: Whether the program came up at the end of an epoch that is not ended yet: its
+            validation waits for its data, or it for the host. The next call goes on with it.
         waited: Seconds that it has waited for data so far.
         seconds_per_batch: What reading a batch takes, in the mean; NaN before there is one.
+        columns: Whether that end of an epoch waits for the columns of hooks, which the next call
+            is to be given.
     """
 
     marks: Sequence[tuple[int, Any]] = ()
     validating: bool = False
     waited: float = 0.0
     seconds_per_batch: float = float("nan")
+    columns: bool = False
 
     def at(self, step: int) -> dict[str, Any] | None:
         """Return, as JSON, what a resume at a step needs: see `Program.restored`."""
@@ -167,10 +170,18 @@ class Program(Protocol):
         """Make the carry of a run that has not begun, in buffers of its own."""
         ...
 
-    def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
+    def run(
+        self, carry: Carry, limit: int, columns: Mapping[str, float] | None = None
+    ) -> tuple[Carry, Progress]:
         """Train to a step, or until the host is asked for; the carry given is donated.
 
         Dispatches and does not wait: `Progress.fetch` does.
+
+        Args:
+            carry: The run.
+            limit: The step.
+            columns: What the hooks have measured, where the last call came up for that
+                (`Reading.columns`).
         """
         ...
 
@@ -184,6 +195,10 @@ class Program(Protocol):
 
     def state(self, carry: Carry) -> TrainState:
         """Return the train state of a carry, for writers that read it."""
+        ...
+
+    def validated(self, carry: Carry) -> TrainState:
+        """Return the state that is validated at the end of an epoch, which has not ended yet."""
         ...
 
     def finish(self, carry: Carry) -> Finished:

@@ -18,11 +18,13 @@ from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._fingerprint import of_program
 from odyssey_jax.train._loop import (
     Loop,
+    end_compiled,
     finish_compiled,
     first_batch,
     init_compiled,
     measure_compiled,
     run_compiled,
+    to_validate,
 )
 from odyssey_jax.train._program import Finished, Progress, scalars
 from odyssey_jax.train._validation import as_sets
@@ -70,8 +72,14 @@ class Resident:
         carry = init_compiled(self.loop, key, params, model_state, self.inputs)
         return self.loop.placement.put(carry)
 
-    def run(self, carry: Carry, limit: int) -> tuple[Carry, Progress]:
-        """Train to a step, or until the host is asked for; the carry given is donated."""
+    def run(
+        self, carry: Carry, limit: int, columns: Mapping[str, float] | None = None
+    ) -> tuple[Carry, Progress]:
+        """Train to a step, or until the host is asked for; the carry given is donated.
+
+        It comes up for no columns: a loop that has some is refused.
+        """
+        del columns
         carry = self.with_room(carry, limit)
         carry = run_compiled(self.loop, carry, self.inputs, limit)
         return carry, self.look(carry)
@@ -144,6 +152,10 @@ class Resident:
         """Return the train state of a carry."""
         return carry.state
 
+    def validated(self, carry: Carry) -> TrainState:
+        """Return the state that is validated at the end of an epoch, which has not ended yet."""
+        return to_validate(self.loop, carry, self._given)[0]
+
     def close(self) -> None:
         """Give back threads and files: there are none."""
 
@@ -170,6 +182,7 @@ class Resident:
             "evaluation": {
                 name: own for name, how in self.loop.evaluations if (own := how.signature())
             },
+            **{f"cadence of {name!r}": repr(when) for name, when in self.loop.columns},
             "random numbers": {
                 "impl": str(jax.random.key_impl(carry.key)),
                 "partitionable": bool(config.jax_threefry_partitionable),  # pyright: ignore
@@ -240,7 +253,14 @@ class Resident:
             like = carry.clock.step
             ranking = jax.device_put(ranking, like.sharding if like.committed else None)
             restored = restored._replace(ranking=ranking)
-        return self.loop.placement.put(restored)
+        return self._go_on(self.loop.placement.put(restored))
+
+    def _go_on(self, carry: Carry) -> Carry:
+        """End an epoch that was left when its steps were done: `Loop.run` would train on."""
+        clock = jax.device_get(carry.clock)
+        if self.calendar.epochs(int(clock.step)) == int(clock.epoch):
+            return carry
+        return end_compiled(self.loop, carry, self.inputs)
 
 
 def _path_of(node: Any, tree: PyTree) -> str:

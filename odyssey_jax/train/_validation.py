@@ -13,10 +13,11 @@ from jax import lax
 
 from odyssey_jax._apply_if import apply_if
 from odyssey_jax._types import Batch, PyTree, Told, TrainState, asks_for, real_dtype, told
+from odyssey_jax.callbacks import When
 from odyssey_jax.data import IndexedSource, transform_of
 from odyssey_jax.train._carry import Carry, evaluation_key
 from odyssey_jax.train._convolutions import for_loops, slow_in_loops
-from odyssey_jax.train._evaluation import Cadences, EvaluationOptions, prefix_of
+from odyssey_jax.train._evaluation import Cadences, EvaluationOptions, holds_in, prefix_of
 from odyssey_jax.train._metric_set import MetricSet
 from odyssey_jax.train._step import weighted
 from odyssey_jax.train._transformed import transformed
@@ -31,11 +32,13 @@ class Validation(ByValue):
         evaluate: As in `Task.evaluate`.
         metrics: Of the validation data.
         evaluations: How sets are measured that have a way of their own, by their names.
+        columns: Names of what the host measures beside, and when; both of `make_loop`.
     """
 
     evaluate: Callable[..., Any]
     metrics: MetricSet
     evaluations: tuple[tuple[str, EvaluationOptions], ...]
+    columns: tuple[tuple[str, When], ...]
 
     def evaluation(self, name: str) -> EvaluationOptions:
         """Return how a set of validation data is measured."""
@@ -49,12 +52,16 @@ class Validation(ByValue):
     def cadences(self) -> Cadences:
         """When what is measured, of all that is not in every epoch."""
         pairs = ((prefix_of(name), how.every) for name, how in self.evaluations)
-        return Cadences(tuple((prefix, every) for prefix, every in pairs if every is not None))
+        sets = tuple((prefix, every) for prefix, every in pairs if every is not None)
+        return Cadences(sets + self.columns)
 
     def due(self, epoch: Any, before: int) -> dict[str, Any]:
-        """Return whether each set that has a cadence is measured so many epochs before this one."""
-        pairs = ((name, how) for name, how in self.evaluations if how.every is not None)
-        return {prefix_of(name): how.is_due(epoch - before) for name, how in pairs}
+        """Return whether each that has a cadence is measured so many epochs before this one."""
+        return {name: holds_in(when, epoch - before) for name, when in self.cadences.sets}
+
+    def columns_due(self, epoch: int) -> list[str]:
+        """Return the columns that the host measures at the end of an epoch."""
+        return [name for name, when in self.columns if holds_in(when, epoch)]
 
     @functools.cached_property
     def _traced_evaluate(self) -> Traced:

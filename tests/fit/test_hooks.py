@@ -1,12 +1,16 @@
 """Host code at exact marks, however long a call of the program may be."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import odyssey_jax as ody
+from odyssey_jax.fit._hooks import as_number
 from tests import examples
 from tests.examples import assert_same
+from tests.sources import Read
 
 
 def run(directory=None, *hooks, epochs=12, **kwargs):
@@ -66,3 +70,198 @@ def test_what_is_no_hook():
         ody.hook(print, 5)
     with pytest.raises(TypeError, match="function must be callable with a view of the run, got 3"):
         ody.hook(3)
+
+
+# Columns.
+
+THIRD = ody.every(epochs=3)
+
+
+def scaled_adam(rate):
+    return optax.chain(optax.adam(rate), ody.scale_by_callback())
+
+
+def norm(view):
+    return {"norm": np.linalg.norm(view.model["w"]), "drawn": jax.random.uniform(view.key)}
+
+
+def measured(directory=None, function=norm, *hooks, kind="here", **kwargs):
+    data = (examples.train_data(), examples.valid_data())
+    data = data if kind == "here" else (Read(), Read(batch_size=8, examples=22, seed=1))
+    columns = ody.hook(function, THIRD, columns=("norm", "drawn"))
+    return ody.fit(
+        examples.linear_task(), scaled_adam, *data, learning_rate=0.05, directory=directory,
+        writers=[], hooks=[*hooks, columns], **{"epochs": 9, **kwargs},
+    )  # fmt: skip
+
+
+def leave_at(step):
+    def leave(view):
+        if view.step >= step:
+            raise KeyError("left here")
+
+    return ody.hook(leave, ody.every(steps=1))
+
+
+@pytest.mark.parametrize("kind", ["here", "read"])
+def test_columns_are_metrics_and_a_run_that_is_left_goes_on_to_the_bit(kind, tmp_path):
+    calls = []
+
+    def leaves(view):
+        calls.append(view.epoch)
+        if calls.count(view.epoch) == 1:
+            raise KeyError("left here")
+        return norm(view)
+
+    how = {
+        "kind": kind,
+        "callbacks": ody.chain(
+            ody.early_stopping("norm", patience=2, mode="min", restore_best=True),
+            ody.adapt_rate("norm", ody.reduce_on_plateau(patience=0, mode="min")),
+            ody.checkpoint(every_epochs=1, keep_best=1, monitor="drawn", mode="max"),
+        ),
+        "epochs": 12,
+    }
+    whole = measured(tmp_path / "whole", **how)
+    assert (whole.epochs, whole.reason) == (9, "no improvement for 2 epochs")  # norms grow
+    assert np.flatnonzero(~np.isnan(whole.history["norm"])).tolist() == [2, 5, 8]
+    assert whole.best_epoch == 2
+    assert whole.metrics["norm"] == pytest.approx(np.linalg.norm(whole.model["w"]))
+    drawn = whole.history["drawn"]
+    assert len(set(drawn[[2, 5, 8]])) == 3
+    assert (
+        5 * (1 + int(np.nanargmax(drawn)))
+        in ody.store.Reader(tmp_path / "whole" / "checkpoints").steps()
+    )
+    at_columns = (leaves,)
+    for function, *hooks in [
+        (norm, leave_at(8)), at_columns, at_columns, (norm, leave_at(38)), at_columns
+    ]:  # fmt: skip
+        with pytest.raises(KeyError, match="left here"):
+            measured(tmp_path / "cut", function, *hooks, **how)
+    assert calls == [3, 3, 6, 9]
+    cut = measured(tmp_path / "cut", **how)
+    assert_same(cut.carry, whole.carry)
+    assert_same(dict(cut.history), dict(whole.history))
+
+
+def test_columns_change_nothing_of_the_training_and_see_what_is_validated():
+    seen = []
+
+    def look(view):
+        found = ody.evaluate(examples.linear_task(), view.state, examples.valid_data())["loss"]
+        seen.append((view.step, view.epoch, view.row, view.metrics.get("step"), float(found)))
+        return norm(view)
+
+    result = measured(None, look, average=ody.exponential_average(0.9))
+    plain = measured(None, norm, kind="here", average=ody.exponential_average(0.9))
+    assert_same(result.state, plain.state)
+    assert [x[:4] for x in seen] == [(15, 3, {}, 10), (30, 6, {}, 25), (45, 9, {}, 40)]
+    for _, epoch, *_, loss in seen:
+        assert loss == pytest.approx(float(result.history["valid/loss"][epoch - 1]), rel=1e-6)
+
+
+def test_the_view_within_an_epoch_and_at_its_end():
+    seen = []
+
+    def look(view):
+        seen.append((view.step, view.row.get("step"), view.metrics.get("step")))
+        seen.append(float(jax.random.uniform(view.key)))
+
+    for _ in range(2):
+        run(None, ody.hook(look, ody.every(steps=5)), epochs=2, steps_per_epoch=10)
+    assert seen[::2] == [(5, None, None), (10, 10, 10), (15, None, 10), (20, 20, 20)] * 2
+    assert seen[1:8:2] == seen[9::2]
+    assert len(set(seen[1::2])) == 4
+
+
+def test_a_hook_may_be_taken_out_where_its_epoch_had_not_ended(tmp_path):
+    def fails(view):
+        raise KeyError("a mistake")
+
+    for epochs in (3, 6):  # in its last epoch, and on the way
+        with pytest.raises(KeyError, match="a mistake"):
+            measured(tmp_path / str(epochs), fails, epochs=epochs)
+        other = ody.hook(lambda view: {"norm": 1}, ody.every(epochs=2), columns=["norm"])
+        with pytest.raises(ValueError, match="begun with another cadence of 'norm'"):
+            run_again(tmp_path / str(epochs), other)
+        result = run_again(tmp_path / str(epochs), epochs=epochs)
+        assert result.history["epoch"].tolist() == list(range(epochs))
+        assert result.steps == 5 * epochs
+
+
+def run_again(directory, *hooks, epochs=6):
+    return ody.fit(
+        examples.linear_task(), scaled_adam, examples.train_data(), examples.valid_data(),
+        learning_rate=0.05, directory=directory, writers=[], hooks=hooks, epochs=epochs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, r"must return a mapping with a number for each of its columns, \['a'\], got None"),
+        ({}, r"got those of \[\]"),
+        ({"a": 1, "b": 2}, r"got those of \['a', 'b'\]"),
+        ({"a": np.ones(1)}, r"a real number for the column 'a', finite or NaN .* got array"),
+        ({"a": float("inf")}, "got inf"),
+        ({"a": 1e39}, r"got 1e\+39"),
+        ({"a": True}, "got True"),
+        ({"a": "0.5"}, "got '0.5'"),
+        ({"a": 1j}, "got 1j"),
+    ],
+)
+def test_what_is_no_value_of_a_column(found, message):
+    with pytest.raises(ValueError, match=message):
+        ody.hook(lambda view: found, THIRD, ["a"]).measure(None)
+
+
+def test_what_are_numbers():
+    for x in (2, np.int64(2), np.float16(2), jnp.bfloat16(2), jnp.ones(()) * 2, np.array(2.0)):
+        assert as_number(x) == 2.0
+    assert np.isnan(as_number(np.nan))
+
+
+def test_a_nan_that_was_measured_is_one():
+    result = measured(None, lambda view: {"norm": np.nan, "drawn": 0}, epochs=12,
+                      callbacks=ody.early_stopping("norm", patience=2, mode="min"))  # fmt: skip
+    assert (result.epochs, result.reason) == (6, "no improvement for 2 epochs")
+
+
+ONE = {"columns": ["a"], "function": lambda view: {"a": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: [ody.hook(print, ody.every(steps=5), ["a"])], "where steps don't count. Use ep"),
+        (lambda: [ody.hook(print, columns=["step"])], "must not have the name 'step'"),
+        (lambda: [ody.hook(print, columns=[""])], r"must be names such as \('bleu',\), got"),
+        (lambda: [ody.hook(print, columns=3)], "must be names such as .* got 3"),
+        (lambda: [ody.hook(print, columns=["a", "a"])], "each must have a name of its own"),
+        (lambda: [ody.hook(**ONE), ody.hook(**ONE)], "two have a column 'a'"),
+        (lambda: [ody.hook(print, columns=["valid/loss"])], r"'valid/loss' has the name of other"),
+        (lambda: [ody.hook(print, columns=["train"])], r"other metrics, \['train/loss'\]"),
+    ],
+)
+def test_columns_that_can_not_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        run(None, *make())
+
+
+def test_a_column_that_is_monitored_and_never_measured_is_refused():
+    late = ody.hook(norm, ody.every(epochs=20), columns="norm")
+    stop = ody.early_stopping("norm", 3, mode="min")
+    with pytest.raises(ValueError, match="'norm' is monitored, .* since its hook is every"):
+        run(None, late, callbacks=stop)
+    with pytest.raises(ValueError, match="whether less or more of 'norm' is better is not known"):
+        measured(callbacks=ody.early_stopping("norm", 3))
+
+
+def test_a_loop_that_is_one_call_has_no_columns():
+    loop = examples.make_loop(examples.linear_task(), optax.sgd(0.1), columns={"a": THIRD})
+    inputs = ody.train.Inputs(examples.train_data())
+    carry = loop.init(jax.random.key(0), *examples.linear_task().init(None), inputs)
+    assert "a" in carry.latest
+    with pytest.raises(ValueError, match=r"\['a'\] are measured by the host"):
+        loop.run(carry, inputs, 5)
