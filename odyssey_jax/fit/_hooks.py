@@ -115,6 +115,11 @@ def hook(
     was measured. Each epoch then ends in a call of its own, as with data that is read. On several
     processes each calls the function, and the values of process 0 count.
 
+    Without columns it may return None, or what the writers are to show: names to texts, to
+    numbers, or to pictures, [h, w] or [h, w, 1, 3 or 4] of uint8 or of floats in [0, 1].
+    TensorBoard, Weights & Biases and MLflow show all of these, `JsonLines` no pictures; others are
+    passed over (`Writer`). On several processes process 0 writes.
+
     Args:
         function: Is given a `View`: the model, the state, the step, the epoch, the row and a key.
         when: Such as `every(epochs=5)` or `every(steps=1_000)`; None is each epoch's end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from odyssey_jax._types import TrainState
@@ -79,10 +79,25 @@ class Reports:
                 told = [w for w in self._later if getattr(w, "wants_progress", False)]
             self._write(pending, told, TrainState(None))
 
+    def show(self, step: int, shown: Mapping[str, Any]) -> None:
+        """Hand what a hook returns to the writers that can show it, after the rows so far."""
+        if not shown:
+            return
+        self.tell()
+        for writer in (*self._at_once, *self._later):
+            if callable(show := getattr(writer, "show", None)):
+                for name, value in shown.items():
+                    self._try(writer, show, step, name, value)
+
     def _write(self, report: _Report, writers: list[Writer], state: TrainState) -> None:
         for writer in list(writers):
+            live = report.live._replace(state=state)
+            self._try(writer, writer.write, report.rows, live)
+
+    def _try(self, writer: Writer, call: Callable[..., Any], *args: Any) -> None:
+        if writer in (*self._at_once, *self._later):  # it has not failed before
             try:
-                writer.write(report.rows, report.live._replace(state=state))
+                call(*args)
             except Exception as error:
                 if self._on_failed_write == "raise":
                     raise

@@ -17,6 +17,7 @@ from odyssey_jax.fit._plan import Plan
 from odyssey_jax.fit._reports import Reports
 from odyssey_jax.fit._resume import Start
 from odyssey_jax.fit._saving import Cadence, PendingBest, Saver
+from odyssey_jax.fit._shown import as_shown
 from odyssey_jax.fit._table import as_rows
 from odyssey_jax.fit._throughput import CallLength, Throughput
 from odyssey_jax.parallel import from_first
@@ -147,7 +148,7 @@ class Shell:
                 columns = self._measure(carry, progress)
             elif not progress.reading.validating:
                 columns = None
-                self._call_hooks(carry, progress)
+                self._call_hooks(carry, progress, reports)
         return carry, progress
 
     def _measure(self, carry: Any, progress: Progress) -> Mapping[str, float]:
@@ -158,10 +159,12 @@ class Shell:
                 columns |= hook.measure(self._view(self._program.validated(carry), progress))
         return from_first(columns, "the columns of hooks")
 
-    def _call_hooks(self, carry: Any, progress: Progress) -> None:
+    def _call_hooks(self, carry: Any, progress: Progress, reports: Reports) -> None:
         for marks, hook in self._acting:
             if marks.due(progress.step, None):
-                hook.function(self._view(self._program.state(carry).for_evaluation, progress))
+                state = self._program.state(carry).for_evaluation
+                found = hook.function(self._view(state, progress))
+                reports.show(progress.step, as_shown(hook.function, found, progress.latest))
 
     def _view(self, state: TrainState, progress: Progress) -> View:
         step, calendar = progress.step, self._program.calendar

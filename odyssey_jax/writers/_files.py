@@ -10,9 +10,10 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from odyssey_jax import _files
+from odyssey_jax._text import say
 from odyssey_jax.writers._writer import Live, Row, RunInfo
 
 _Text = Callable[[Row], str]
@@ -115,13 +116,46 @@ class JsonLines(_TableWriter):
     uninterrupted one. The lines are strict JSON: NaN is null, infinities are the strings
     "Infinity" and "-Infinity".
 
+    What hooks return of numbers and texts goes to a third file, "step", "name" and "value" in each
+    line; pictures don't, which is said once.
+
     Args:
         name: The file's name in the run's directory.
         steps: The name of the file of sampled steps, which exists if steps are sampled.
+        shown: The name of the file of what hooks return, which exists if they return any.
     """
 
-    def __init__(self, name: str = "metrics.jsonl", steps: str = "steps.jsonl"):
+    def __init__(
+        self, name: str = "metrics.jsonl", steps: str = "steps.jsonl", shown: str = "shown.jsonl"
+    ):
+        if shown in (name, steps):
+            raise ValueError(f"shown must be another file, got {shown!r} twice.")
         super().__init__(name, steps, _json_line)
+        self._shown, self._left_out = shown, False
+
+    def open(self, run: RunInfo) -> None:
+        """Replace the files' contents by the rows so far."""
+        super().open(run)
+        assert run.directory is not None
+        file = _TableFile(run.directory / self._shown, *self._format)
+        self._files.append(file)
+        if before := _until(file.path, run.step):
+            file.open(before)
+        else:
+            file.path.unlink(missing_ok=True)
+
+    def write(self, rows: Sequence[Row], live: Live) -> None:
+        """Append the rows."""
+        for file, new in zip(self._files[:2], (rows, live.samples), strict=True):
+            file.append(new)
+
+    def show(self, step: int, name: str, value: Any) -> None:
+        """Append what a hook returns: a text or a number."""
+        if isinstance(value, str | float):
+            self._files[2].append([{"step": step, "name": name, "value": value}])
+        elif not self._left_out:
+            self._left_out = True
+            say(f"pictures such as {name!r} are not written to {self._shown}: TensorBoard has them")
 
 
 class CsvFile(_TableWriter):
@@ -139,12 +173,27 @@ class CsvFile(_TableWriter):
         super().__init__(name, steps, lambda row: _csv_line(row.values()), _csv_line)
 
 
+def _until(path: Path, step: int) -> list[Any]:
+    """Return the lines of what was shown up to a step; not what a killed run left of one."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        if path.is_symlink() or not path.is_file():
+            return found
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if 0 < row["step"] <= step:
+                found.append({name: row[name] for name in ("step", "name", "value")})
+    return found
+
+
 def _json_line(row: Row) -> str:
     plain = {name: _plain(value) for name, value in row.items()}
     return json.dumps(plain, allow_nan=False) + "\n"
 
 
-def _plain(value: int | float) -> int | float | str | None:
+def _plain(value: int | float | str | None) -> int | float | str | None:
+    if value is None or isinstance(value, str):
+        return value
     if math.isfinite(value):
         return value
     if math.isnan(value):

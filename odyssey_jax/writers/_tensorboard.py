@@ -35,7 +35,8 @@ class TensorBoard:
 
     Each metric that was measured in an epoch is a scalar at the step of its end, those
     `at_start` of an `Evaluation` at step 0, each sampled output a scalar "steps/<name>";
-    "steps_per_second" is as in the progress line. The `config` of `fit` is a text.
+    "steps_per_second" is as in the progress line. The `config` of `fit` is a text, and what hooks
+    return a scalar, a text or a picture under its name.
 
     A resumed run begins one new file: its scalars are the history up to the restored step,
     everything else is copied from the earlier files. So there is neither gap nor duplicate,
@@ -110,6 +111,19 @@ class TensorBoard:
         if self._due("pictures_every", rows):
             pictures = [_picture(name, x) for name, x in live.arrays.items() if _is_confusion(x)]
             events.append(_event(int(rows[-1]["step"]), pictures))
+        self._file.write(_encode(events))
+        self._file.flush()
+
+    def show(self, step: int, name: str, value: Any) -> None:
+        """Append what a hook returns: a text, a number or a picture."""
+        from tensorboardX.summary import image, text
+
+        if isinstance(value, float):
+            events = [_scalars(step, {name: value})]
+        elif isinstance(value, str):
+            events = [_event(step, text(name, value).value)]
+        else:
+            events = [_event(step, image(name, value, dataformats="HWC").value)]
         self._file.write(_encode(events))
         self._file.flush()
 

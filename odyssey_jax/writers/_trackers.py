@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib.util
 import json
 import os
@@ -129,6 +130,14 @@ class _Tracker:
             pace["waiting_for_data"] = live.waiting
         self._take(_entries(rows, live.samples), pace)
 
+    def show(self, step: int, name: str, value: Any) -> None:
+        """Log what a hook returns, unless the run repeats what the service has."""
+        if self._known == len(self._ledger.digests):
+            self._show(step, name, value)
+
+    def _show(self, step: int, name: str, value: Any) -> None:
+        raise NotImplementedError
+
     def fail(self, error: BaseException) -> None:
         """Take note that the run ends with an exception."""
         self._error = error
@@ -230,6 +239,15 @@ class WeightsAndBiases(_Tracker):
             self._defined |= row.keys()
             self._run.log(dict(row), step=int(row["step"]))
 
+    def _show(self, step: int, name: str, value: Any) -> None:
+        import wandb
+
+        if isinstance(value, str):
+            value = wandb.Html(f"<pre>{html.escape(value)}</pre>")
+        elif not isinstance(value, float):
+            value = wandb.Image(value[..., 0] if value.shape[2] == 1 else value)
+        self._run.log({name: value}, step=step)
+
     def _end(self, error: BaseException | None) -> None:
         if self._run is not None:
             self._run.finish(exit_code=0 if error is None else 1)
@@ -302,6 +320,15 @@ class MLflow(_Tracker):
         # MLflow takes at most 1,000 metrics a call.
         for start in range(0, len(metrics), 1_000):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + 1_000])
+
+    def _show(self, step: int, name: str, value: Any) -> None:
+        name = _mlflow_name(name)
+        if isinstance(value, float):
+            self._client.log_metric(self._run_id, name, value, step=step)
+        elif isinstance(value, str):
+            self._client.log_text(self._run_id, value, f"{name}/{step}.txt")
+        else:
+            self._client.log_image(self._run_id, value, f"{name}/{step}.png")
 
     def _end(self, error: BaseException | None) -> None:
         if self._run_id:

@@ -92,6 +92,11 @@ class Writer(Protocol):
     `wants_progress` that is true is called at each exit of the loop, about twice a second and
     first when the program is compiled; if it does not read the state.
 
+    A writer that has a method `show(step, name, value)` is given what hooks return, when all rows
+    up to that step are written: a `str`, a `float`, or a picture, a uint8 array [height, width, 1,
+    3 or 4]. One without it is passed over. A run that goes on from an earlier step shows again what
+    it had shown past it.
+
     A writer that has a method `fail(error)` is told of the exception that ends a run, whosever it
     is, before it is closed.
 

@@ -1,13 +1,17 @@
 """Host code at exact marks, however long a call of the program may be."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import odyssey_jax as ody
 from odyssey_jax.fit._hooks import as_number
+from odyssey_jax.fit._shown import as_shown
 from tests import examples
 from tests.examples import assert_same
 from tests.sources import Read
@@ -265,3 +269,74 @@ def test_a_loop_that_is_one_call_has_no_columns():
     assert "a" in carry.latest
     with pytest.raises(ValueError, match=r"\['a'\] are measured by the host"):
         loop.run(carry, inputs, 5)
+
+
+# What writers show.
+
+
+class Shows:
+    def __init__(self):
+        self.told = []
+
+    def open(self, run):
+        pass
+
+    def write(self, rows, live):
+        self.told += [("row", row["step"]) for row in rows]
+
+    def show(self, step, name, value):
+        self.told.append((name, step))
+
+    def close(self):
+        pass
+
+
+def picture(view):
+    return {
+        "reply": f"<{view.step}>", "size": jnp.float32(view.step), "grey": np.ones((4, 5)),
+        "colour": np.zeros((4, 5, 3), np.uint8), "clear": jnp.zeros((4, 5, 4)),
+    }  # fmt: skip
+
+
+def test_what_a_hook_returns_goes_to_the_writers_that_show_it(tmp_path, capsys):
+    shows = Shows()
+    writers = [ody.TensorBoard(), ody.JsonLines(), ody.CsvFile(), shows]
+    each = ody.hook(picture, ody.every(epochs=2))
+    for epochs in (3, 6):
+        ody.fit(
+            examples.linear_task(), optax.sgd(0.1), examples.train_data(), epochs=epochs,
+            directory=tmp_path, writers=writers, hooks=[each],
+        )  # fmt: skip
+    assert [x for x in shows.told if x[0] in ("row", "grey")] == [
+        ("row", 5), ("row", 10), ("grey", 10), ("row", 15),
+        ("row", 20), ("grey", 20), ("row", 25), ("row", 30), ("grey", 30),
+    ]  # fmt: skip
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(x.step, x.value) for x in events.Scalars("size")] == [(10, 10), (20, 20), (30, 30)]
+    assert {x.height for name in ("grey", "colour", "clear") for x in events.Images(name)} == {4}
+    replies = events.Tensors("reply/text_summary")
+    assert [x.tensor_proto.string_val[0] for x in replies] == [b"<10>", b"<20>", b"<30>"]
+    lines = [json.loads(line) for line in (tmp_path / "shown.jsonl").read_text().splitlines()]
+    assert [(x["step"], x["value"]) for x in lines if x["name"] == "reply"] == [
+        (10, "<10>"), (20, "<20>"), (30, "<30>"),
+    ]  # fmt: skip
+    assert capsys.readouterr().err.count("are not written to shown.jsonl") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (3.0, r"must return None or a mapping of names .* got 3.0. What it measures goes to"),
+        ({"a": [1]}, r"for 'a', a str, a real number, or a picture .* got \[1\]"),
+        ({"a": np.ones((2, 2, 2))}, r"got an array of float64 \[2, 2, 2\]"),
+        ({"a": 2 * np.ones((2, 2))}, r"got an array of float64 \[2, 2\]"),
+        ({"a": np.ones((2, 2), int)}, r"got an array of int64 \[2, 2\]"),
+        ({"train/loss": 1.0}, r"\['train/loss'\], which are columns of the history"),
+        ({"step": 1.0}, "must not have the name 'step'"),
+    ],
+)
+def test_what_can_not_be_shown(found, message):
+    with pytest.raises(ValueError, match=message):
+        as_shown(print, found, ["train/loss"])
+    assert as_shown(print, None, []) == {}

@@ -268,6 +268,33 @@ def test_weights_and_biases_is_gone_on_with(tmp_path, fake_wandb):
         ody.WeightsAndBiases(id="mine")
 
 
+def test_trackers_log_what_hooks_return_once(tmp_path, fake_wandb):
+    runs, _ = fake_wandb
+    sys.modules["wandb"].Html, sys.modules["wandb"].Image = str, np.shape
+    for steps in ([5, 10], [10, 15]):  # the second run repeats a step
+        found = [ody.WeightsAndBiases(), ody.MLflow(tracking_uri=(tmp_path / "mlruns").as_uri())]
+        for writer in found:
+            writer.open(RunInfo(tmp_path, 9, [{"epoch": 0, "step": 5, "a": 1.0}] * (steps[0] > 5),
+                                step=steps[0] - 5))  # fmt: skip
+            for step in steps:
+                writer.write([{"epoch": step // 5 - 1, "step": step, "a": 1.0}], Live(step, 1.0))
+                if step == 10:
+                    writer.show(step, "n[1]", 0.5)
+                    writer.show(step, "text", "<a>")
+                    writer.show(step, "grey", np.zeros((4, 5, 1), np.uint8))
+            writer.close()
+    (run,) = runs.values()
+    values = {name: x for _, logged in run.logged for name, x in logged.items()}
+    assert values["n[1]"] == 0.5
+    assert values["text"] == "<pre>&lt;a&gt;</pre>"
+    assert values["grey"] == (4, 5)
+    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    ident = (tmp_path / "mlflow_run_id").read_text().split()[0]
+    assert client.get_run(ident).data.metrics["n_1_"] == 0.5
+    assert [x.path for x in client.list_artifacts(ident, "text")] == ["text/10.txt"]
+    assert [x.path for x in client.list_artifacts(ident, "grey")] == ["grey/10.png"]
+
+
 def test_trackers_are_sent_what_was_measured(tmp_path, fake_wandb):
     (runs, _), nan = fake_wandb, float("nan")
     rows = [{"epoch": i, "step": 5 * i + 5, "a": nan, "b": nan} for i in range(3)]
