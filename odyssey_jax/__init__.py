@@ -49,10 +49,12 @@ from odyssey_jax.feed import evaluate as evaluate
 from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import Run as Run
+from odyssey_jax.fit import collect as collect
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
 from odyssey_jax.fit import hook as hook
 from odyssey_jax.fit import load_params as load_params
+from odyssey_jax.fit import profile as profile
 from odyssey_jax.fit import rate_range_test as rate_range_test
 from odyssey_jax.flax import linen_task as linen_task
 from odyssey_jax.flax import nnx_task as nnx_task
@@ -130,6 +132,7 @@ __all__ = [
     "callbacks",
     "chain",
     "checkpoint",
+    "collect",
     "compat",
     "constant",
     "cosine_decay",
@@ -161,6 +164,7 @@ __all__ = [
     "plot_history",
     "plots",
     "predict",
+    "profile",
     "pure_task",
     "rate_range_test",
     "reduce_on_plateau",

@@ -5,3 +5,4 @@ from odyssey_jax.feed._driven import Driven as Driven
 from odyssey_jax.feed._evaluate import evaluate as evaluate
 from odyssey_jax.feed._make_program import make_program as make_program
 from odyssey_jax.feed._predict import predict as predict
+from odyssey_jax.feed._predict import predict_outputs as predict_outputs

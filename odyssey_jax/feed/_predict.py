@@ -19,7 +19,7 @@ from odyssey_jax.feed._driven import PREFETCH_BYTES
 from odyssey_jax.feed._evaluate import NO_OPTIMIZER, source_to_read, where_evaluated
 from odyssey_jax.feed._feed import Feed
 from odyssey_jax.parallel import OneDevice
-from odyssey_jax.train import Loop, compiled, make_loop, transformed
+from odyssey_jax.train import EvaluationOptions, Loop, compiled, make_loop, transformed
 from odyssey_jax.train._user_functions import ByValue, name_of, shapes_of
 
 _AHEAD = 2  # batches that the device may be ahead of the host
@@ -75,25 +75,68 @@ def predict(
         [2.0, 4.0, 6.0]
     """
     source, steps = source_to_read("predict", data, batch_size, steps)
+    told = (source, steps, where_evaluated(seed, step, total_steps))
     if isinstance(source, HostSource) and source.signature().get("shuffle"):
         raise ValueError(
             f"{source!r} is shuffled, and what is predicted would come in another order than the "
             "examples: give it with shuffle=False."
         )
-    if function is not None:
-        task = task._replace(evaluate=_OfModel(task.rebuild, function))
+    if function is None:
+        return _gathered(task, state, *told, ())
+    return _gathered(task._replace(evaluate=_OfModel(task.rebuild, function)), state, *told, None)
+
+
+@jax.transfer_guard("allow")
+def predict_outputs(
+    task: Task,
+    state: TrainState,
+    source: Source,
+    outputs: tuple[str, ...],
+    *,
+    steps: int | None,
+    seed: int,
+    step: int,
+    total_steps: int,
+) -> dict[str, np.ndarray]:
+    """Return some of the task's outputs for each example, in any order, but the same for all.
+
+    Args:
+        task: The task.
+        state: The train state.
+        source: The data.
+        outputs: Their names, at least one; with a "mask" among the task's, less what it leaves out.
+        steps: Batches of it; None is all.
+        seed: As in `evaluate`, like the next two.
+        step: The train steps that the state has done.
+        total_steps: The train steps of the whole run.
+
+    Raises:
+        ValueError: If there is no such output, or it is not of examples.
+    """
+    where = where_evaluated(seed, step, total_steps)
+    return _gathered(task, state, source, steps, where, outputs)
+
+
+def _gathered(
+    task: Task,
+    state: TrainState,
+    source: Source,
+    steps: int | None,
+    where: Told,
+    names: tuple[str, ...] | None,
+) -> PyTree:
+    """Return what is made of each example: of the task's outputs these, or all for no names."""
     loop = make_loop(task, NO_OPTIMIZER)
     state = state.for_evaluation._replace(opt_state=None, average=None)
-    where = where_evaluated(seed, step, total_steps)
     found: list[PyTree] = []
     running: collections.deque[PyTree] = collections.deque()
     for chunk in _chunks(source, steps):
         for index in range(chunk.first, chunk.end):
             args = (state, where, chunk.batches, int32(index))
-            running.append(_predicted(loop, function is None, *args))
+            running.append(_predicted(loop, names, *args))
             if len(running) > _AHEAD:
-                found.append(_on_host(running.popleft(), function is None))
-    found += [_on_host(outputs, function is None) for outputs in running]
+                found.append(_on_host(running.popleft(), names is not None))
+    found += [_on_host(outputs, names is not None) for outputs in running]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
@@ -115,9 +158,9 @@ class _OfModel(ByValue):
 def _chunks(source: Source, steps: int | None) -> Iterator[Chunk]:
     """Yield the batches of a pass, or of a part of it, in the data's own order."""
     if isinstance(source, IndexedSource):
-        full = source.full_batches
+        full, remainder = EvaluationOptions(batches=steps).cut(source)
         yield Chunk(0, full, OfPass(source, None, int32(0)))
-        if source.remainder:
+        if remainder:
             yield one_batch(full, source, None)
         return
     assert isinstance(source, HostSource)
@@ -134,7 +177,7 @@ def _chunks(source: Source, steps: int | None) -> Iterator[Chunk]:
 @compiled(static_argnums=(0, 1))
 def _predicted(
     loop: Loop,
-    of_task: bool,
+    names: tuple[str, ...] | None,
     state: TrainState,
     where: Told,
     batches: Stacked | OfPass,
@@ -144,8 +187,13 @@ def _predicted(
     batch = batches.batch(index)
     rows = jax.tree.leaves(batch)[0].shape[0]
     outputs = loop.outputs(state, transformed(batches.transform, batch, None), index, where)
-    if of_task:
-        outputs = {name: x for name, x in outputs.items() if jnp.ndim(x) > 0}
+    if names is not None:
+        if missing := [name for name in names if name not in outputs]:
+            raise ValueError(f"the task has no outputs {missing}; it has {sorted(outputs)}.")
+        kept = {*names, "mask"} if names else outputs.keys()
+        outputs = {name: x for name, x in outputs.items() if name in kept and jnp.ndim(x) > 0}
+        if scalars := [name for name in names if name not in outputs]:
+            raise ValueError(f"the outputs {scalars} are one number for a batch, not of examples.")
     leaves = jax.tree_util.tree_leaves_with_path(outputs)
     others = {name_of(path): x for path, x in leaves if jnp.shape(x)[:1] != (rows,)}
     if others or not leaves:

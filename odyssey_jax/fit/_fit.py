@@ -241,6 +241,8 @@ def fit(
         begun = start(plan, store)
         shell = Shell.of(plan, begun, store, interrupt)
         stack.callback(begun.program.close)
+        for hook in plan.hooks:
+            stack.callback(hook.close)
         reports = _open_writers(plan, begun, stack)
         try:
             carry = shell.train(begun.carry, reports)

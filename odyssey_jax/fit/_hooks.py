@@ -46,6 +46,10 @@ class View:
         return self.rebuild(self.state.params, self.state.model_state)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Hook:
     """The hook that `hook` makes.
@@ -54,11 +58,18 @@ class Hook:
         function: Is given a `View`.
         when: When it is called.
         columns: What it measures at the ends of these epochs.
+        close: Is called when the run is over, however it ends.
     """
 
-    function: Callable[[View], Any]
+    function: Callable[..., Any]
     when: When
     columns: tuple[str, ...] = ()
+    close: Callable[[], None] = _nothing
+
+    def bound(self, plan: Any) -> Hook:
+        """Return the hook as a run calls it; one that needs the plan takes it from there."""
+        del plan
+        return self
 
     def measure(self, view: View) -> dict[str, float]:
         """Call the function, and return a value for each column.

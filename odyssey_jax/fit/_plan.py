@@ -322,7 +322,7 @@ def make_plan(
     monitors = [*monitors_of(callbacks), *([] if saving is None else [saving.retention.monitor])]
     hooks = _as_hooks(hooks)
     check_measured(evaluations, columns_of(hooks), monitors, epochs)
-    return Plan(
+    plan = Plan(
         task=task,
         optimizer=optimizer,
         train=train,
@@ -352,6 +352,7 @@ def make_plan(
         on_interrupt=on_interrupt,
         hooks=hooks,
     )
+    return dataclasses.replace(plan, hooks=tuple(x.bound(plan) for x in hooks))
 
 
 def _check_resume(resume: Any) -> None:

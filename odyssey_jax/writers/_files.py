@@ -152,7 +152,8 @@ class JsonLines(_TableWriter):
     def show(self, step: int, name: str, value: Any) -> None:
         """Append what a hook returns: a text or a number."""
         if isinstance(value, str | float):
-            self._files[2].append([{"step": step, "name": name, "value": value}])
+            line: Any = {"step": step, "name": name, "value": value}
+            self._files[2].append([line])
         elif not self._left_out:
             self._left_out = True
             say(f"pictures such as {name!r} are not written to {self._shown}: TensorBoard has them")

@@ -340,3 +340,75 @@ def test_what_can_not_be_shown(found, message):
     with pytest.raises(ValueError, match=message):
         as_shown(print, found, ["train/loss"])
     assert as_shown(print, None, []) == {}
+
+
+# Collected outputs, and traces.
+
+
+def with_scores():
+    def loss(params, batch):
+        value, outputs = examples.linear_loss(params, batch)
+        return value, {**outputs, "value": value}
+
+    init = {"w": jnp.zeros((4, examples.CLASSES)), "b": jnp.zeros(examples.CLASSES)}
+    return ody.pure_task(init, loss)
+
+
+def top1(targets, scores):
+    assert isinstance(scores, np.ndarray)
+    assert len(targets) == len(scores)
+    return np.mean(targets == scores.argmax(-1))
+
+
+def collected(valid, *hooks, epochs=4, **kwargs):
+    return ody.fit(
+        with_scores(), optax.sgd(0.1), examples.train_data(), valid, epochs=epochs, writers=[],
+        hooks=hooks, metrics={"top1": ody.Accuracy()}, **kwargs,
+    )  # fmt: skip
+
+
+def test_a_metric_of_a_whole_evaluation_is_that_of_its_batches():
+    twice, names = ody.every(epochs=2), ("labels", "logits")
+    read = Read(batch_size=8, examples=22, seed=1)
+    sets = {
+        "here": examples.valid_data(), "read": read,
+        "part": ody.Evaluation(examples.valid_data(), batches=1),
+    }  # fmt: skip
+    hooks = [ody.collect(names, top1, twice, name=f"{x}_top1", valid=x) for x in sets]
+    history = collected(sets, *hooks).history
+    for name in sets:
+        found = history[f"{name}_top1"]
+        assert np.flatnonzero(~np.isnan(found)).tolist() == [1, 3]
+        np.testing.assert_allclose(found[1::2], history[f"valid/{name}/top1"][1::2], rtol=1e-6)
+    alone = collected(examples.valid_data(), ody.collect(names, top1))
+    np.testing.assert_allclose(alone.history["top1"], alone.history["valid/top1"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ody.collect("nothing", top1), r"no outputs \['nothing'\]; it has \['"),
+        (lambda: ody.collect("value", top1), r"\['value'\] are one number for a batch"),
+        (lambda: ody.collect("logits", top1, valid="b"), r"valid='b'\) must be one of .*\['valid'"),
+        (lambda: ody.collect((), top1), r"outputs must be names such as .* got \(\)"),
+        (lambda: ody.collect("logits", lambda x: 0), "name must be given for the column of"),
+        (lambda: ody.profile((5, 10)), "needs a directory: give it one, or fit"),
+        (lambda: ody.profile((5, 25), "x"), "ends after the 20 train steps of the run"),
+        (lambda: ody.profile((6, 10), "x"), "within a block of 5 train steps, .* multiples of 5"),
+        (lambda: ody.profile((10, 5)), r"must end after they begin, got \(10, 5\)"),
+        (lambda: ody.profile(range(5, 15, 5)), r"range\(first, last\) or .* got range\(5, 15, 5"),
+        (lambda: ody.profile((0, 5)), "each of steps must be an integer of at least 1"),
+    ],
+)
+def test_what_can_not_be_collected_or_traced(make, message):
+    with pytest.raises(ValueError, match=message):
+        collected(examples.valid_data(), make())
+
+
+def test_a_trace_is_written_and_changes_nothing(tmp_path):
+    traced = run(tmp_path, ody.profile(range(10, 20)), epochs=6)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+    assert_same(traced.carry, run(epochs=6).carry)
+    with pytest.raises(KeyError, match="left here"):  # a run that fails ends the trace
+        run(tmp_path / "left", ody.profile((5, 25)), leave_at(15), epochs=6)
+    assert len(list((tmp_path / "left" / "profile").rglob("*.xplane.pb"))) == 1

@@ -91,7 +91,7 @@ def test_ctrl_c_while_a_read_dawdles(where, whole, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
-    look = ody.hook(lambda view: view.step == 13 and trained.set(), ody.every(steps=1))
+    look = ody.hook(lambda view: trained.set() if view.step == 13 else None, ody.every(steps=1))
     with pytest.raises(KeyboardInterrupt, match="saved in"):
         fit(tmp_path, train, valid=valid, hooks=[look])
     assert not go_on.is_set()
