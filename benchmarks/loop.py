@@ -46,6 +46,7 @@ from benchmarks._harness import (
     write_json,
 )
 from odyssey_jax._digits import MLP, load_digits, loss_fn
+from odyssey_jax._types import Told
 from odyssey_jax.train import Keys, fresh_copy, init_compiled
 
 RATE, WARMUP_EPOCHS, RUN_EPOCHS = 3e-3, 3, 100
@@ -289,7 +290,7 @@ def validation_passes(loop: Any, params: Any, data: ody.ArrayDataset, passes: in
 
     def one(_, carry):
         params, total = carry
-        states = loop.validate_pass(ody.TrainState(params, {}), data)
+        states = loop.validate_pass(ody.TrainState(params, {}), data, Told(jax.random.key(0)))
         loss = loop.metrics.compute(states)["loss"]
         return jax.tree.map(lambda p: p + 0 * loss, params), total + loss
 
