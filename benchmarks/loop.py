@@ -285,7 +285,9 @@ def stopping_alone(losses: jax.Array) -> float:
 
 
 @functools.partial(jax.jit, static_argnames=("loop", "passes"))
-def validation_passes(loop: Any, params: Any, data: ody.ArrayDataset, passes: int) -> jax.Array:
+def validation_passes(
+    loop: ody.train.Loop, params: Any, data: ody.ArrayDataset, passes: int
+) -> jax.Array:
     """Passes over the data, each on parameters that follow from the last: none is left out."""
 
     def one(_, carry):

@@ -190,6 +190,7 @@ class Driven(Resident):
         if self._read:
             read = {name: _contents(source) for name, source in self._read.items()}
             made_of["validation data"] = [made_of["validation data"], read]
+            made_of["number of batches to validate with"] = self._valid_steps
         return made_of
 
     def restored(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import optax
 from odyssey_jax._checks import check_count
 from odyssey_jax._types import PyTree, Task, Told, TrainState
 from odyssey_jax.data import HostSource, IndexedSource, Source, as_source
-from odyssey_jax.feed._chunks import chunk_size, int32
+from odyssey_jax.feed._chunks import Chunk, chunk_size, int32
 from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
 from odyssey_jax.feed._feed import Feed
 from odyssey_jax.parallel import OneDevice
@@ -108,18 +108,26 @@ def source_to_read(
     return source, steps
 
 
+def chunks_read(source: HostSource, steps: int | None) -> Generator[Chunk]:
+    """Yield the batches of a pass, or of so many steps, each chunk until the next is asked for."""
+    size, step = chunk_size(source.spec, PREFETCH_BYTES), 0
+    feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
+    with contextlib.closing(feed):
+        while (chunk := feed.chunk(step)) is not None:
+            yield chunk
+            step = chunk.end
+            feed.drop(step)
+
+
 def _read(
     loop: Loop, state: TrainState, source: HostSource, steps: int | None, where: Told
 ) -> PyTree:
     """Return the metrics' states over a pass, or a part of it."""
-    size, states, step = chunk_size(source.spec, PREFETCH_BYTES), None, 0
-    feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
-    with contextlib.closing(feed):
-        while (chunk := feed.chunk(step)) is not None:
+    states = None
+    with contextlib.closing(chunks_read(source, steps)) as chunks:
+        for chunk in chunks:
             span = int32([chunk.first, chunk.end])
             states = observe(loop, "", states, state, where, chunk.batches, span)
-            step = chunk.end
-            feed.drop(step)
     return states
 
 

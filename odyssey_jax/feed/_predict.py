@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -14,11 +14,13 @@ import numpy as np
 
 from odyssey_jax._types import Batch, PyTree, Task, Told, TrainState
 from odyssey_jax.data import HostSource, IndexedSource, Source
-from odyssey_jax.feed._chunks import Chunk, OfPass, Stacked, chunk_size, int32, one_batch
-from odyssey_jax.feed._driven import PREFETCH_BYTES
-from odyssey_jax.feed._evaluate import NO_OPTIMIZER, source_to_read, where_evaluated
-from odyssey_jax.feed._feed import Feed
-from odyssey_jax.parallel import OneDevice
+from odyssey_jax.feed._chunks import Chunk, OfPass, Stacked, int32, one_batch
+from odyssey_jax.feed._evaluate import (
+    NO_OPTIMIZER,
+    chunks_read,
+    source_to_read,
+    where_evaluated,
+)
 from odyssey_jax.train import EvaluationOptions, Loop, compiled, make_loop, transformed
 from odyssey_jax.train._user_functions import ByValue, name_of, shapes_of
 
@@ -130,12 +132,13 @@ def _gathered(
     state = state.for_evaluation._replace(opt_state=None, average=None)
     found: list[PyTree] = []
     running: collections.deque[PyTree] = collections.deque()
-    for chunk in _chunks(source, steps):
-        for index in range(chunk.first, chunk.end):
-            args = (state, where, chunk.batches, int32(index))
-            running.append(_predicted(loop, names, *args))
-            if len(running) > _AHEAD:
-                found.append(_on_host(running.popleft(), names is not None))
+    with contextlib.closing(_chunks(source, steps)) as chunks:
+        for chunk in chunks:
+            for index in range(chunk.first, chunk.end):
+                args = (state, where, chunk.batches, int32(index))
+                running.append(_predicted(loop, names, *args))
+                if len(running) > _AHEAD:
+                    found.append(_on_host(running.popleft(), names is not None))
     found += [_on_host(outputs, names is not None) for outputs in running]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
@@ -155,7 +158,7 @@ class _OfModel(ByValue):
             raise
 
 
-def _chunks(source: Source, steps: int | None) -> Iterator[Chunk]:
+def _chunks(source: Source, steps: int | None) -> Generator[Chunk]:
     """Yield the batches of a pass, or of a part of it, in the data's own order."""
     if isinstance(source, IndexedSource):
         full, remainder = EvaluationOptions(batches=steps).cut(source)
@@ -164,14 +167,7 @@ def _chunks(source: Source, steps: int | None) -> Iterator[Chunk]:
             yield one_batch(full, source, None)
         return
     assert isinstance(source, HostSource)
-    size = chunk_size(source.spec, PREFETCH_BYTES)
-    feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
-    with contextlib.closing(feed):
-        step = 0
-        while (chunk := feed.chunk(step)) is not None:
-            yield chunk
-            step = chunk.end
-            feed.drop(step)
+    yield from chunks_read(source, steps)
 
 
 @compiled(static_argnums=(0, 1))

@@ -23,7 +23,7 @@ from odyssey_jax.fit._plan import (
     ScheduleChange,
     make_plan,
 )
-from odyssey_jax.fit._reports import Reports
+from odyssey_jax.fit._reports import Reports, close_writer
 from odyssey_jax.fit._result import FitResult, make_result
 from odyssey_jax.fit._resume import Start, start
 from odyssey_jax.fit._shell import Shell
@@ -298,7 +298,7 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Repo
         metrics_at_start=begun.metrics_at_start,
     )
     for writer in writers:
-        stack.push(lambda kind, error, trace, writer=writer: _close(writer, error))
+        stack.push(lambda kind, error, trace, writer=writer: close_writer(writer, error))
         writer.open(info)
     return Reports(writers, begun.program, progress, plan.on_failed_write)
 
@@ -309,12 +309,3 @@ def _monitor(plan: Plan) -> str | None:
     found = next((name for name in tracked if isinstance(name, str)), None)
     kept = None if plan.saving is None else plan.saving.retention.monitor
     return found or kept or ("train/loss" if plan.valid is None else "valid/loss")
-
-
-def _close(writer: Any, error: BaseException | None) -> None:
-    """Close a writer, and tell one that asks for it of the exception that ends the run."""
-    try:
-        if error is not None and callable(fail := getattr(writer, "fail", None)):
-            fail(error)
-    finally:
-        writer.close()

@@ -120,3 +120,12 @@ class _Report(NamedTuple):
     def is_new(self) -> bool:
         """Whether there are rows or samples, and not only more steps."""
         return bool(self.rows or self.live.samples)
+
+
+def close_writer(writer: Any, error: BaseException | None) -> None:
+    """Close a writer, and tell one that asks for it of the exception that ends the run."""
+    try:
+        if error is not None and callable(fail := getattr(writer, "fail", None)):
+            fail(error)
+    finally:
+        writer.close()

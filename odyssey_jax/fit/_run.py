@@ -10,14 +10,15 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
-import numpy as np
 
 from odyssey_jax._checks import check_count, check_kind
 from odyssey_jax._types import PyTree, StopReason
 from odyssey_jax.callbacks import Checkpoint, checkpoint
 from odyssey_jax.data import Calendar
+from odyssey_jax.fit._hooks import as_number
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime, in_seconds
 from odyssey_jax.fit._plan import as_writers
+from odyssey_jax.fit._reports import close_writer
 from odyssey_jax.fit._saving import Cadence
 from odyssey_jax.parallel import greatest, is_first
 from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Store, local_directory
@@ -95,6 +96,7 @@ class Run:
         self._store: Store | None = None
         self._cadence: Cadence | None = None
         self._latest: tuple[int, PyTree] | None = None
+        self._restored = False
         self._saved_step = self._written = self._begun_at = 0
         self._begun = time.monotonic()
 
@@ -124,15 +126,7 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         interrupt = self._entered()
-        with self._stack:
-            if error is None:
-                self._write()
-            else:
-                self._fail(error)
-            if self._latest is not None and self._saved_step != self._latest[0]:
-                step, state = self._latest
-                if error is None or not _is_deleted(state):
-                    self._save(step, state)
+        self._stack.__exit__(kind, error, traceback)
         if error is None:
             interrupt.pass_on()
             if interrupt.by_ctrl_c:
@@ -154,6 +148,7 @@ class Run:
         self._entered()
         if self._cadence is not None:
             raise RuntimeError("restore comes before the steps, which have begun.")
+        self._restored = True
         if self._store is None or self._resume is False:
             return state
         try:
@@ -173,6 +168,9 @@ class Run:
 
         Args:
             steps: After how many the run is complete, those of earlier calls counted.
+
+        Raises:
+            RuntimeError: If the directory holds a run that was not restored.
 
         Yields:
             The index of the step, from `step` on, until they are done or the run is interrupted.
@@ -199,16 +197,16 @@ class Run:
         Raises:
             ValueError: If it is another step, or a metric is no real scalar.
         """
+        self._stepping("log")
         if step != self.step:
             raise ValueError(f"log takes the running step, {self.step}, got step={step!r}.")
         done = step + 1
         if not (self.rows and self.rows[-1]["step"] == done):
             self.rows.append({"epoch": len(self.rows), "step": done})
         for name, value in jax.device_get(dict(metrics)).items():
-            x = np.asarray(value)
-            if x.ndim or (x.dtype.kind not in "bifu" and x.dtype.name != "bfloat16"):
+            if (number := as_number(value)) is None:
                 raise ValueError(f"metrics must be real scalars, got {name}={value!r}.")
-            self.rows[-1][name] = int(x) if x.dtype.kind in "iu" else float(x)
+            self.rows[-1][name] = number
 
     def save_if_due(self, state: PyTree) -> bool:
         """Save the state after the running step, if that is due; call it in every step.
@@ -219,11 +217,10 @@ class Run:
         Returns:
             Whether it was saved.
         """
-        self._entered()
+        cadence, store = self._stepping("save_if_due"), self._store
         done = self.step + 1
         self._latest = done, state
-        store, cadence = self._store, self._cadence
-        if store is None or cadence is None:
+        if store is None:
             return False
         store.check_for_errors()
         (due,) = greatest(cadence.due(done, store.save_seconds), what="Run")
@@ -237,15 +234,28 @@ class Run:
             raise RuntimeError("a Run is a context: use it as `with ody.Run(...) as run:`.")
         return self._interrupt
 
+    def _stepping(self, what: str) -> Cadence:
+        self._entered()
+        if self._cadence is None:
+            raise RuntimeError(f"{what} is for the steps: `for step in run.steps(n): ...`.")
+        return self._cadence
+
     def _open(self, last: int) -> None:
+        if self._resume and not self._restored and self._store is not None and self._store.steps():
+            raise RuntimeError(
+                f"{self._directory} holds a run, at step {self._store.steps()[-1]:,}: go on from "
+                "it by state = run.restore(state), before the steps, or begin again with "
+                "Run(resume=False)."
+            )
         self._cadence = Cadence(self._saving, _CALENDAR, self.step)
         self._written, self._begun_at = len(self.rows), self.step
         self._begun = time.monotonic()
         info = RunInfo(self._directory, last, list(self.rows), (), self.step, self._config, 1)
         self._writers = self._writers if is_first() else []
         for writer in self._writers:
-            self._stack.push(lambda *_, writer=writer: writer.close())
+            self._stack.push(lambda kind, error, _, writer=writer: close_writer(writer, error))
             writer.open(info)
+        self._stack.push(lambda kind, error, _: self._finish(error))
 
     def _write(self) -> None:
         rows, self._written = self.rows[self._written :], len(self.rows)
@@ -267,10 +277,13 @@ class Run:
         }
         self._store.save(step, {"state": state}, metadata)
 
-    def _fail(self, error: BaseException) -> None:
-        for writer in self._writers:
-            if callable(fail := getattr(writer, "fail", None)):
-                fail(error)
+    def _finish(self, error: BaseException | None) -> None:
+        if error is None:
+            self._write()
+        if self._latest is not None and self._saved_step != self._latest[0]:
+            step, state = self._latest
+            if error is None or not _is_deleted(state):
+                self._save(step, state)
 
 
 def _as_saving(given: Any, directory: Path | None) -> Checkpoint:

@@ -36,18 +36,14 @@ from odyssey_jax.parallel import Placement
 from odyssey_jax.train._carry import Carry, Inputs
 from odyssey_jax.train._evaluation import prefix_of
 from odyssey_jax.train._metric_set import MetricSet
-from odyssey_jax.train._options import Sampling, StepOptions
-from odyssey_jax.train._step import (
+from odyssey_jax.train._optimizer import (
     Optimizers,
-    Step,
     logged_hyperparams,
     make_optimizer,
     make_optimizers,
-    norms,
-    own_step,
-    train_step,
-    weighted,
 )
+from odyssey_jax.train._options import Sampling, StepOptions
+from odyssey_jax.train._step import Step, norms, own_step, train_step, weighted
 from odyssey_jax.train._transformed import transformed
 from odyssey_jax.train._user_functions import Traced
 from odyssey_jax.train._validation import Validation, under

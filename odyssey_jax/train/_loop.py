@@ -33,9 +33,9 @@ from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._epoch import Epoch, Steps, clock_at
 from odyssey_jax.train._evaluation import EvaluationOptions
 from odyssey_jax.train._metric_set import MetricSet
+from odyssey_jax.train._optimizer import OptimizerLike, Optimizers, init_optimizers
 from odyssey_jax.train._options import StepOptions
 from odyssey_jax.train._programs import Programs, compiled
-from odyssey_jax.train._step import OptimizerLike, Optimizers, init_optimizers
 from odyssey_jax.train._transformed import transformed
 from odyssey_jax.train._validation import as_sets
 

@@ -33,7 +33,7 @@ class SkipSpikesState(NamedTuple):
     """The state of `skip_spikes`.
 
     Attributes:
-        window: float32 [window, 2], the last finite losses and gradient norms; NaN where there is
+        window: float32 [window, 2], the last finite losses and gradient norms; 0 where there is
             none yet.
         seen: int32 scalar, the finite ones so far.
         skipped: int32 scalar, the updates skipped so far.
@@ -137,14 +137,17 @@ def skip_spikes(
 
     def init(params: PyTree) -> SkipSpikesState:
         zero = jnp.zeros((), jnp.int32)
-        return SkipSpikesState(jnp.full((window, 2), jnp.nan), zero, zero, inner.init(params))
+        return SkipSpikesState(jnp.zeros((window, 2), jnp.float32), zero, zero, inner.init(params))
 
     def update(updates, state, params=None, *, value=None, **extra):
         norm = optax.tree.norm(updates)
         norm = jnp.asarray(norm, real_dtype(norm))
         seen = jnp.stack([jnp.asarray(0 if value is None else value), norm]).astype(jnp.float32)
         finite = jnp.isfinite(seen).all()
-        mean, deviation = jnp.nanmean(state.window, 0), jnp.nanstd(state.window, 0)
+        there = (jnp.arange(window) < state.seen)[:, None]
+        count = jnp.clip(state.seen, 1, window)
+        mean = jnp.sum(state.window, 0) / count
+        deviation = jnp.sqrt(jnp.sum((state.window - mean) ** 2, 0, where=there) / count)
         bound = mean + sigma_factor * jnp.maximum(deviation, _LEAST_DEVIATION * jnp.abs(mean))
         spike = (state.seen >= window // 2) & (seen > bound).any()
         taken = finite & ~spike

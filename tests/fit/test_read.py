@@ -231,3 +231,16 @@ def test_evaluate_over_what_is_read(whole, steps):
         ody.evaluate(task, whole.state, Read(endless=True))
     with pytest.raises(ValueError, match="steps=2 has no effect"):
         ody.evaluate(task, whole.state, data, batch_size=5, steps=2)
+
+
+def test_another_number_of_batches_to_validate_with_is_refused(tmp_path):
+    arrays = examples.arrays()
+    run = lambda valid_steps, epochs, **options: ody.fit(
+        examples.linear_task(), optax.sgd(0.1), ody.HostDataset(arrays, 8),
+        ody.HostDataset(arrays, 8), valid_steps=valid_steps, epochs=epochs, steps_per_epoch=2,
+        directory=tmp_path, writers=[], **options,
+    )  # fmt: skip
+    run(2, 1)
+    with pytest.raises(ValueError, match="another number of batches to validate with"):
+        run(1, 2)
+    assert run(1, 2, run_change="accept").epochs == 2

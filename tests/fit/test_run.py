@@ -155,3 +155,36 @@ def test_a_run_of_fit_is_not_its_own(tmp_path):
     ody.fit(task, optax.sgd(0.1), data, epochs=1, writers=[], directory=tmp_path)
     with pytest.raises(CheckpointError), ody.Run(tmp_path) as run:
         run.restore(jnp.zeros(()))
+
+
+def test_what_would_pass_in_silence_is_refused(tmp_path):
+    train(tmp_path, steps=4)
+    with ody.Run(tmp_path) as run, pytest.raises(RuntimeError, match="holds a run, at step 4"):
+        next(run.steps(6))
+    with ody.Run() as run:
+        with pytest.raises(RuntimeError, match="save_if_due is for the steps"):
+            run.save_if_due(0)
+        with pytest.raises(RuntimeError, match="log is for the steps"):
+            run.log(0, {})
+
+
+def test_a_writer_is_told_of_what_ended_the_run(tmp_path):
+    class Told:
+        heard = ()
+
+        def open(self, run):
+            self.heard += (run.step,)
+
+        def write(self, rows, live):
+            self.heard += tuple(row["step"] for row in rows)
+
+        def fail(self, error):
+            self.heard += (repr(error),)
+
+        def close(self):
+            self.heard += ("closed",)
+
+    writer = Told()
+    with pytest.raises(KeyError):
+        train(tmp_path, fails, writers=[writer])
+    assert writer.heard == (0, 1, 2, "KeyError('mine')", "closed")
