@@ -65,7 +65,8 @@ def start(plan: Plan, store: Store | None) -> Start:
     identity = {"seed": plan.seed, **program.signature}
     about = {
         "run": identity,
-        "epochs": plan.epochs,
+        "epochs": plan.length.rows,
+        "last_step": plan.last_step,
         "samples": _samples_record(plan),
         "callbacks": _deciding(plan.callbacks),
         "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
@@ -80,7 +81,7 @@ def start(plan: Plan, store: Store | None) -> Start:
     at_start = [name for name, x in plan.evaluations.items() if x.at_start]
     check_alike(
         {
-            "set of arguments": (identity, plan.epochs),
+            "set of arguments": (identity, plan.last_step),
             "training data": on_device(plan.train),
             "validation data": on_device(plan.valid),
             "learning rate": plan.schedule,
@@ -209,6 +210,14 @@ def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], pla
             f"that it would have seen: {'; '.join(differs)}. Use the same values, or another "
             "directory."
         )
+    step, ended, interval = saved["step"], saved.get("last_step"), plan.length.interval
+    if step % interval and step == ended and plan.last_step > step:
+        raise ValueError(
+            f"the run in {store.directory} was complete at step {step:,}, and its last evaluation "
+            f"came early, {step % interval} train steps after the one before and not {interval}: "
+            "it can't go on from there. Resume an earlier checkpoint, with resume=, or begin again "
+            "with a length that is a multiple of the interval, fit(validate=ody.every(steps=...))."
+        )
     done = saved["step"] // plan.options.accumulate_steps
     check_schedule(saved, plan.schedule, plan.schedule_change, plan.directory, done, plan.updates)
     if saved.get("samples") != about["samples"]:
@@ -249,7 +258,7 @@ def _say_where(
     """Say on stderr, whatever the writers, that this run is not a new one."""
     if not is_first():
         return
-    if progress.epoch >= plan.epochs or progress.stop != StopReason.NONE:
+    if progress.epoch >= plan.length.rows or progress.stop != StopReason.NONE:
         line = f"{plan.directory} is complete: nothing to train; resume=False begins again"
     else:
         age = max(time.time() - saved["timestamp"], 0.0)

@@ -47,7 +47,7 @@ class Resident:
         learning_rate, total = jax.device_put((inputs.learning_rate, inputs.total_steps))
         inputs = inputs._replace(learning_rate=learning_rate, total_steps=total)
         self.inputs = loop.placement.put(inputs)
-        self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch)
+        self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch, loop.last_step)
 
     @property
     def signature(self) -> Mapping[str, Any]:

@@ -238,7 +238,7 @@ ONE = {"columns": ["a"], "function": lambda view: {"a": 1.0}}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: [ody.hook(print, ody.every(steps=5), ["a"])], "where steps don't count. Use ep"),
+        (lambda: [ody.hook(print, ody.every(seconds=5), ["a"])], "where seconds don't count: use"),
         (lambda: [ody.hook(print, columns=["step"])], "must not have the name 'step'"),
         (lambda: [ody.hook(print, columns=[""])], r"must be names such as \('bleu',\), got"),
         (lambda: [ody.hook(print, columns=3)], "must be names such as .* got 3"),
