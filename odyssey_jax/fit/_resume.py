@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from odyssey_jax._text import say
-from odyssey_jax._types import StopReason
+from odyssey_jax._types import ModelState, StopReason, TrainState
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
 from odyssey_jax.data import HostSource
 from odyssey_jax.fit._matching import match
@@ -20,6 +20,7 @@ from odyssey_jax.fit._sources import on_device
 from odyssey_jax.parallel import check_alike, is_first
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
+from odyssey_jax.transforms import state_of_frozen
 
 
 class Start(NamedTuple):
@@ -78,6 +79,7 @@ def start(plan: Plan, store: Store | None) -> Start:
             _check(store, saved, about, plan)
         _give_up_later(store, step)
     carry = program.init(jax.random.key(plan.seed))
+    _say_what_moves(program.state(carry))
     at_start = [name for name, x in plan.evaluations.items() if x.at_start]
     check_alike(
         {
@@ -109,6 +111,20 @@ def start(plan: Plan, store: Store | None) -> Start:
     carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh, reading=reading)
     _say_where(saved, program.look(carry).fetch(), plan, [*found.said, *_skipped(saved, plan)])
     return Start(program, carry, about, saved.get("seconds", 0.0))
+
+
+def _say_what_moves(state: TrainState) -> None:
+    """Say on stderr which state of a frozen layer the model goes on to update."""
+    updated = state.model_state
+    updated = updated.updated if isinstance(updated, ModelState) else updated
+    found = state_of_frozen(state.opt_state, state.params, updated)
+    moving = [name for name, hold in found.items() if hold is None]
+    if moving and is_first():
+        more = f" and {len(moving) - 3} more" if len(moving) > 3 else ""
+        say(
+            f"freeze leaves the model's state of what is frozen moving: {', '.join(moving[:3])}"
+            f"{more}; freeze(..., hold_state=True) holds it, hold_state=False says nothing"
+        )
 
 
 def _reading(saved: Mapping[str, Any], plan: Plan) -> Any:
