@@ -53,7 +53,7 @@ ALLOWED = {
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
     "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},
-    "testing": PURE | {"store", "transforms", "callbacks"},
+    "testing": PURE | {"schedules", "store", "transforms", "callbacks", "train"},
 }
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and train.

@@ -260,7 +260,7 @@ def fit(
         stack.enter_context(interrupt)
         if store is not None:
             store.acquire()  # before anything is read that another run may change
-        begun = start(plan, store)
+        begun = start(plan, store, lambda: interrupt.is_asked_for)
         shell = Shell.of(plan, begun, store, interrupt)
         stack.callback(begun.program.close)
         for hook in plan.hooks:

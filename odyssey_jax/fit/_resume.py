@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from odyssey_jax.fit._sources import on_device
 from odyssey_jax.parallel import check_alike, is_first
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
-from odyssey_jax.transforms import state_of_frozen
+from odyssey_jax.transforms import state_of_frozen, updates_done
 
 
 class Start(NamedTuple):
@@ -45,12 +46,13 @@ class Start(NamedTuple):
 
 
 @jax.transfer_guard("allow")
-def start(plan: Plan, store: Store | None) -> Start:
+def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: False) -> Start:
     """Begin a run, or go on with the one in the store.
 
     Args:
         plan: What to do.
         store: Where the run is saved, held by this process; None is nowhere.
+        leave: Whether to measure no further before the first step, since the run is to end.
 
     Returns:
         The program and its carry.
@@ -93,7 +95,7 @@ def start(plan: Plan, store: Store | None) -> Start:
     if saved is not None:
         about["metrics_at_start"] = saved.get("metrics_at_start", {})
     elif at_start:
-        about["metrics_at_start"] = program.measure(carry, at_start)
+        about["metrics_at_start"] = program.measure(carry, at_start, leave) or {}
     if store is None:
         return Start(program, carry, about, 0.0)
     about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}
@@ -109,6 +111,12 @@ def start(plan: Plan, store: Store | None) -> Start:
     anew = saved["callbacks"] != about["callbacks"]
     reading = _reading(saved, plan)
     carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh, reading=reading)
+    if plan.task.update is not None:
+        counts = updates_done(program.state(carry).opt_state)
+        done = {part: int(count) for part, count in counts.items()}
+        share = plan.last_step / max(saved["step"], 1)
+        last = {part: max(plan.updates, math.ceil(n * share)) for part, n in done.items()}
+        _check_schedule(saved, plan, done, last)
     _say_where(saved, program.look(carry).fetch(), plan, [*found.said, *_skipped(saved, plan)])
     return Start(program, carry, about, saved.get("seconds", 0.0))
 
@@ -234,14 +242,19 @@ def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], pla
             "it can't go on from there. Resume an earlier checkpoint, with resume=, or begin again "
             "with a length that is a multiple of the interval, fit(validate=ody.every(steps=...))."
         )
-    done = saved["step"] // plan.options.accumulate_steps
-    check_schedule(saved, plan.schedule, plan.schedule_change, plan.directory, done, plan.updates)
+    if plan.task.update is None:  # a step of one's own makes as many updates as it counts
+        done = saved["step"] // plan.options.accumulate_steps
+        _check_schedule(saved, plan, done, plan.updates)
     if saved.get("samples") != about["samples"]:
         raise ValueError(
             f"the run in {plan.directory} was begun with {_samples_words(saved.get('samples'))}, "
             f"and can't go on with {_samples_words(about['samples'])}: its samples would not be "
             "of one kind. Use the same, or another directory."
         )
+
+
+def _check_schedule(saved: Mapping[str, Any], plan: Plan, done: Any, last: Any) -> None:
+    check_schedule(saved, plan.schedule, plan.schedule_change, plan.directory, done, last)
 
 
 def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Plan) -> None:

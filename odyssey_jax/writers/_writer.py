@@ -15,6 +15,10 @@ from odyssey_jax._types import TrainState
 Row = Mapping[str, int | float]
 
 
+# The epoch of what is measured before the first: rows count from 0.
+BEFORE = -1
+
+
 def always(*_: Any) -> bool:
     """Return True: the metric is measured at the end of the epoch."""
     return True
@@ -56,6 +60,8 @@ class RunInfo(NamedTuple):
     def measured(self, row: Row) -> Row:
         """Return an epoch's row without the metrics that were not measured at its end."""
         epoch = int(row["epoch"])
+        if epoch == BEFORE:
+            return row
         return {name: x for name, x in row.items() if self.is_measured(name, epoch)}
 
 
