@@ -50,6 +50,7 @@ ALLOWED = {
     }
     | {"writers", "plots", "runs"},
     "flax": PURE | {"train"},
+    "eqx": PURE | {"train", "transforms"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
     "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},

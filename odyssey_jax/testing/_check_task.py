@@ -132,7 +132,8 @@ def _check_update(task: Task, optimizer: Any, made: Any, batch: Batch, key: jax.
     """Take two steps of the task's own."""
     import chex
 
-    params, model_state = made
+    assert task.update is not None
+    update, (params, model_state) = task.update, made
     optimizer, rate = Optimizers.of(optimizer), constant(_RATE)
     several = isinstance(optimizer, Optimizers)
     rate = dict.fromkeys(optimizer.names, rate) if several else rate
@@ -143,7 +144,7 @@ def _check_update(task: Task, optimizer: Any, made: Any, batch: Batch, key: jax.
 
     def step(state: TrainState, key: jax.Array) -> Any:
         at = Step(**{**where, "key": key}, loss=task.loss)
-        return own_step(task.update, state, batch, at, given)
+        return own_step(update, state, batch, at, given)
 
     traced, count = _counted(step)
     compiled = jax.jit(traced)
