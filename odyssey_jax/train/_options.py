@@ -13,14 +13,14 @@ from jax import lax
 from odyssey_jax._checks import check_columns, check_count, check_kind
 from odyssey_jax._types import PyTree
 from odyssey_jax.train._average import Averaging, EvalParams
-from odyssey_jax.train._user_functions import check_function
+from odyssey_jax.train._user_functions import ByValue, check_function
 from odyssey_jax.transforms import LossScale
 
 Samples = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepOptions(ByValue):
     """What a train step does beside the gradient and the update.
 
     `fit` takes each as an argument of its own, `make_loop` all of them as `options`.
