@@ -31,7 +31,8 @@ class Clock(NamedTuple):
 
     Attributes:
         step: Int32 scalar, the number of train steps done; also the index of the next one.
-        epoch: Int32 scalar, the number of epochs done; also the index of the running one.
+        epoch: Int32 scalar, the number of epochs done; also the index of the running one. Where
+            `fit(validate=...)` is given, it counts evaluations.
     """
 
     step: Any

@@ -24,7 +24,8 @@ class View:
         state: The train state that is evaluated: the average's parameters, if one is kept. It is
             on the device, and to be read during the call only.
         step: Train steps done.
-        epoch: Epochs done, with the one that is about to end, where columns are asked for.
+        epoch: Epochs of the data done, also where `validate=` says when it is evaluated; with the
+            one that is about to end, where columns are asked for.
         row: The history's row of the epoch that has just ended; empty within an epoch, and where
             columns are asked for, which will be part of it.
         rebuild: As in `Task.rebuild`.

@@ -28,7 +28,7 @@ class FitResult:
         state: The train state that the model is made of.
         stop_reason: Why the run ended.
         reason: The same as a sentence.
-        epochs: Epochs done.
+        epochs: Epochs done: passes over the data, or `steps_per_epoch` train steps each.
         steps: Train steps done.
         best: The best epoch: the one that is restored (`restore_best`), else the first that a
             callback tracks, or None.
@@ -43,8 +43,9 @@ class FitResult:
             measured; empty where none ended.
         metrics_at_start: Those that were measured before the first train step, of each
             `Evaluation` that is `at_start`.
-        history: Column to array [epochs]: "epoch", "step" and every scalar metric, NaN where it
-            was not measured; prints as a table, and `history.to_pandas()` is a data frame.
+        history: Column to array [evaluations], of which each epoch has one unless `validate=` says
+            otherwise: "epoch", which counts them from 0, "step" and every scalar metric, NaN where
+            it was not measured; prints as a table, and `history.to_pandas()` is a data frame.
         samples: The same of the sampled train steps: "step", the train steps done, and each of
             `log_outputs`; empty where no steps are sampled.
         carry: The run as it was saved last, to go on from.

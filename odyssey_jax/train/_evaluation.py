@@ -31,8 +31,8 @@ class Evaluation:
         batches: How many batches of a pass are measured; None is all.
         metrics: Name to metric, beside the loss; None is those of `fit`, and `{}` none.
         at_start: Whether it is measured before the first train step as well. These metrics are no
-            row of the history, whose rows are epochs, but `FitResult.metrics_at_start`;
-            TensorBoard has them at step 0.
+            row of the history, whose rows come after steps, but `FitResult.metrics_at_start`;
+            TensorBoard has them at step 0, Weights & Biases and MLflow at epoch -1.
 
     Raises:
         TypeError: If `every` is no condition, or `data` is an `Evaluation` itself.
