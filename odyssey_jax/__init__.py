@@ -11,6 +11,7 @@ from odyssey_jax import compat as compat
 from odyssey_jax import data as data
 from odyssey_jax import errors as errors
 from odyssey_jax import metrics as metrics
+from odyssey_jax import parallel as parallel
 from odyssey_jax import plots as plots
 from odyssey_jax import runs as runs
 from odyssey_jax import schedules as schedules
@@ -61,6 +62,9 @@ from odyssey_jax.flax import nnx_task as nnx_task
 from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
+from odyssey_jax.parallel import data_parallel as data_parallel
+from odyssey_jax.parallel import fully_sharded as fully_sharded
+from odyssey_jax.parallel import sharded as sharded
 from odyssey_jax.plots import plot as plot
 from odyssey_jax.plots import plot_history as plot_history
 from odyssey_jax.schedules import Schedule as Schedule
@@ -137,6 +141,7 @@ __all__ = [
     "constant",
     "cosine_decay",
     "data",
+    "data_parallel",
     "early_stopping",
     "equal_average",
     "errors",
@@ -147,6 +152,7 @@ __all__ = [
     "export_params",
     "fit",
     "freeze",
+    "fully_sharded",
     "hook",
     "join",
     "linear",
@@ -160,6 +166,7 @@ __all__ = [
     "nnx_task",
     "one_cycle",
     "pad_to",
+    "parallel",
     "plot",
     "plot_history",
     "plots",
@@ -172,6 +179,7 @@ __all__ = [
     "runs",
     "scale_by_callback",
     "schedules",
+    "sharded",
     "skip_spikes",
     "step_decay",
     "store",
@@ -194,7 +202,7 @@ for _name in __all__:
         globals()[_name].__module__ = "odyssey_jax"
 
 _ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "errors", "store")
-_ROOMS += ("writers", "plots", "runs")
+_ROOMS += ("writers", "plots", "runs", "parallel")
 
 
 def __dir__() -> list[str]:

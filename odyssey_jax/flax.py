@@ -11,9 +11,11 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
+from flax.core import meta
 from flax.core.scope import in_filter, union_filters
 
 from odyssey_jax._types import ModelState, PyTree, Task
+from odyssey_jax.parallel import named_leaves
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
     ByValue,
@@ -194,7 +196,7 @@ def nnx_task(
         arrays = _arrays(model, trainable)
         init = lambda key: arrays
     elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
-        make = _with_rngs(model)
+        make = _without_sharding(_with_rngs(model))
         template = nnx.eval_shape(lambda: _made(make(nnx.Rngs(0))))
         init = lambda key: _arrays(make(nnx.Rngs(key)), trainable)
     else:
@@ -220,7 +222,26 @@ def nnx_task(
     def rebuild(params, model_state):
         return evaluate.merge(params, model_state, jax.random.key(0))
 
-    return Task(init, loss, evaluate, rebuild, checked_update(update))
+    return Task(init, loss, evaluate, rebuild, checked_update(update), lambda: _annotated(template))
+
+
+def _annotated(model: nnx.Module) -> dict[str, tuple[Any, ...]]:
+    """Return what the axes of a model's variables are annotated with, by their paths."""
+    found = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        if names := variable.get_metadata().get("out_sharding"):
+            found["/".join(map(str, path))] = tuple(names)
+    return found
+
+
+def _without_sharding(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that makes a model whose annotations are the placement's to act upon."""
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        with nnx.use_eager_sharding(False):
+            return make(*args, **kwargs)
+
+    return made
 
 
 def _is_nnx_class(model: Any) -> bool:
@@ -416,7 +437,21 @@ def linen_task(
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
         rebuild,
         checked_update(update),
+        lambda: _boxed(jax.eval_shape(init, jax.random.key(0))),
     )
+
+
+def _boxed(states: PyTree) -> dict[str, tuple[Any, ...]]:
+    """Return what the boxes of Linen's variables say of the axes, by the paths of what is in them.
+
+    `nn.Partitioned` names axes of a mesh, `nn.LogicallyPartitioned` logical ones.
+    """
+    is_box = lambda x: isinstance(x, meta.Partitioned)
+    found = {}
+    for name, box in named_leaves(states, is_leaf=is_box):
+        if is_box(box):
+            found[f"{name}/value"] = tuple(box.names)
+    return found
 
 
 def _sown(variables: Mapping[str, Any], apply: Callable[[Any], Any]) -> set[str]:

@@ -49,7 +49,7 @@ ALLOWED = {
         "store",
     }
     | {"writers", "plots", "runs"},
-    "flax": PURE | {"train"},
+    "flax": PURE | {"parallel", "train"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
     "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},
