@@ -51,6 +51,7 @@ from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import Run as Run
 from odyssey_jax.fit import collect as collect
+from odyssey_jax.fit import describe_run as describe_run
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
 from odyssey_jax.fit import hook as hook
@@ -142,6 +143,7 @@ __all__ = [
     "cosine_decay",
     "data",
     "data_parallel",
+    "describe_run",
     "early_stopping",
     "equal_average",
     "errors",

@@ -16,6 +16,7 @@ from flax.core.scope import in_filter, union_filters
 
 from odyssey_jax._types import ModelState, PyTree, Task
 from odyssey_jax.parallel import named_leaves
+from odyssey_jax.train._passed_on import passed_on
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
     ByValue,
@@ -85,12 +86,23 @@ def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Arra
 
 class _NnxLoss(_NnxModel):
     def __call__(self, params, model_state, batch, key, **where):
+        model, loss, outputs = self._called(params, model_state, batch, key, where)
+        new_params, new_state = _arrays(model, self.trainable)
+        changed = _changed(params, new_params)
+        if changed:  # so are all that went through a transformation of Flax's
+            trained = lambda *args: _arrays(self._called(*args)[0], self.trainable)[0]
+            origins = passed_on(trained, params, model_state, batch, key, where)
+            pairs = zip(_names(new_params), origins, strict=True)
+            given = _names(params)
+            same = {name for name, i in pairs if i is not None and given[i : i + 1] == [name]}
+            changed = [name for name in changed if name not in same]
+        _check_not_assigned(changed, _normalised(model))
+        return loss, (new_state, outputs)
+
+    def _called(self, params, model_state, batch, key, where):
         model = self.merge(params, model_state, key)
         more = asked(self.loss_fn, train=True, key=key, **where)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
-        new_params, new_state = _arrays(model, self.trainable)
-        _check_not_assigned(params, new_params, _normalised(model))
-        return loss, (new_state, outputs)
+        return model, *call_loss(self.loss_fn, batch, model, batch, **more)
 
 
 class _NnxEvaluate(_NnxModel):
@@ -102,13 +114,19 @@ class _NnxEvaluate(_NnxModel):
         return {**outputs, "loss": loss}
 
 
-def _check_not_assigned(params: PyTree, new: PyTree, recomputed: Sequence[str] = ()) -> None:
+def _names(tree: PyTree) -> list[str]:
+    return [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _changed(params: PyTree, new: PyTree) -> list[str]:
+    """Return the parameters in whose place there is another array."""
+    before = dict(zip(_names(params), jax.tree.leaves(params), strict=True))
+    after = zip(_names(new), jax.tree.leaves(new), strict=True)
+    return [name for name, x in after if before.get(name) is not x]
+
+
+def _check_not_assigned(changed: Sequence[str], recomputed: Sequence[str] = ()) -> None:
     """Raise ValueError where a loss has put something else into a parameter."""
-    before, after = (
-        {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, new)
-    )
-    changed = [name for name, x in after.items() if before.get(name) is not x]
     assigned = [name for name in changed if not any(name.startswith(x) for x in recomputed)]
     if assigned:
         raise ValueError(
@@ -310,7 +328,7 @@ class _Apply:
         part = lambda trained: jax.tree_util.tree_map_with_path(
             lambda path, x: x if (name_of(path) in mine) == trained else None, params
         )
-        _check_not_assigned(self._params, part(True))
+        _check_not_assigned(_changed(self._params, part(True)))
         if self._untrained is not None and self._trains:
             self._untrained = part(False)
 

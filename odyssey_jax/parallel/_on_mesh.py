@@ -121,12 +121,18 @@ class OnMesh:
         rules = [rule for rule in self.rules if not isinstance(rule, LargestAxis)]
         return Layout(rules, self.mesh, params, model_state)
 
-    def _shardings(self, tree: PyTree, state: Any) -> PyTree:
+    @property
+    def devices(self) -> Sequence[Any]:
+        """Those of the mesh."""
+        return list(self.mesh.devices.flat)
+
+    def shardings(self, tree: PyTree, state: Any) -> PyTree:
+        """Return where each leaf of a tree belongs."""
         return self._layout(state.params, state.model_state).shardings(tree)
 
     def place(self, tree: PyTree, state: Any) -> PyTree:
         """Put a tree where it belongs; on several processes each has the parts of its devices."""
-        return self._put(tree, self._shardings(tree, state))
+        return self._put(tree, self.shardings(tree, state))
 
     def put(self, tree: PyTree) -> PyTree:
         """Put every array on every device; on several processes each holds them all alike."""
@@ -139,7 +145,7 @@ class OnMesh:
 
     def constrain(self, tree: PyTree, state: Any) -> PyTree:
         """Hold the leaves where they belong: XLA may choose otherwise, and compile again."""
-        return lax.with_sharding_constraint(tree, self._shardings(tree, state))
+        return lax.with_sharding_constraint(tree, self.shardings(tree, state))
 
     def batch(self, batch: PyTree) -> PyTree:
         """Constrain a batch to its sharding; a smaller one that can't be cut lies everywhere."""

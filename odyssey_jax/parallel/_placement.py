@@ -54,6 +54,15 @@ class Placement(Protocol):
         """Put arrays that belong to no parameter where the program reads them."""
         ...
 
+    @property
+    def devices(self) -> Sequence[Any] | None:
+        """The devices that train; None is JAX's default one."""
+        ...
+
+    def shardings(self, tree: PyTree, state: Any) -> PyTree | None:
+        """Return where each leaf of a tree belongs, as `place` puts it; None leaves it to JAX."""
+        ...
+
     def constrain(self, tree: PyTree, state: Any) -> PyTree:
         """Do within a compiled program what `place` does outside."""
         ...
@@ -111,6 +120,14 @@ class OneDevice:
     def put(self, tree: PyTree) -> PyTree:
         """Return the tree as it is."""
         return tree
+
+    @property
+    def devices(self) -> None:
+        """JAX's default one."""
+
+    def shardings(self, tree: PyTree, state: Any) -> None:
+        """Leave it to JAX."""
+        del tree, state
 
     def constrain(self, tree: PyTree, state: Any) -> PyTree:
         """Return the tree as it is."""

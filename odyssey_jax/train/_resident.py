@@ -14,6 +14,7 @@ from odyssey_jax._types import ModelState, Point, PyTree, Signal, Task, TrainSta
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, checksum
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
+from odyssey_jax.train._describe import Description, describe
 from odyssey_jax.train._fingerprint import of_program
 from odyssey_jax.train._loop import (
     Loop,
@@ -173,6 +174,10 @@ class Resident:
         # Its parameters are the average's already, or the best epoch's.
         state = state._replace(average=None)
         return Finished(state, bests_of(callbacks, carry.callbacks))
+
+    def describe(self, memory_bytes: int | None) -> Description:
+        """Say what the run takes, without making any of its arrays."""
+        return describe(self.task, self.loop, self.inputs, memory_bytes)
 
     def made_of(self, carry: Carry) -> dict[str, Any]:
         """Return fingerprints of what the run is made of: functions, data, randomness."""

@@ -186,3 +186,50 @@ def test_the_collectives_of_the_program(placement, expected):
         text = jax.jit(loop.run).lower(carry, program.inputs, 2).compile().as_text()
     found = set(re.findall(r"(all-reduce|all-gather|reduce-scatter|all-to-all)(?:-start)?\(", text))
     assert found == expected, found
+
+
+def test_what_a_run_takes_is_said_before_it_is_trained():
+    width = 256
+    made = []
+
+    def init(key):
+        made.append(key)
+        return {"w": jax.random.normal(key, (width, width))}
+
+    task = ody.pure_task(init, lambda p, x: ((x @ p["w"]) ** 2).mean())
+    describe = lambda placement, **more: ody.describe_run(
+        task, optax.adam, jnp.ones((16, width)), batch_size=8, learning_rate=0.1,
+        placement=placement, **more,
+    )  # fmt: skip
+    one, whole, cut = map(describe, (None, ody.data_parallel(), ody.fully_sharded(min_size=1)))
+    weights = 4 * width**2
+    assert one.parameters == width**2
+    assert all(isinstance(key, jax.core.Tracer) for key in made)  # shapes alone
+    for found, parts in ((one, 1), (whole, 1), (cut, 8)):
+        held = found.bytes_per_device
+        assert held["parameters"] == weights / parts
+        assert held["optimizer"] == pytest.approx(2 * weights / parts, abs=32)  # and a count
+        assert found.checkpoint_bytes == pytest.approx(3 * weights, rel=0.02)
+    assert (one.devices, whole.devices) == (1, 8)
+    assert one.collectives == {}
+    assert set(whole.collectives) == {"all-reduce"}
+    assert "all-gather" in cut.collectives
+    assert one.step_flops > 4 * 8 * width**2 / 1.5
+    assert one.fits is None
+    with pytest.warns(RuntimeWarning, match=r"bytes on a device, which has 1,000,000: cut more"):
+        assert describe(None, memory_bytes=10**6).fits is False
+    assert describe(None, memory_bytes=10**9).fits
+    assert "collectives a step" in str(cut)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'place'"):
+        describe(None, place=1)
+
+
+def test_accumulation_and_rematerialisation_in_parts(alone):
+    """What is accumulated, or computed anew, is learnt as on one device."""
+    remat = lambda model, batch: nnx.remat(lambda m, b: examples.nnx_loss(m, b))(model, batch)
+    task = ody.nnx_task(Model, remat)
+    assert_close(fit(PLACEMENTS["fully"][0], task=task), alone)
+    one, cut = (
+        fit(p, task=task, accumulate_steps=2, average=None) for p in (None, PLACEMENTS["fully"][0])
+    )
+    assert_close(cut, one)
