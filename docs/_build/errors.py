@@ -106,6 +106,7 @@ def templates() -> set[str]:
 def page() -> str:
     """Return the page: a heading for each message, by room."""
     lines = [
+        "---\nsearch:\n  boost: 0.4\n---",  # behind the pages that explain
         "# Every error",
         "",
         f"Each message that the package raises or warns with, by room; `{BLANK}` stands for what it",

@@ -123,11 +123,11 @@ def _linked(found: re.Match[str], bare: bool) -> str:
     return f'<autoref identifier="{target}" optional>{found[0]}</autoref>'
 
 
-def on_env(env: Any, config: Any, files: Any) -> Any:
-    """Take the pages, in the order of the files, for `llms.txt`."""
-    del config
-    PAGES[:] = [file.page for file in files.documentation_pages() if file.page is not None]
-    return env
+def on_nav(nav: Any, config: Any, files: Any) -> Any:
+    """Take the pages, in the order of the navigation, for `llms.txt`."""
+    del config, files
+    PAGES[:] = nav.pages
+    return nav
 
 
 def on_post_build(config: Any) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-SECTIONS = {"": "Start", "tutorials": "Tutorials", "how-to": "How-to", "migration": "Migration",
+SECTIONS = {"": "The project", "tutorials": "Tutorials", "how-to": "How-to", "migration": "Migration",
             "reference": "Reference"}  # fmt: skip
 
 
@@ -14,8 +14,7 @@ def text(config: Any, pages: list[Any]) -> str:
     """Return the list: a line for each page, with its first sentence, by section."""
     by_section: dict[str, list[str]] = {}
     for page in pages:
-        folder = page.file.src_uri.rpartition("/")[0]
-        section = SECTIONS.get(folder, "Optional")
+        section = SECTIONS[page.file.src_uri.rpartition("/")[0]]
         line = f"- [{page.title}]({page.url or 'index.html'})"
         sentence = first_sentence(page.content or "")
         by_section.setdefault(section, []).append(f"{line}: {sentence}" if sentence else line)
@@ -30,7 +29,7 @@ def first_sentence(content: str) -> str:
     """Return the first sentence of a page's first paragraph."""
     found = re.search(r"<p>(.*?)</p>", content, flags=re.DOTALL)
     words = re.sub(r"<[^>]*>", "", found[1] if found else "").split()
-    return re.split(r"(?<=[.:;])\s", " ".join(words))[0]
+    return re.split(r"(?<=\.)\s", " ".join(words))[0].rstrip(":")
 
 
 def write(config: Any, pages: list[Any]) -> None:
