@@ -10,8 +10,12 @@ from typing import Any
 import griffe
 
 
+# The first line of a section of what is returned, with a colon outside of code.
+RETURNS = re.compile(r"^( *(?:Returns|Yields):\n[^`:\n]*(?:`[^`\n]*`[^`:\n]*)*):", flags=re.M)
+
+
 class Docstrings(griffe.Extension):
-    """Call a section of examples by the name that Griffe knows."""
+    """Call examples by the name that Griffe knows; take no words before a colon for a type."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrite the docstring of an object once it is loaded."""
@@ -20,7 +24,7 @@ class Docstrings(griffe.Extension):
             if obj.is_function and obj.path.startswith("odyssey_jax.compat."):
                 obj.docstring.value = _at_run_time(obj.path) or obj.docstring.value
             text = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.M)
-            obj.docstring.value = text
+            obj.docstring.value = RETURNS.sub(r"\1&#58;", text)
 
 
 def _at_run_time(path: str) -> str | None:

@@ -44,7 +44,7 @@ result = ody.fit(
         ody.early_stopping("valid/loss", patience=5, restore_best=True),
         ody.checkpoint(keep_best=1, monitor="valid/loss"),
     ),
-    writers=[ody.ProgressLine(), ody.CsvFile(), ody.TensorBoard()],
+    writers=[ody.ProgressLine(), ody.CsvFile()],
     directory="runs/keras",
 )
 ody.evaluate(task, result.state, test, {"accuracy": ody.Accuracy()}, batch_size=50)

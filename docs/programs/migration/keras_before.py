@@ -30,7 +30,6 @@ history = model.fit(
             "best.weights.h5", "val_loss", save_best_only=True, save_weights_only=True
         ),
         keras.callbacks.CSVLogger("history.csv"),
-        keras.callbacks.TensorBoard("logs"),
     ],
 )
 model.evaluate(x[400:], y[400:])
