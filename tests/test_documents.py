@@ -40,6 +40,7 @@ def main_program(tmp_path, monkeypatch, capsys):
 def test_the_readmes_program_runs_as_printed(main_program, capsys):
     first = capsys.readouterr().out
     assert main_program["result"].metrics["valid/accuracy"] > 0.95
+    assert f"It ends with `{main_program['result'].reason}`" in README
     run(0, main_program)  # run the same line again, and it is complete
     assert capsys.readouterr().out == first
 

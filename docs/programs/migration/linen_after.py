@@ -22,7 +22,7 @@ class MLP(nn.Module):
 
 
 def loss_fn(apply, batch, train):
-    logits = apply(batch["x"], train=train)  # variables, streams and statistics are filled in
+    logits = apply(batch["x"], train=train)  # with the variables
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
     return losses.mean(), {"logits": logits, "labels": batch["y"]}
 
