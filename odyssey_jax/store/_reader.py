@@ -289,7 +289,7 @@ def _saved_leaf(place: Place) -> SavedLeaf:
         place.shape,
         place.dtype,
         nbytes=0 if inline else place.size * np.dtype(place.data_dtype).itemsize,
-        array=f"{place.lies}.{place.array}" if place.array else "",
+        array=f"packed.{place.array}" if place.lies == "packed" else place.array,
         value=decode(place.value) if inline else None,
     )
 

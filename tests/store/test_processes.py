@@ -111,12 +111,12 @@ assert store.steps() == (5,)
 # A save that fails in one process fails in all, and the next one is as good as ever.
 from odyssey_jax.store import _orbax
 for culprit in range(jax.process_count()):
-    sums = _orbax._checksums.of_loose
+    sums = _orbax._checksums.of_spread
     def fail(*args):
         if me == culprit:
             raise OSError(28, "No space left on device")
         return sums(*args)
-    _orbax._checksums.of_loose = fail
+    _orbax._checksums.of_spread = fail
     store.save(6, make(6), {})
     try:
         store.wait()
@@ -127,7 +127,7 @@ for culprit in range(jax.process_count()):
             f"checkpoint of step 6 was not written to {directory!r}: {who}No space left on device"
         ), error
         assert error.errno == 28
-    _orbax._checksums.of_loose = sums
+    _orbax._checksums.of_spread = sums
     store._background.join()
     assert store.steps() == (5,)
 store.save(6, make(6), {})
