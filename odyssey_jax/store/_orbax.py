@@ -1,7 +1,7 @@
-"""The one place that calls Orbax: steps are written here.
+"""The one place that calls Orbax: steps are written here, and what Orbax alone wrote is read.
 
-The rest of the store knows `Writer`, `ShardWriter` and `write_plain`, so that another of Orbax's
-APIs would change this file alone.
+The rest of the store knows `Writer`, `ShardWriter`, `PlainReader` and `write_plain`, so that
+another of Orbax's APIs would change this file alone.
 
 A step is an Orbax checkpoint of three items: ``state`` (arrays, Zarr, uncompressed, one
 file for each chunk), ``metadata`` and ``layout`` (JSON). Orbax reads it without odyssey_jax.
@@ -303,6 +303,79 @@ class ShardWriter:
         """End Orbax's threads."""
         with quiet():
             self._handler.close()
+
+
+class PlainReader:
+    """A reader of what Orbax alone has written.
+
+    Args:
+        items: Name of an item -> its directory; a single one's tree is the whole.
+
+    Attributes:
+        tree: Descriptions of the arrays, and Python values.
+    """
+
+    def __init__(self, items: Mapping[str, Path]) -> None:
+        self._items = items
+        with quiet(), self._orbax() as orbax:
+            self._trees = {
+                name: orbax.metadata(path).item_metadata.tree for name, path in items.items()
+            }
+        values = self.read({p: None for p, leaf in self._leaves() if not _is_array(leaf)})
+        describe = lambda path, x: (
+            jax.ShapeDtypeStruct(x.shape, x.dtype) if _is_array(x) else values[path]
+        )
+        trees = {name: self._mapped(name, describe) for name in items}
+        self.tree: Any = next(iter(trees.values())) if len(items) == 1 else trees
+
+    def read(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Read leaves.
+
+        Args:
+            wanted: Path -> the sharding to read it into, or None for an array of NumPy's.
+
+        Returns:
+            Path -> leaf.
+        """
+        found: dict[str, Any] = {}
+        with quiet(), self._orbax() as orbax:
+            for name, path in self._items.items():
+                item = self._mapped(name, lambda at, x: x if at in wanted else ocp.PLACEHOLDER)
+                how = self._mapped(name, lambda at, x: _restore_args(x, wanted.get(at)))
+                if any(leaf is not ocp.PLACEHOLDER for leaf in jax.tree.leaves(item)):
+                    args = ocp.args.PyTreeRestore(item, restore_args=how)
+                    pairs = jax.tree_util.tree_leaves_with_path(orbax.restore(path, args=args))
+                    found |= {self._path(name, at): leaf for at, leaf in pairs}
+        return {path: found[path] for path in wanted}
+
+    def _orbax(self) -> ocp.Checkpointer:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        return ocp.Checkpointer(handler, multiprocessing_options=_alone())
+
+    def _path(self, name: str, path: Any) -> str:
+        return (f"[{name!r}]" if len(self._items) > 1 else "") + jax.tree_util.keystr(path)
+
+    def _mapped(self, name: str, function: Callable[[str, Any], Any]) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: function(self._path(name, path), x), self._trees[name]
+        )
+
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
+        for name, tree in self._trees.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                yield self._path(name, path), leaf
+
+
+def _is_array(leaf: Any) -> bool:
+    return type(leaf) is ocp.metadata.ArrayMetadata
+
+
+def _restore_args(leaf: Any, sharding: Any) -> ocp.RestoreArgs:
+    if not _is_array(leaf):
+        return ocp.RestoreArgs()
+    if sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding)
 
 
 def write_plain(path: Path, tree: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from odyssey_jax.store import _checksums, _files
 from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._chunks import check_sizes, pieces, read_loose, read_packs
-from odyssey_jax.store._errors import CheckpointCorruptError
+from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError
 from odyssey_jax.store._format import check_header, check_version, decode, migrate
 from odyssey_jax.store._layout import Layout, Place, from_json
 from odyssey_jax.store._place import key_like
@@ -38,11 +38,18 @@ class StoredStep:
 
     Raises:
         CheckpointCorruptError: If it has no checksums; its methods raise that too.
+        CheckpointError: If it is another library's.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self._root, self._name = root, name
         self._step = int(root.name)
+        if not _files.is_ours(root):
+            # Not corrupt: neither is it ours, nor passed over for an older one.
+            raise CheckpointError(
+                "it is not odyssey_jax's, but another library's, as of Orbax's CheckpointManager; "
+                "ody.load_params reads arrays of those, and a run has a directory of its own"
+            )
         self._checksums = _checksums.load(root)
 
     def metadata(self) -> dict[str, Any]:
