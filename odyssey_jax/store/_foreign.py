@@ -384,6 +384,8 @@ def _entry(
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if odd := [name for name in file.zip.namelist() if not name.endswith(".npy")]:
+                raise ValueError(f"it holds {odd[0]!r}, which is no array")
             return dict(file)
     except Exception as error:  # of zipfile, zlib and NumPy
         raise CheckpointError(

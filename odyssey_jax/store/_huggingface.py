@@ -85,7 +85,8 @@ def from_huggingface(arrays: Arrays, family: str, *, stacked: bool = False) -> d
             in place of ``layers/0/mlp/...``.
 
     Returns:
-        Name -> array, the keys with ``/`` between them; transposed ones are views.
+        Name -> array, the keys with ``/`` between them; transposed ones are views. Values are as
+        they were: Gemma's scales are what is added to 1.
 
     Raises:
         ValueError: If the family is none of these, or layers that are stacked are not alike.
