@@ -44,7 +44,7 @@ class StoredStep:
     def __init__(self, root: Path, name: str) -> None:
         self._root, self._name = root, name
         self._step = int(root.name)
-        if not _files.is_ours(root):
+        if _files.is_foreign(root):
             # Not corrupt: neither is it ours, nor passed over for an older one.
             raise CheckpointError(
                 "it is not odyssey_jax's, but another library's, as of Orbax's CheckpointManager; "
