@@ -60,6 +60,7 @@ from odyssey_jax.fit import profile as profile
 from odyssey_jax.fit import rate_range_test as rate_range_test
 from odyssey_jax.flax import linen_task as linen_task
 from odyssey_jax.flax import nnx_task as nnx_task
+from odyssey_jax.flax import update_model as update_model
 from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
@@ -192,6 +193,7 @@ __all__ = [
     "train",
     "transforms",
     "until",
+    "update_model",
     "warmup_cosine",
     "warmup_stable_decay",
     "writers",

@@ -262,6 +262,63 @@ def _without_sharding(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def update_model(model: nnx.Module, params: PyTree, *, partial: bool = False) -> None:
+    """Put a tree of arrays into the variables of an NNX model.
+
+    Names count, and not the kinds of keys: "layers/0/kernel" is `model.layers[0].kernel`, whether
+    the tree has lists, dicts of numbers or of strings, or is an `nnx.State`. Nothing is cast, and
+    each array goes where its variable's lies.
+
+    Args:
+        model: The model, which is changed.
+        params: Arrays by the model's structure, as `load_params` returns them.
+        partial: True to keep the parameters that the tree has not, as those of an adapter.
+
+    Raises:
+        ValueError: If an array has no variable, or another shape or dtype than it, or a parameter
+            has no array; the message lists them, and the model is unchanged.
+
+    Example:
+        >>> from flax import nnx
+        >>> import numpy as np, odyssey_jax as ody
+        >>> model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+        >>> ody.update_model(model, {"kernel": np.ones((3, 1), "float32")}, partial=True)
+        >>> model.kernel[...].sum()
+        Array(3., dtype=float32)
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an nnx.Module, got {type(model).__name__}.")
+    variables = {"/".join(map(str, path)): (path, x) for path, x in _flat(model)}
+    given = {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    if isinstance(params, nnx.State):
+        given = {name.removesuffix("/value"): x for name, x in given.items()}
+    lost = [name for name, (_, x) in variables.items() if isinstance(x, nnx.Param)]
+    wrong = [f"{name} has no variable" for name in given if name not in variables]
+    if not partial:
+        wrong += [f"parameter {name} has no array" for name in lost if name not in given]
+    for name in given.keys() & variables.keys():
+        old, new = (f"{x.dtype}{list(x.shape)}" for x in (variables[name][1], given[name]))
+        wrong += [f"{name} is {new}, not {old}"] if old != new else []
+    if wrong:
+        more = f"; and {len(wrong) - 12} more" if len(wrong) > 12 else ""
+        raise ValueError(
+            f"params are not like {type(model).__name__}: {'; '.join(wrong[:12])}{more}."
+        )
+    put = {variables[name][0]: _like(x, variables[name][1]) for name, x in given.items()}
+    nnx.update(model, nnx.State(traverse_util.unflatten_dict(put)))
+
+
+def _flat(model: nnx.Module) -> Any:
+    return nnx.to_flat_state(nnx.state(model))
+
+
+def _like(x: Any, variable: nnx.Variable) -> jax.Array:
+    """Return an array where the one of a variable lies."""
+    old = variable.get_value()
+    here = isinstance(old, jax.Array) and old.committed
+    return jax.device_put(x, old.sharding) if here else jnp.asarray(x)
+
+
 def _is_nnx_class(model: Any) -> bool:
     return inspect.isclass(model) and issubclass(model, nnx.Module)
 

@@ -48,6 +48,7 @@ hypothesis.settings.load_profile("odyssey")
 
 # Of files that take most of the time, the longest first: the workers then end together.
 LONGEST = [
+    "test_site.py",
     "fit/test_fit.py",
     "schedules/test_contract.py",
     "train/test_loop.py",
