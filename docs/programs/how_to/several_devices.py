@@ -1,10 +1,8 @@
-"""Data parallel: each device trains on a share of every batch."""
+"""Several devices: batches divided over them, and large parameters too."""
 
-import jax
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 import odyssey_jax as ody
 
@@ -25,15 +23,22 @@ def loss_fn(model, batch):
     return loss, {"logits": logits, "labels": batch["y"]}
 
 
-mesh = jax.sharding.Mesh(jax.devices(), ("data",))
-result = ody.fit(
-    ody.nnx_task(make_model(), loss_fn),
-    optax.adam,
-    train,
-    valid,
-    epochs=10,
-    learning_rate=1e-2,
-    batch_sharding=NamedSharding(mesh, PartitionSpec("data")),
-)
+def run(placement):
+    return ody.fit(
+        ody.nnx_task(make_model(), loss_fn),
+        optax.adam,
+        train,
+        valid,
+        epochs=10,
+        learning_rate=1e-2,
+        placement=placement,
+    )
+
+
+# Batches are divided, and each device has the whole of the parameters:
+result = run(ody.data_parallel())
+print(len(result.carry.state.params["layers"][0]["kernel"].sharding.device_set))
+
+# Parameters, moments and averages are divided too, those of at least `min_size` elements:
+result = run(ody.fully_sharded(min_size=16))
 print(result.reason)
-print(len(result.model.layers[0].kernel[...].sharding.device_set) == len(jax.devices()))
