@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The suite is bound by compiling, so it gains from a process for each core.
 WORKERS ?= auto
 
-.PHONY: train test lint types tests slow whole core clean
+.PHONY: train test lint types tests slow whole core docs pictures clean
 
 train: $(VENV)/ready-digits  ## the main job: learns to read digits, in runs/digits
 	$(BIN)/odyssey-jax train $(ARGS)
@@ -36,6 +36,14 @@ CORE := tests/train tests/fit tests/store tests/callbacks tests/schedules/test_c
 
 core: $(VENV)/ready-dev  ## what another Python must pass too
 	$(BIN)/python -m pytest -n $(WORKERS) $(CORE)
+
+# The theme's announcements are kept out. Not --quiet: warnings that aren't logged fail nothing.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/ready-docs  ## the site, in build/site; a warning fails it
+	$(BIN)/mkdocs build --strict
+
+pictures: $(VENV)/ready-docs  ## the documents' pictures, by the library's own plots
+	$(BIN)/python docs/_build/pictures.py
 
 $(VENV)/ready-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

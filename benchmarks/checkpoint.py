@@ -177,8 +177,8 @@ def gathering(tree: Any, rounds: int) -> tuple[Times, float]:
     def gather(data: list[Any]) -> float:
         nonlocal found
         start = time.perf_counter()
-        packed = jax.block_until_ready(take(layout, data, Staging()).packed)
-        found = sum(array.nbytes for array in packed.values()) / size
+        taken = jax.block_until_ready(take(layout, data, Staging()))
+        found = _bytes(taken) / size
         return time.perf_counter() - start
 
     times["gathered, the first time"] = [gather(data)]

@@ -11,6 +11,7 @@ from odyssey_jax import compat as compat
 from odyssey_jax import data as data
 from odyssey_jax import errors as errors
 from odyssey_jax import metrics as metrics
+from odyssey_jax import parallel as parallel
 from odyssey_jax import plots as plots
 from odyssey_jax import runs as runs
 from odyssey_jax import schedules as schedules
@@ -51,6 +52,7 @@ from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
 from odyssey_jax.fit import Run as Run
 from odyssey_jax.fit import collect as collect
+from odyssey_jax.fit import describe_run as describe_run
 from odyssey_jax.fit import export_params as export_params
 from odyssey_jax.fit import fit as fit
 from odyssey_jax.fit import hook as hook
@@ -59,9 +61,13 @@ from odyssey_jax.fit import profile as profile
 from odyssey_jax.fit import rate_range_test as rate_range_test
 from odyssey_jax.flax import linen_task as linen_task
 from odyssey_jax.flax import nnx_task as nnx_task
+from odyssey_jax.flax import update_model as update_model
 from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
+from odyssey_jax.parallel import data_parallel as data_parallel
+from odyssey_jax.parallel import fully_sharded as fully_sharded
+from odyssey_jax.parallel import sharded as sharded
 from odyssey_jax.plots import plot as plot
 from odyssey_jax.plots import plot_history as plot_history
 from odyssey_jax.schedules import Schedule as Schedule
@@ -138,6 +144,8 @@ __all__ = [
     "constant",
     "cosine_decay",
     "data",
+    "data_parallel",
+    "describe_run",
     "early_stopping",
     "equal_average",
     "eqx_task",
@@ -149,6 +157,7 @@ __all__ = [
     "export_params",
     "fit",
     "freeze",
+    "fully_sharded",
     "hook",
     "join",
     "linear",
@@ -162,6 +171,7 @@ __all__ = [
     "nnx_task",
     "one_cycle",
     "pad_to",
+    "parallel",
     "plot",
     "plot_history",
     "plots",
@@ -174,6 +184,7 @@ __all__ = [
     "runs",
     "scale_by_callback",
     "schedules",
+    "sharded",
     "skip_spikes",
     "step_decay",
     "store",
@@ -184,6 +195,7 @@ __all__ = [
     "train",
     "transforms",
     "until",
+    "update_model",
     "warmup_cosine",
     "warmup_stable_decay",
     "writers",
@@ -196,7 +208,7 @@ for _name in __all__:
         globals()[_name].__module__ = "odyssey_jax"
 
 _ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "errors", "store")
-_ROOMS += ("writers", "plots", "runs")
+_ROOMS += ("writers", "plots", "runs", "parallel")
 
 
 def __dir__() -> list[str]:

@@ -475,6 +475,8 @@ class Task(NamedTuple):
             transformation, or a mapping of them, which `fit` was given, each with the clipping and
             the accumulation. Of a mapping `state.opt_state` is one too (`Parts`). The state that
             it returns must be of the same form; the outputs must have "loss".
+        axis_names: Returns what the axes of the parameters are annotated with, by their paths: for
+            a placement by annotations (`ody.sharded`).
     """
 
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
@@ -482,6 +484,7 @@ class Task(NamedTuple):
     evaluate: Callable[..., Outputs]
     rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
     update: Callable[..., tuple[TrainState, Outputs]] | None = None
+    axis_names: Callable[[], Mapping[str, Sequence[str | None]]] = dict
 
     def __repr__(self) -> str:
         named = (f"{name}={_name_of(part)}" for name, part in self._asdict().items())

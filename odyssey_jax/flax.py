@@ -11,9 +11,12 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
+from flax.core import meta
 from flax.core.scope import in_filter, union_filters
 
 from odyssey_jax._types import ModelState, PyTree, Task
+from odyssey_jax.parallel import named_leaves
+from odyssey_jax.train._passed_on import passed_on
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
     ByValue,
@@ -83,12 +86,23 @@ def _stream_keys(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Arra
 
 class _NnxLoss(_NnxModel):
     def __call__(self, params, model_state, batch, key, **where):
+        model, loss, outputs = self._called(params, model_state, batch, key, where)
+        new_params, new_state = _arrays(model, self.trainable)
+        changed = _changed(params, new_params)
+        if changed:  # so are all that went through a transformation of Flax's
+            trained = lambda *args: _arrays(self._called(*args)[0], self.trainable)[0]
+            origins = passed_on(trained, params, model_state, batch, key, where)
+            pairs = zip(_names(new_params), origins, strict=True)
+            given = _names(params)
+            same = {name for name, i in pairs if i is not None and given[i : i + 1] == [name]}
+            changed = [name for name in changed if name not in same]
+        _check_not_assigned(changed, _normalised(model))
+        return loss, (new_state, outputs)
+
+    def _called(self, params, model_state, batch, key, where):
         model = self.merge(params, model_state, key)
         more = asked(self.loss_fn, train=True, key=key, **where)
-        loss, outputs = call_loss(self.loss_fn, batch, model, batch, **more)
-        new_params, new_state = _arrays(model, self.trainable)
-        _check_not_assigned(params, new_params, _normalised(model))
-        return loss, (new_state, outputs)
+        return model, *call_loss(self.loss_fn, batch, model, batch, **more)
 
 
 class _NnxEvaluate(_NnxModel):
@@ -100,13 +114,19 @@ class _NnxEvaluate(_NnxModel):
         return {**outputs, "loss": loss}
 
 
-def _check_not_assigned(params: PyTree, new: PyTree, recomputed: Sequence[str] = ()) -> None:
+def _names(tree: PyTree) -> list[str]:
+    return [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _changed(params: PyTree, new: PyTree) -> list[str]:
+    """Return the parameters in whose place there is another array."""
+    before = dict(zip(_names(params), jax.tree.leaves(params), strict=True))
+    after = zip(_names(new), jax.tree.leaves(new), strict=True)
+    return [name for name, x in after if before.get(name) is not x]
+
+
+def _check_not_assigned(changed: Sequence[str], recomputed: Sequence[str] = ()) -> None:
     """Raise ValueError where a loss has put something else into a parameter."""
-    before, after = (
-        {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, new)
-    )
-    changed = [name for name, x in after.items() if before.get(name) is not x]
     assigned = [name for name in changed if not any(name.startswith(x) for x in recomputed)]
     if assigned:
         raise ValueError(
@@ -194,7 +214,7 @@ def nnx_task(
         arrays = _arrays(model, trainable)
         init = lambda key: arrays
     elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
-        make = _with_rngs(model)
+        make = _without_sharding(_with_rngs(model))
         template = nnx.eval_shape(lambda: _made(make(nnx.Rngs(0))))
         init = lambda key: _arrays(make(nnx.Rngs(key)), trainable)
     else:
@@ -220,7 +240,83 @@ def nnx_task(
     def rebuild(params, model_state):
         return evaluate.merge(params, model_state, jax.random.key(0))
 
-    return Task(init, loss, evaluate, rebuild, checked_update(update))
+    return Task(init, loss, evaluate, rebuild, checked_update(update), lambda: _annotated(template))
+
+
+def _annotated(model: nnx.Module) -> dict[str, tuple[Any, ...]]:
+    """Return what the axes of a model's variables are annotated with, by their paths."""
+    found = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        if names := variable.get_metadata().get("out_sharding"):
+            found["/".join(map(str, path))] = tuple(names)
+    return found
+
+
+def _without_sharding(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that makes a model whose annotations are the placement's to act upon."""
+
+    def made(*args: Any, **kwargs: Any) -> Any:
+        with nnx.use_eager_sharding(False):
+            return make(*args, **kwargs)
+
+    return made
+
+
+def update_model(model: nnx.Module, params: PyTree, *, partial: bool = False) -> None:
+    """Put a tree of arrays into the variables of an NNX model.
+
+    Names count, and not the kinds of keys: "layers/0/kernel" is `model.layers[0].kernel`, whether
+    the tree has lists, dicts of numbers or of strings, or is an `nnx.State`. Nothing is cast, and
+    each array goes where its variable's lies.
+
+    Args:
+        model: The model, which is changed.
+        params: Arrays by the model's structure, as `load_params` returns them.
+        partial: True to keep the parameters that the tree has not, as those of an adapter.
+
+    Raises:
+        ValueError: If an array has no variable, or another shape or dtype than it, or a parameter
+            has no array; the message lists them, and the model is unchanged.
+
+    Example:
+        >>> from flax import nnx
+        >>> import numpy as np, odyssey_jax as ody
+        >>> model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+        >>> ody.update_model(model, {"kernel": np.ones((3, 1), "float32")}, partial=True)
+        >>> model.kernel[...].sum()
+        Array(3., dtype=float32)
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an nnx.Module, got {type(model).__name__}.")
+    variables = {"/".join(map(str, path)): (path, x) for path, x in _flat(model)}
+    given = {name_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    if isinstance(params, nnx.State):
+        given = {name.removesuffix("/value"): x for name, x in given.items()}
+    lost = [name for name, (_, x) in variables.items() if isinstance(x, nnx.Param)]
+    wrong = [f"{name} has no variable" for name in given if name not in variables]
+    if not partial:
+        wrong += [f"parameter {name} has no array" for name in lost if name not in given]
+    for name in given.keys() & variables.keys():
+        old, new = (f"{x.dtype}{list(x.shape)}" for x in (variables[name][1], given[name]))
+        wrong += [f"{name} is {new}, not {old}"] if old != new else []
+    if wrong:
+        more = f"; and {len(wrong) - 12} more" if len(wrong) > 12 else ""
+        raise ValueError(
+            f"params are not like {type(model).__name__}: {'; '.join(wrong[:12])}{more}."
+        )
+    put = {variables[name][0]: _like(x, variables[name][1]) for name, x in given.items()}
+    nnx.update(model, nnx.State(traverse_util.unflatten_dict(put)))
+
+
+def _flat(model: nnx.Module) -> Any:
+    return nnx.to_flat_state(nnx.state(model))
+
+
+def _like(x: Any, variable: nnx.Variable) -> jax.Array:
+    """Return an array where the one of a variable lies."""
+    old = variable.get_value()
+    here = isinstance(old, jax.Array) and old.committed
+    return jax.device_put(x, old.sharding) if here else jnp.asarray(x)
 
 
 def _is_nnx_class(model: Any) -> bool:
@@ -289,7 +385,7 @@ class _Apply:
         part = lambda trained: jax.tree_util.tree_map_with_path(
             lambda path, x: x if (name_of(path) in mine) == trained else None, params
         )
-        _check_not_assigned(self._params, part(True))
+        _check_not_assigned(_changed(self._params, part(True)))
         if self._untrained is not None and self._trains:
             self._untrained = part(False)
 
@@ -416,7 +512,21 @@ def linen_task(
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
         rebuild,
         checked_update(update),
+        lambda: _boxed(jax.eval_shape(init, jax.random.key(0))),
     )
+
+
+def _boxed(states: PyTree) -> dict[str, tuple[Any, ...]]:
+    """Return what the boxes of Linen's variables say of the axes, by the paths of what is in them.
+
+    `nn.Partitioned` names axes of a mesh, `nn.LogicallyPartitioned` logical ones.
+    """
+    is_box = lambda x: isinstance(x, meta.Partitioned)
+    found = {}
+    for name, box in named_leaves(states, is_leaf=is_box):
+        if is_box(box):
+            found[f"{name}/value"] = tuple(box.names)
+    return found
 
 
 def _sown(variables: Mapping[str, Any], apply: Callable[[Any], Any]) -> set[str]:

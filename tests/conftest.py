@@ -31,6 +31,10 @@ import pytest
 CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
 jax.config.update("jax_compilation_cache_dir", f"{CACHE}/own")
 
+# Tests train on one device unless they say so, and so do the programs that they start.
+os.environ["JAX_DEFAULT_DEVICE"] = jax.default_backend()
+jax.config.update("jax_default_device", jax.devices()[0])
+
 # What a shell starts in the background ignores Ctrl-C, and what nohup does, a closed terminal: so
 # would the suite and its runs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,6 +48,7 @@ hypothesis.settings.load_profile("odyssey")
 
 # Of files that take most of the time, the longest first: the workers then end together.
 LONGEST = [
+    "test_site.py",
     "fit/test_fit.py",
     "schedules/test_contract.py",
     "train/test_loop.py",

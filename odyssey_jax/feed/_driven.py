@@ -391,6 +391,7 @@ def _train(
         return loop.end_steps(carry, steps, first + block)
 
     carry = lax.while_loop(goes_on, lambda carry: loop.begun(carry, epoch_steps, train), carry)
+    carry = loop.placed(carry)
     signal = carry.signal
     reached = [carry.clock.step, signal.stop, signal.save.astype(jnp.int32)]
     return carry, jnp.stack(reached)
@@ -452,4 +453,4 @@ def _end_epoch(
         return loop.end_epoch(carry, given.learning_rate, {**found, **states}, columns)
 
     is_there = (carry.clock.step == step) & (carry.clock.epoch == epoch)
-    return apply_if(is_there, end, carry)
+    return loop.placed(apply_if(is_there, end, carry))

@@ -16,7 +16,7 @@ from odyssey_jax.data import HostSource, IndexedSource, Source, as_source
 from odyssey_jax.feed._chunks import Chunk, chunk_size, int32
 from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
 from odyssey_jax.feed._feed import Feed
-from odyssey_jax.parallel import OneDevice
+from odyssey_jax.parallel import Placement, placement_of
 from odyssey_jax.train import Loop, compiled, evaluation_key, make_loop
 
 
@@ -32,6 +32,7 @@ def evaluate(
     seed: int = 0,
     step: int | None = None,
     total_steps: int | None = None,
+    placement: Placement | None = None,
 ) -> dict[str, Any]:
     """Evaluate a train state on data that it was not trained on.
 
@@ -47,6 +48,8 @@ def evaluate(
             that it has in the validation of `fit(seed=seed)`.
         step: The train steps that the state has done, for a loss that asks for its step.
         total_steps: The train steps of the whole run, for a loss that asks for its progress.
+        placement: Where batches and the state lie on several devices, as for `fit`; None is where
+            the state lies, with each batch cut along the mesh's axis where it has only one.
 
     Returns:
         Name to value: "loss" and each of the metrics.
@@ -65,13 +68,25 @@ def evaluate(
         0.6666666865348816
     """
     source, steps = source_to_read("evaluate", data, batch_size, steps)
-    loop = make_loop(task, NO_OPTIMIZER, metrics=metrics)
-    state = state.for_evaluation._replace(opt_state=None, average=None)
-    where = where_evaluated(seed, step, total_steps)
+    loop, state = placed_for_evaluation(task, state, placement, metrics)
+    where = loop.placement.put(where_evaluated(seed, step, total_steps))
     if isinstance(source, IndexedSource):
-        return _evaluate_compiled(loop, state, source, where)
+        return _evaluate_compiled(loop, state, loop.placement.put(source), where)
     assert isinstance(source, HostSource)
     return _compute(loop, _read(loop, state, source, steps, where))
+
+
+def placed_for_evaluation(
+    task: Task,
+    state: TrainState,
+    placement: Placement | None,
+    metrics: Mapping[str, Any] | None = None,
+) -> tuple[Loop, TrainState]:
+    """Return a loop to evaluate with, and the state where its placement has it."""
+    state = state.for_evaluation._replace(opt_state=None, average=None)
+    placement = placement_of(state) if placement is None else placement
+    loop = make_loop(task, NO_OPTIMIZER, metrics=metrics, placement=placement)
+    return loop, loop.placement.place(state, state)
 
 
 def where_evaluated(seed: int, step: int | None, total_steps: int | None) -> Told:
@@ -108,10 +123,10 @@ def source_to_read(
     return source, steps
 
 
-def chunks_read(source: HostSource, steps: int | None) -> Generator[Chunk]:
+def chunks_read(source: HostSource, steps: int | None, put: Any) -> Generator[Chunk]:
     """Yield the batches of a pass, or of so many steps, each chunk until the next is asked for."""
     size, step = chunk_size(source.spec, PREFETCH_BYTES), 0
-    feed = Feed(source, OneDevice().stacked, size=size, steps=steps, passes=False)
+    feed = Feed(source, put, size=size, steps=steps, passes=False)
     with contextlib.closing(feed):
         while (chunk := feed.chunk(step)) is not None:
             yield chunk
@@ -124,7 +139,7 @@ def _read(
 ) -> PyTree:
     """Return the metrics' states over a pass, or a part of it."""
     states = None
-    with contextlib.closing(chunks_read(source, steps)) as chunks:
+    with contextlib.closing(chunks_read(source, steps, loop.placement.stacked)) as chunks:
         for chunk in chunks:
             span = int32([chunk.first, chunk.end])
             states = observe(loop, "", states, state, where, chunk.batches, span)

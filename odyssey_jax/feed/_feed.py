@@ -16,6 +16,8 @@ from odyssey_jax.data import HostSource, transform_of
 from odyssey_jax.feed._batches import Batches
 from odyssey_jax.feed._chunks import Chunk, Rows, Stacked, int32
 
+_PARTING = 0.1  # seconds that a closed thread has for what it is in the middle of
+
 
 class _Failed(NamedTuple):
     error: BaseException
@@ -127,8 +129,14 @@ class Feed:
             self._first = self._held.popleft().end
 
     def close(self) -> None:
-        """End the thread. A read that is under way is not waited for: it may never end."""
+        """End the thread. A read that is under way is waited for shortly: it may never end.
+
+        A thread that the end of the program meets within JAX's own code would abort it.
+        """
         self._closed.set()
+        with contextlib.suppress(queue.Empty):  # it may wait for room
+            self._ready.get_nowait()
+        self._thread.join(_PARTING)
 
     # What the thread does. The lock is of the rows that it fills: a run that waits may take them.
 
@@ -162,7 +170,7 @@ class Feed:
 
     def _hand_on_rows(self) -> None:
         with self._lock:
-            if (chunk := self._take()) is not None:
+            if not self._closed.is_set() and (chunk := self._take()) is not None:
                 self._hand_on(chunk)
 
     def _take_what_there_is(self) -> Chunk | None:

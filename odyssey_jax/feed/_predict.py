@@ -16,12 +16,13 @@ from odyssey_jax._types import Batch, PyTree, Task, Told, TrainState
 from odyssey_jax.data import HostSource, IndexedSource, Source
 from odyssey_jax.feed._chunks import Chunk, OfPass, Stacked, int32, one_batch
 from odyssey_jax.feed._evaluate import (
-    NO_OPTIMIZER,
     chunks_read,
+    placed_for_evaluation,
     source_to_read,
     where_evaluated,
 )
-from odyssey_jax.train import EvaluationOptions, Loop, compiled, make_loop, transformed
+from odyssey_jax.parallel import Placement
+from odyssey_jax.train import EvaluationOptions, Loop, compiled, transformed
 from odyssey_jax.train._user_functions import ByValue, name_of, shapes_of
 
 _AHEAD = 2  # batches that the device may be ahead of the host
@@ -39,6 +40,7 @@ def predict(
     seed: int = 0,
     step: int | None = None,
     total_steps: int | None = None,
+    placement: Placement | None = None,
 ) -> PyTree:
     """Return what a model makes of each example of the data, in their order.
 
@@ -58,6 +60,7 @@ def predict(
         seed: As in `evaluate`, like the next two: for a loss that is told where it is.
         step: The train steps that the state has done.
         total_steps: The train steps of the whole run.
+        placement: As in `evaluate`.
 
     Returns:
         NumPy arrays [examples, ...], in the structure that the function returns; of the task's
@@ -84,8 +87,9 @@ def predict(
             "examples: give it with shuffle=False."
         )
     if function is None:
-        return _gathered(task, state, *told, ())
-    return _gathered(task._replace(evaluate=_OfModel(task.rebuild, function)), state, *told, None)
+        return _gathered(task, state, placement, *told, ())
+    task = task._replace(evaluate=_OfModel(task.rebuild, function))
+    return _gathered(task, state, placement, *told, None)
 
 
 @jax.transfer_guard("allow")
@@ -116,23 +120,24 @@ def predict_outputs(
         ValueError: If there is no such output, or it is not of examples.
     """
     where = where_evaluated(seed, step, total_steps)
-    return _gathered(task, state, source, steps, where, outputs)
+    return _gathered(task, state, None, source, steps, where, outputs)
 
 
 def _gathered(
     task: Task,
     state: TrainState,
+    placement: Placement | None,
     source: Source,
     steps: int | None,
     where: Told,
     names: tuple[str, ...] | None,
 ) -> PyTree:
     """Return what is made of each example: of the task's outputs these, or all for no names."""
-    loop = make_loop(task, NO_OPTIMIZER)
-    state = state.for_evaluation._replace(opt_state=None, average=None)
+    loop, state = placed_for_evaluation(task, state, placement)
+    where = loop.placement.put(where)
     found: list[PyTree] = []
     running: collections.deque[PyTree] = collections.deque()
-    with contextlib.closing(_chunks(source, steps)) as chunks:
+    with contextlib.closing(_chunks(loop, source, steps)) as chunks:
         for chunk in chunks:
             for index in range(chunk.first, chunk.end):
                 args = (state, where, chunk.batches, int32(index))
@@ -158,16 +163,17 @@ class _OfModel(ByValue):
             raise
 
 
-def _chunks(source: Source, steps: int | None) -> Generator[Chunk]:
+def _chunks(loop: Loop, source: Source, steps: int | None) -> Generator[Chunk]:
     """Yield the batches of a pass, or of a part of it, in the data's own order."""
     if isinstance(source, IndexedSource):
         full, remainder = EvaluationOptions(batches=steps).cut(source)
-        yield Chunk(0, full, OfPass(source, None, int32(0)))
+        data = loop.placement.put(source)
+        yield Chunk(0, full, OfPass(data, None, int32(0)))
         if remainder:
-            yield one_batch(full, source, None)
+            yield one_batch(full, data, None)
         return
     assert isinstance(source, HostSource)
-    yield from chunks_read(source, steps)
+    yield from chunks_read(source, steps, loop.placement.stacked)
 
 
 @compiled(static_argnums=(0, 1))
@@ -180,7 +186,7 @@ def _predicted(
     index: jax.Array,
 ) -> PyTree:
     """Return what is made of a batch; of a task's outputs those that are of examples."""
-    batch = batches.batch(index)
+    batch = loop.placement.batch(batches.batch(index))
     rows = jax.tree.leaves(batch)[0].shape[0]
     outputs = loop.outputs(state, transformed(batches.transform, batch, None), index, where)
     if names is not None:

@@ -1,6 +1,7 @@
 """`fit`: plan, resume, run, result, and what a run leaves behind."""
 
 from odyssey_jax.fit._collect import collect as collect
+from odyssey_jax.fit._describe_run import describe_run as describe_run
 from odyssey_jax.fit._fit import fit as fit
 from odyssey_jax.fit._hooks import Hook as Hook
 from odyssey_jax.fit._hooks import View as View

@@ -8,8 +8,6 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from odyssey_jax._types import Callback, PyTree, ScheduleFn, StopReason, Task
 from odyssey_jax.callbacks import When
 from odyssey_jax.feed import PREFETCH_BYTES
@@ -29,7 +27,7 @@ from odyssey_jax.fit._result import FitResult, make_result
 from odyssey_jax.fit._resume import Start, start
 from odyssey_jax.fit._shell import Shell
 from odyssey_jax.fit._table import as_rows
-from odyssey_jax.parallel import from_first, is_first, together
+from odyssey_jax.parallel import Placement, from_first, is_first, together
 from odyssey_jax.store import Store
 from odyssey_jax.train import Averaging, StepOptions
 from odyssey_jax.transforms import LossScale
@@ -58,7 +56,7 @@ def fit(
     loss_scale: LossScale | None = None,
     average: Averaging | None = None,
     eval_params: Callable[[PyTree, PyTree], PyTree] | None = None,
-    batch_sharding: jax.sharding.NamedSharding | None = None,
+    placement: Placement | None = None,
     seed: int = 0,
     directory: str | Path | None = None,
     resume: Resume = "latest",
@@ -103,10 +101,11 @@ def fit(
     while XLA compiles.
 
     On several processes (`jax.distributed`) all of them call this with the same arguments and a
-    `batch_sharding` over the devices of all: each with the whole of what lies on the device, and
-    with its share of what is read on the host. The directory is one that they share. Process 0
+    `placement` over the devices of all, which is the default: each with the whole of what lies on
+    the device, and with its share of what is read on the host. The directory is one that they
+    share. Process 0
     writes the history, a signal to one ends the training of all at the same step, and an error in
-    one is raised in all. The result's arrays are replicated over the mesh.
+    one is raised in all. The result's arrays lie over the mesh as in training.
 
     Args:
         task: What is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.
@@ -153,9 +152,11 @@ def fit(
         loss_scale: As in `StepOptions`.
         average: As in `StepOptions`.
         eval_params: As in `StepOptions`.
-        batch_sharding: How a batch is laid out over devices, such as
-            `NamedSharding(mesh, P("data"))`; parameters are then replicated over its mesh.
-            Needed on several processes, as said above.
+        placement: Where batches and the train state lie on several devices: `data_parallel`,
+            `fully_sharded`, `sharded` (by rules, or as the model is annotated), `as_given` or
+            `one_device`. None cuts each batch over all devices there are, with the whole train
+            state on each, or says in one line that the batches can't be cut so; where
+            `jax_default_device` is set, it is that one alone.
         seed: The run's root key is `jax.random.key(seed)`.
         directory: Where checkpoints and `metrics.jsonl` go; None keeps nothing.
         resume: What to go on from where the directory holds a run: "latest", "best", a step,
@@ -240,7 +241,7 @@ def fit(
         valid_steps=valid_steps,
         prefetch_bytes=prefetch_bytes,
         options=options,
-        batch_sharding=batch_sharding,
+        placement=placement,
         seed=seed,
         directory=directory,
         resume=resume,

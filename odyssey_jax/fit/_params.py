@@ -19,6 +19,8 @@ from odyssey_jax.store import (
     Reader,
     Transfer,
     export,
+    local_directory,
+    open_foreign,
 )
 
 # What `fit` returned, wherever a checkpoint has it; any other subtree is a path.
@@ -45,24 +47,34 @@ def load_params(
     monitor: str | None = None,
     mode: Mode | None = None,
 ) -> PyTree:
-    """Read the parameters that a run has saved; nothing is changed.
+    """Read the parameters that a run, or another library, has saved; nothing is changed.
 
     Without a target neither the optimizer nor the model's code is needed. With one, the
     parameters must be like it, except where a transfer says otherwise: so a run begins from
     another run's parameters. On several processes each may call this, all of them or one.
 
+    Of other libraries are read, and found by looking at what is there: plain Orbax checkpoints
+    (of `StandardCheckpointer`, a `CheckpointManager`'s step, Orbax's v1), safetensors files and
+    their index, Flax's msgpack (`flax.serialization.to_bytes`) and NumPy's `.npz`. A name such as
+    "h.0.attn.weight" in safetensors, or "h/0/w" in `.npz`, is a path. Of them a leaf is found by
+    its name alone, whatever kind of key it has; a target's shardings say what is read where. The
+    layouts of Hugging Face's models are turned by `ody.store.from_huggingface`.
+
     Args:
-        directory: The run's directory, or that of its checkpoints.
+        directory: The run's directory, or that of its checkpoints; or another library's file, or
+            the directory of one.
         target: Parameters of the same structure, shapes and dtypes, arrays or
             `jax.ShapeDtypeStruct`; None reads what is there.
-        step: "latest", "best" by the metric that the run kept its checkpoints by, or a step.
-        transfer: What is renamed, initialized and ignored on the way to the target.
+        step: "latest", "best" by the metric that the run kept its checkpoints by, or a step, also
+            one of a `CheckpointManager`.
+        transfer: What is converted, renamed, initialized and ignored on the way to the target.
         subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
             where it was told so; with `step="best"` those that were measured there, or restored by
             the same metric; of a task with `trainable=` all of them, trained and not. "model_state"
             is what the model itself updates, such as batch statistics, alike. Anything else is a
             node of the checkpoint by its path: "state/params" are the parameters as they were
-            trained.
+            trained. In another library's file "params" is the node of that name, or all of it where
+            there is none.
         monitor: The metric that says what is best; None is the run's.
         mode: Whether "min" or "max" of `monitor` is better; None is as the run kept its
             checkpoints by it, or as its name says.
@@ -71,8 +83,10 @@ def load_params(
         With a target a tree like it; without, dicts, lists and tuples of numpy arrays.
 
     Raises:
-        CheckpointError: If there is no such checkpoint or subtree, it can't be read, or it is not
-            like the target.
+        ValueError: If a transfer has no target, or `monitor` or `step` is given for a file that has
+            no steps.
+        CheckpointError: If there is no such checkpoint or subtree, it can't be read, it is of a
+            kind that is not read, or it is not like the target.
 
     Example:
         >>> import tempfile
@@ -94,6 +108,13 @@ def load_params(
     """
     if target is None and transfer is not None:
         raise ValueError("a transfer needs a target: pass the parameters to restore into.")
+    path = local_directory(directory)
+    if (foreign := open_foreign(path, step)) is not None:
+        if monitor is not None or mode is not None:
+            raise ValueError(f"{str(path)!r} has no metrics: leave out monitor= and mode=.")
+        if target is None:
+            return foreign.load(subtree)
+        return foreign.restore(target, transfer, subtree)[0]
     reader = _reader(directory, step, monitor, mode)
     number, paths = _where(reader, step, subtree)
     if target is None:

@@ -32,9 +32,9 @@ from odyssey_jax.feed import make_program
 from odyssey_jax.fit._hooks import Hook, columns_of
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
 from odyssey_jax.fit._length import Length, length_of
-from odyssey_jax.fit._sources import as_sources, check_measured, check_placed, check_valid_steps
+from odyssey_jax.fit._sources import as_sources, check_measured, check_valid_steps, placed
 from odyssey_jax.metrics import metric_modes
-from odyssey_jax.parallel import OneDevice, Placement, Replicated, warn_of_idle_devices
+from odyssey_jax.parallel import Placement
 from odyssey_jax.schedules import Schedule, check_learning_rate, constant
 from odyssey_jax.store import local_directory
 from odyssey_jax.train import (
@@ -221,7 +221,7 @@ def make_plan(
     valid_steps: Any,
     prefetch_bytes: Any,
     options: StepOptions,
-    batch_sharding: Any,
+    placement: Any,
     seed: Any,
     directory: Any,
     resume: Any,
@@ -258,10 +258,7 @@ def make_plan(
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
-    placement = OneDevice() if batch_sharding is None else Replicated(batch_sharding)
-    check_placed(placement, train, valid)
-    if batch_sharding is None:
-        warn_of_idle_devices()
+    placement = placed(placement, train, valid)
     calendar = Calendar.of(train, length.interval, length.steps)
     accumulate = options.accumulate_steps
     if length.steps < accumulate:

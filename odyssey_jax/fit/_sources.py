@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from odyssey_jax._types import cadences_of
 from odyssey_jax.callbacks import When
 from odyssey_jax.data import HostSource, Source, as_source, is_array, is_unbatched
-from odyssey_jax.parallel import Placement, check_whole
+from odyssey_jax.parallel import Placement, check_whole, placement_for
 from odyssey_jax.train import Evaluation, as_sets, holds_in, prefix_of
 
 _LOOKED_AT = 2**20  # epochs at a time
@@ -82,13 +83,27 @@ def _is_of_sets(valid: Any) -> bool:
     return True
 
 
-def check_placed(placement: Placement, train: Source, valid: Any) -> None:
-    """Raise ValueError unless the batches can lie as they are to, and what is there lies whole.
+def placed(placement: Any, train: Source, valid: Any) -> Placement:
+    """Return the placement of a run, chosen where none is given.
 
     Each process gives a share of the batches that are read, a smaller one's too.
+
+    Raises:
+        TypeError: If it is no placement.
+        ValueError: If the batches can't lie so, or what is there lies in parts.
     """
     shares = lambda source: jax.process_count() if isinstance(source, HostSource) else 1
-    placement.check(shares(train) * train.batch_size)
+    size = shares(train) * train.batch_size
+    if placement is None:
+        placement, idle = placement_for(lambda parts: size % parts == 0)
+        if idle is not None:
+            warnings.warn(idle, RuntimeWarning, stacklevel=4)
+    if not hasattr(placement, "constrain"):
+        raise TypeError(
+            "placement must be from ody.data_parallel, ody.fully_sharded, ody.sharded, "
+            f"ody.parallel.as_given or ody.parallel.one_device, got {placement!r}."
+        )
+    placement.check(size)
     for source in (train, *as_sets(valid).values()):
         if shares(source) > 1:
             placement.check(shares(source) * source.batch_size)
@@ -96,6 +111,7 @@ def check_placed(placement: Placement, train: Source, valid: Any) -> None:
                 placement.check(shares(source) * source.remainder)
     for name, data in (("the training data", train), ("the validation data", valid)):
         check_whole(name, on_device(data))
+    return placement
 
 
 def check_valid_steps(

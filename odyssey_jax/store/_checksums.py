@@ -72,12 +72,17 @@ def of_array(array: np.ndarray) -> Checksum:
     return Checksum(data.size, zlib.crc32(data.data))
 
 
-def of_packs(packed: Mapping[str, np.ndarray], packs: Mapping[str, Pack]) -> dict[str, Checksum]:
-    """Sum the files that packed arrays will be written to.
+def of_whole(
+    packed: Mapping[str, np.ndarray],
+    packs: Mapping[str, Pack],
+    whole: Mapping[str, np.ndarray],
+) -> dict[str, Checksum]:
+    """Sum the files that arrays of one piece will be written to.
 
     Args:
-        packed: The arrays by name.
+        packed: The packed arrays by name.
         packs: Their descriptions.
+        whole: The arrays by themselves by name; each is one chunk.
 
     Returns:
         File -> checksum.
@@ -87,6 +92,7 @@ def of_packs(packed: Mapping[str, np.ndarray], packs: Mapping[str, Pack]) -> dic
         for name, array in packed.items()
         for number, start in enumerate(range(0, packs[name].size, packs[name].chunk))
     }
+    files |= {loose_file(name, (0,) * array.ndim): array for name, array in whole.items()}
     return dict(zip(files, in_threads(of_array, files.values()), strict=True))
 
 
@@ -95,22 +101,26 @@ def chunk_file(pack: str, number: int) -> str:
     return f"state/packed.{pack}/{number}"
 
 
-def of_loose(root: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
-    """Sum the files of arrays by themselves, as far as this process holds their data.
+def loose_file(name: str, chunk: tuple[int, ...]) -> str:
+    """Return the file that holds a chunk of an array by itself."""
+    return f"state/{name}/{'.'.join(map(str, chunk)) or '0'}"
+
+
+def of_spread(root: Path, spread: Mapping[str, jax.Array]) -> dict[str, Checksum]:
+    """Sum the files of arrays that are spread over devices, as far as this process has them.
 
     Args:
         root: The step's directory, where Orbax has said in ``.zarray`` how it cut them.
-        loose: The arrays by name.
+        spread: The arrays by name.
 
     Returns:
         File -> checksum.
     """
     found: dict[str, Checksum] = {}
-    for name, array in loose.items():
-        folder = f"state/loose.{name}"
-        chunk = json.loads((root / folder / ".zarray").read_bytes())["chunks"]
+    for name, array in spread.items():
+        chunk = json.loads((root / "state" / name / ".zarray").read_bytes())["chunks"]
         files = {
-            f"{folder}/{'.'.join(map(str, place))}": piece
+            loose_file(name, place): piece
             for shard in array.addressable_shards
             for place, piece in _pieces(shard, chunk)
         }
@@ -231,7 +241,7 @@ def compare(name: str, found: Checksum, wanted: Checksums) -> None:
 def is_chunk(file: str) -> bool:
     """Return whether a file holds a part of an array, and so may be large; others are documents."""
     folder, _, name = file.rpartition("/")
-    return folder.startswith(("state/packed.", "state/loose.")) and name != ".zarray"
+    return folder.startswith(("state/packed.", "state/tree.", "state/loose.")) and name != ".zarray"
 
 
 def missing(name: str) -> CheckpointCorruptError:

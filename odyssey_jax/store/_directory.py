@@ -366,6 +366,8 @@ class Directory:
                 raise CheckpointError(message) from error
             if isinstance(error, CheckpointCorruptError | OSError):
                 raise CheckpointCorruptError(message, why) from error
+            if isinstance(error, CheckpointError):
+                raise CheckpointError(message) from error
             error.add_note(f"while {self._name(step)} was read")
             raise
 

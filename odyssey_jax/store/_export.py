@@ -22,7 +22,7 @@ from odyssey_jax.store._leaves import is_key, listed, split
 ExportFormat = Literal["orbax", "safetensors"]
 
 # NumPy's name of a dtype -> that of safetensors.
-_SAFETENSORS_NAMES = {
+SAFETENSORS_NAMES = {
     "bool": "BOOL",
     "int8": "I8",
     "int16": "I16",
@@ -162,10 +162,10 @@ def _check_safetensors(name: str, leaf: Any) -> None:
             f"leaf {name!r} is a {type(leaf).__name__}, and a safetensors file holds arrays "
             "alone; export a subtree of arrays."
         )
-    if leaf.dtype.name not in _SAFETENSORS_NAMES or name == _METADATA:
+    if leaf.dtype.name not in SAFETENSORS_NAMES or name == _METADATA:
         raise ValueError(
             f"leaf {name!r} of dtype {leaf.dtype.name} has no place in a safetensors file, "
-            f"which holds {', '.join(_SAFETENSORS_NAMES)}; export it with format='orbax'."
+            f"which holds {', '.join(SAFETENSORS_NAMES)}; export it with format='orbax'."
         )
 
 
@@ -190,7 +190,7 @@ def _write_safetensors(
     for name, array in arrays.items():
         start, end = end, end + array.nbytes
         header[name] = {
-            "dtype": _SAFETENSORS_NAMES[array.dtype.name],
+            "dtype": SAFETENSORS_NAMES[array.dtype.name],
             "shape": list(array.shape),
             "data_offsets": [start, end],
         }

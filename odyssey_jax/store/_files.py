@@ -187,6 +187,20 @@ def _is_in_the_way(entry: os.DirEntry[str]) -> bool:
     return _STEP.fullmatch(entry.name) is not None and not entry.is_dir(follow_symlinks=False)
 
 
+def is_ours(step: Path) -> bool:
+    """Return whether a directory is a step of a store's, or was before it was damaged."""
+    return os.path.lexists(step / "layout") or os.path.lexists(step / "checksums.json")
+
+
+def is_foreign(step: Path) -> bool:
+    """Return whether a directory is a step that Orbax alone wrote.
+
+    Beside a step of a store's it is none, but one that is damaged: it must not hide the others.
+    """
+    steps = (step, *(step.parent / str(other) for other in committed_steps(step.parent)))
+    return os.path.lexists(step / MARKERS[0]) and not any(map(is_ours, steps))
+
+
 def why_no_step(directory: Path, step: int) -> str | None:
     """Say why what is called as a step is none: a file or a link; None if there is nothing."""
     path = directory / str(step)

@@ -20,15 +20,26 @@ import numpy as np
 
 from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointVersionError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Document = dict[str, Any]
 Kind = Literal["metadata", "layout"]
 Migration = Callable[[Kind, Document], Document]
 
+
+def _from_2(kind: Kind, document: Document) -> Document:
+    """Name the arrays by themselves in full: they were numbers, and are their directories."""
+    if kind == "metadata":
+        return document
+    rows = document["leaves"]
+    return document | {
+        "leaves": [[*r[:4], f"loose.{r[4]}", *r[5:]] if r[3] == "loose" else r for r in rows]
+    }
+
+
 # Version n -> the function that takes a document of version n and returns it as version n + 1
 # has it. A version that was released has one here, and a fixture in the tests.
-MIGRATIONS: dict[int, Migration] = {}
+MIGRATIONS: dict[int, Migration] = {2: _from_2}
 
 _FLOAT = "__float__"  # {"__float__": "nan"}: a number that JSON cannot write
 _ITEMS = "__items__"  # {"__items__": [[k, v], ...]}: a mapping that JSON cannot write
@@ -232,7 +243,7 @@ def check_version(header: Mapping[str, Any], name: str) -> int:
 
     Example:
         >>> check_version({"format_version": FORMAT_VERSION}, "checkpoint 3")
-        2
+        3
     """
     found = header.get("format_version")
     oldest = min(MIGRATIONS, default=FORMAT_VERSION)
@@ -328,8 +339,8 @@ def migrate(kind: Kind, document: Document, version: int) -> Document:
         The document; the metadata's ``format_version`` still says which it was.
 
     Example:
-        >>> migrate("metadata", {"format_version": 2, "step": 3}, 2)
-        {'format_version': 2, 'step': 3}
+        >>> migrate("layout", {"leaves": [["['w']", [8], "int16", "loose", "00008", 0]]}, 2)
+        {'leaves': [["['w']", [8], 'int16', 'loose', 'loose.00008', 0]]}
     """
     for older in range(version, FORMAT_VERSION):
         document = MIGRATIONS[older](kind, document)

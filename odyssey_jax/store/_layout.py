@@ -1,31 +1,36 @@
 """Where each leaf lies in a checkpoint: packed with others of its dtype, or by itself.
 
-Orbax's cost is per array, about a millisecond each, so leaves are laid end to end in one
-array for each dtype. A leaf that is spread over devices stays an array by itself, because
-gathering it would need its whole size on one device. This file is the plan only; it reads and
-writes no array.
+Orbax's cost is per array, about a millisecond each, so small leaves are laid end to end in one
+array for each dtype. A large leaf is an array by itself under its own name, where Orbax shows it
+and restores it alone; so is one that is spread over devices, whatever its size, because gathering
+it would need its whole size on one device. This file is the plan only; it reads and writes no
+array.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from odyssey_jax.store._format import decode
-from odyssey_jax.store._leaves import SCALARS, Leaf, dtype_name
+from odyssey_jax.store._leaves import SCALARS, Leaf, dtype_name, split
 from odyssey_jax.store._structure import numbers_in
 
 ALIGNMENT = 64  # bytes; what XLA needs to use a slice where it lies
 CHUNK_BYTES = 32 * 2**20  # one file each: fewer fsyncs, and still read side by side
+PACK_BELOW = 2**20  # bytes; smaller leaves are packed
 
 _DIMENSIONS = 64  # the most that NumPy has
-_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")  # of arrays and dtypes: nothing that leads elsewhere
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")  # of packs and dtypes: nothing that leads elsewhere
+_LOOSE = re.compile(r"(tree|loose)\.[A-Za-z0-9_.%~-]{1,240}")  # `loose.` up to format version 2
+_LONGEST = 200  # characters of a leaf's own name: a file system has room for 255
 
 # What the Zarr format has a name for; other dtypes are stored as their bytes.
 _NAMED = frozenset(
@@ -88,7 +93,7 @@ class Place(NamedTuple):
             ``"inline"`` here as a Python value, ``"empty"`` nowhere (no elements).
         data_shape: Shape of the data; longer than the leaf's for typed keys.
         data_dtype: Name of the data's dtype.
-        array: Name of the array it lies in.
+        array: Name of the packed array it lies in, or the directory of the array it is.
         offset: Its first element in a packed array.
         value: The Python value, encoded for JSON.
         impl: Name of a typed key's implementation.
@@ -141,23 +146,26 @@ class Layout:
         places: One for each leaf, in the tree's order.
         packs: The packed arrays by name.
         tree: The nodes that the tree is made of, as `structure_of` says it.
+        homes: The home of each array by itself, while it is saved; not in the file.
     """
 
     places: tuple[Place, ...]
     packs: Mapping[str, Pack]
     tree: Any = None
+    homes: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
-def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
+def plan(sources: Sequence[Source], tree: Any = None, pack_below: int = PACK_BELOW) -> Layout:
     """Decide where each leaf lies.
 
     Args:
         sources: The leaves and their data, in the tree's order.
         tree: The nodes that the tree is made of, as `structure_of` says it.
+        pack_below: Leaves of so many bytes and more are arrays by themselves.
 
     Returns:
-        The layout. Leaves of one dtype and home share a packed array, each beginning at a
-        multiple of 64 bytes.
+        The layout. The small leaves of one dtype and home share a packed array, each beginning
+        at a multiple of 64 bytes.
 
     Example:
         >>> leaf = Leaf("['w']", (3,), "float32")
@@ -170,6 +178,8 @@ def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
     places: list[Place] = []
     ends: dict[str, int] = {}
     dtypes: dict[str, str] = {}
+    homes: dict[str, str] = {}
+    names = _Names()
     for number, source in enumerate(sources):
         size = math.prod(source.shape)
         lies, array, offset = "packed", "", 0
@@ -177,8 +187,9 @@ def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
             lies = "inline"
         elif size == 0:
             lies = "empty"
-        elif source.home == "spread":
-            lies, array = "loose", f"{number:05d}"
+        elif source.home == "spread" or _is_large(source, size, pack_below):
+            lies, array = "loose", names.take(source.leaf.path, number)
+            homes[array] = source.home
         else:
             host = source.home == "host"
             array = source.dtype if host else f"{source.dtype}_{source.home}"
@@ -186,7 +197,43 @@ def plan(sources: Sequence[Source], tree: Any = None) -> Layout:
             ends[array], dtypes[array] = offset + size, source.dtype
         data = (source.shape, source.dtype, array, offset, source.value, source.impl)
         places.append(Place(*source.leaf, lies, *data))
-    return Layout(tuple(places), {name: _pack(dtypes[name], ends[name]) for name in ends}, tree)
+    packs = {name: _pack(dtypes[name], ends[name]) for name in ends}
+    return Layout(tuple(places), packs, tree, homes)
+
+
+def _is_large(source: Source, size: int, pack_below: int) -> bool:
+    return size * np.dtype(source.dtype).itemsize >= pack_below and has_name(source.dtype)
+
+
+class _Names:
+    """The names of arrays by themselves: as the leaves are called, each once.
+
+    Orbax joins the keys of a path with dots to a directory's name, so what is no letter, digit,
+    ``_`` or ``-`` in a key is written as ``%`` and its hexadecimal digits. A leaf whose name is
+    taken (as that of ``[1]`` and ``['1']``), too long or empty is called by its number.
+    """
+
+    def __init__(self) -> None:
+        self._leaves: set[str] = set()
+        self._nodes: set[str] = set()
+
+    def take(self, path: str, number: int) -> str:
+        """Return the name of a leaf, which no other will have."""
+        keys = [_quote(str(part.key)) for part in split(path)]
+        name = ".".join(keys).lower()  # two of one name are one on some file systems
+        nodes = {".".join(keys[:end]).lower() for end in range(1, len(keys))}
+        free = name not in self._leaves and name not in self._nodes
+        free = free and nodes.isdisjoint(self._leaves)
+        if not (free and all(keys) and 0 < len(name) <= _LONGEST):
+            return f"tree.~{number:05d}"
+        self._leaves.add(name)
+        self._nodes |= nodes
+        return ".".join(["tree", *keys])
+
+
+def _quote(key: str) -> str:
+    quoted = urllib.parse.quote(key, safe="", errors="surrogatepass")
+    return quoted.replace(".", "%2E").replace("~", "%7E")
 
 
 def has_name(dtype: str) -> bool:
@@ -272,7 +319,7 @@ def from_json(data: Mapping[str, Any]) -> Layout:
             _check_packed(place, packs[place.array], ends.get(place.array, 0))
             ends[place.array] = place.offset + place.size
         elif place.lies == "loose":
-            ok = _NAME.fullmatch(place.array) and place.array not in ends
+            ok = _LOOSE.fullmatch(place.array) and place.array not in ends
             _require(ok and place.offset == 0 and place.size > 0, place)
             ends[place.array] = 0
         elif place.lies == "empty":

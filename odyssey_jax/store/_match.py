@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from odyssey_jax.store._errors import CheckpointError, CheckpointMismatchError
 from odyssey_jax.store._leaves import Leaf, listed, name_of
@@ -79,12 +79,19 @@ def compare(saved: Iterable[Leaf], target: Iterable[Leaf]) -> Report:
     )
 
 
-def mismatch(report: Report, name: str) -> CheckpointMismatchError:
+_REMEDY = (
+    "Build the model and the optimizer as they were when it was saved, start over in another "
+    "directory, or restore a part of it with Store.restore(transfer=...)."
+)
+
+
+def mismatch(report: Report, name: str, remedy: str = _REMEDY) -> CheckpointMismatchError:
     """Return the error for a report that is not exact.
 
     Args:
         report: What `compare` returned.
         name: What to call the checkpoint.
+        remedy: What to do about it.
 
     Returns:
         The error, whose message lists the leaves that differ.
@@ -94,11 +101,7 @@ def mismatch(report: Report, name: str) -> CheckpointMismatchError:
         >>> print(str(mismatch(report, "checkpoint 3")).splitlines()[1].strip())
         missing from the checkpoint: ['w'] float32[4]
     """
-    head = (
-        f"{name} does not match the target: {_counts(report)}. Build the model and the "
-        "optimizer as they were when it was saved, start over in another directory, or "
-        "restore a part of it with Store.restore(transfer=...)."
-    )
+    head = f"{name} does not match the target: {_counts(report)}. {remedy}"
     return CheckpointMismatchError(
         "\n".join([head, *_differences(report)]),
         missing=[leaf.path for leaf in report.missing],
@@ -166,6 +169,9 @@ class Transfer:
             whether or not the checkpoint has leaves for them.
         ignore: Patterns of the names that were saved, before they are renamed, whose leaves
             are not restored.
+        convert: A function that is given the arrays of another library's files by name and returns
+            others, first of all; such as `ody.store.from_huggingface`, with its family by
+            `functools.partial`. None of a store's own checkpoints.
 
     Raises:
         ValueError: If a pattern is no regular expression, or a string is in place of a list.
@@ -192,6 +198,7 @@ class Transfer:
     rename: Mapping[str, str] = field(default_factory=dict)
     initialize: Sequence[str] = ()
     ignore: Sequence[str] = ()
+    convert: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rename, Mapping):
@@ -202,6 +209,8 @@ class Transfer:
                 raise ValueError(
                     f"{argument} must be a list of patterns, such as ['^head/'], got {given!r}."
                 )
+        if self.convert is not None and not callable(self.convert):
+            raise ValueError(f"convert must be a function of arrays by name, got {self.convert!r}.")
         for pattern in (*self.rename, *self.initialize, *self.ignore):
             _check_pattern(pattern, self.rename.get(pattern, ""))
 
@@ -212,6 +221,27 @@ def _check_pattern(pattern: str, replacement: str) -> None:
     except (re.error, TypeError) as error:
         what = f"{pattern!r} -> {replacement!r}" if replacement else repr(pattern)
         raise ValueError(f"{what} is not a regular expression: {error}.") from error
+
+
+def by_name(transfer: Transfer | None) -> Transfer:
+    """Return a transfer that finds leaves by their names alone, whatever kind of key they have.
+
+    Example:
+        >>> saved, target = [Leaf("['0']", (), "bool")], [Leaf("[0]", (), "bool")]
+        >>> assign(saved, target, by_name(None)).sources
+        ("['0']",)
+    """
+    if not isinstance(transfer, Transfer | None):
+        raise _no_transfer(transfer)
+    transfer = transfer or Transfer()
+    return replace(transfer, rename={_ANY: "", **transfer.rename})
+
+
+_ANY = r"\A"  # found in every name, and replaced by nothing: so each is looked up as a name
+
+
+def _no_transfer(given: Any) -> ValueError:
+    return ValueError(f"transfer must be a Transfer(rename=..., ...), got {given!r}.")
 
 
 class Assignment(NamedTuple):
@@ -255,7 +285,7 @@ def assign(
         (("['a']",), True)
     """
     if not isinstance(transfer, Transfer | None):
-        raise ValueError(f"transfer must be a Transfer(rename=..., ...), got {transfer!r}.")
+        raise _no_transfer(transfer)
     transfer = transfer or Transfer()
     kept = _found(transfer.initialize, target, "initialize", "target")
     ignored = _found(transfer.ignore, saved, "ignore", "checkpoint")

@@ -1,6 +1,6 @@
-"""The one place that calls Orbax and TensorStore: steps are written here, sharded arrays read.
+"""The one place that calls Orbax: steps are written here, and what Orbax alone wrote is read.
 
-The rest of the store knows `Writer`, `ShardWriter`, `read_loose` and `write_plain`, so that
+The rest of the store knows `Writer`, `ShardWriter`, `PlainReader` and `write_plain`, so that
 another of Orbax's APIs would change this file alone.
 
 A step is an Orbax checkpoint of three items: ``state`` (arrays, Zarr, uncompressed, one
@@ -24,14 +24,14 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
 from odyssey_jax.store import _checksums
 from odyssey_jax.store._barriers import Barriers
 from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._files import UNFINISHED, sync, sync_files, sync_tree
-from odyssey_jax.store._layout import Layout, aligned_array, to_json
+from odyssey_jax.store._layout import Layout, to_json
+from odyssey_jax.store._snapshot import Arrays
 
 # Orbax reports through absl what it also raises, with whole tracebacks, and warns of
 # things that are as the store wants them. Other users of absl are not touched.
@@ -175,8 +175,7 @@ class Writer:
         step: int,
         header: Mapping[str, Any],
         layout: Layout,
-        packed: Mapping[str, np.ndarray],
-        loose: Mapping[str, jax.Array],
+        arrays: Arrays,
     ) -> None:
         """Write one step and commit it; return when it would survive a power loss.
 
@@ -184,15 +183,14 @@ class Writer:
             step: Its number, not committed so far.
             header: The metadata, encoded.
             layout: The layout.
-            packed: The packed arrays, as they are to be stored.
-            loose: The arrays by themselves.
+            arrays: The arrays, as they are to be stored.
         """
         items: dict[str, Any] = {
             "metadata": ocp.args.JsonSave(dict(header)),
             "layout": ocp.args.JsonSave(to_json(layout)),
         }
-        tree = {kind: dict(a) for kind, a in (("packed", packed), ("loose", loose)) if a}
-        if tree:
+        packed, spread = arrays.packed, arrays.spread
+        if tree := _nested({f"packed.{n}": a for n, a in packed.items()} | arrays.whole | spread):
             how = jax.tree.map(lambda _: ocp.SaveArgs(), tree)
             for name, array in packed.items():
                 pack = layout.packs[name]
@@ -202,10 +200,10 @@ class Writer:
             items["state"] = ocp.args.PyTreeSave(tree, save_args=how)
         final = self._directory / str(step)
         sums: Future[dict[str, Checksum]] = Future()
-        self._begun = Future() if loose and jax.process_count() > 1 else None
+        self._begun = Future() if spread and jax.process_count() > 1 else None
         with quiet():
             unfinished = self._directory / f"{step}.{UNFINISHED}"
-            self._finish = lambda: _finish(unfinished, sums, self._sum_loose(unfinished, loose))
+            self._finish = lambda: _finish(unfinished, sums, self._sum_spread(unfinished, spread))
             # Writes into the unfinished directory, in threads. When all is written they call
             # `_before_commit`, which adds the checksums and makes everything durable, and only
             # then rename it: that one rename is the commit.
@@ -214,7 +212,7 @@ class Writer:
                 state = next(unfinished.glob("state*"))
                 _settle(self._begun, lambda: self._barriers.begun(state))
             # While the files are being written: before `save` it would delay them.
-            _settle(sums, lambda: _checksums.of_packs(packed, layout.packs))
+            _settle(sums, lambda: _checksums.of_whole(packed, layout.packs, arrays.whole))
             self._orbax.wait_until_finished()
         sync_files(final)  # Orbax wrote its marker there after `_finish`
         sync(self._directory)
@@ -229,16 +227,27 @@ class Writer:
         assert self._finish is not None
         self._finish()
 
-    def _sum_loose(self, unfinished: Path, loose: Mapping[str, jax.Array]) -> dict[str, Checksum]:
-        if not loose:
+    def _sum_spread(self, unfinished: Path, spread: Mapping[str, jax.Array]) -> dict[str, Checksum]:
+        if not spread:
             return {}
         self._barriers.finished()
-        return self._barriers.summed(_checksums.of_loose(unfinished, loose))
+        return self._barriers.summed(_checksums.of_spread(unfinished, spread))
 
     def close(self) -> None:
         """End Orbax's threads."""
         with quiet():
             self._orbax.close()
+
+
+def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays as the tree that Orbax shows, and whose keys it joins with dots."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        node, (*above, last) = tree, name.split(".")
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = array
+    return tree
 
 
 def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
@@ -250,10 +259,10 @@ def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
 
 
 def _finish(
-    unfinished: Path, packed: Future[dict[str, Checksum]], loose: Mapping[str, Checksum]
+    unfinished: Path, whole: Future[dict[str, Checksum]], spread: Mapping[str, Checksum]
 ) -> None:
     """Write the checksums, and make all of it durable."""
-    _checksums.write(unfinished, packed.result() | dict(loose))
+    _checksums.write(unfinished, whole.result() | dict(spread))
     sync_tree(unfinished)
 
 
@@ -276,20 +285,19 @@ class ShardWriter:
         step: int,
         header: Mapping[str, Any],
         layout: Layout,
-        packed: Mapping[str, np.ndarray],
-        loose: Mapping[str, jax.Array],
+        arrays: Arrays,
     ) -> None:
         """Write this process's share of one step; the arguments are `Writer.write`'s."""
-        del header, layout, packed
-        if not loose:
+        del header, layout
+        if not arrays.spread:
             return
         state: Any = self._barriers.begun(None)
         with quiet():
-            self._handler.save(state, args=ocp.args.PyTreeSave({"loose": dict(loose)}))
+            self._handler.save(state, args=ocp.args.PyTreeSave(_nested(arrays.spread)))
         self._barriers.written()
         self._barriers.finished()
         unfinished = self._directory / f"{step}.{UNFINISHED}"
-        self._barriers.summed(_checksums.of_loose(unfinished, loose))
+        self._barriers.summed(_checksums.of_spread(unfinished, arrays.spread))
 
     def close(self) -> None:
         """End Orbax's threads."""
@@ -297,61 +305,77 @@ class ShardWriter:
             self._handler.close()
 
 
-def read_loose(path: Path, shardings: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a step's arrays that lie by themselves.
+class PlainReader:
+    """A reader of what Orbax alone has written.
 
     Args:
-        path: The step's directory.
-        shardings: Names of the arrays to read -> the sharding to read them into, or None
-            for a numpy array.
+        items: Name of an item -> its directory; a single one's tree is the whole.
 
-    Returns:
-        The arrays by name.
+    Attributes:
+        tree: Descriptions of the arrays, and Python values.
     """
-    # Not through Orbax, which believes what its `_METADATA` says: it may be a stranger's.
-    opened = {name: _open_array(path / "state" / f"loose.{name}") for name in shardings}
-    begun = {name: _begin(opened[name].result(), sharding) for name, sharding in shardings.items()}
-    return {name: finish() for name, finish in begun.items()}
 
+    def __init__(self, items: Mapping[str, Path]) -> None:
+        self._items = items
+        with quiet(), self._orbax() as orbax:
+            self._trees = {
+                name: orbax.metadata(path).item_metadata.tree for name, path in items.items()
+            }
+        values = self.read({p: None for p, leaf in self._leaves() if not _is_array(leaf)})
+        describe = lambda path, x: (
+            jax.ShapeDtypeStruct(x.shape, x.dtype) if _is_array(x) else values[path]
+        )
+        trees = {name: self._mapped(name, describe) for name in items}
+        self.tree: Any = next(iter(trees.values())) if len(items) == 1 else trees
 
-def _open_array(path: Path) -> ts.Future[ts.TensorStore]:
-    spec = {
-        "driver": "zarr",
-        "kvstore": {"driver": "file", "path": str(path)},
-        "fill_missing_data_reads": False,  # a chunk that is gone is an error, not zeros
-        "recheck_cached_data": False,
-        "recheck_cached_metadata": False,
-    }
-    return ts.open(spec, open=True, read=True)
+    def read(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Read leaves.
 
+        Args:
+            wanted: Path -> the sharding to read it into, or None for an array of NumPy's.
 
-def _begin(array: ts.TensorStore, sharding: jax.sharding.Sharding | None) -> Callable[[], Any]:
-    """Begin to read an array, and return what waits for it."""
-    if sharding is None:
-        result = aligned_array(array.shape, array.dtype.numpy_dtype)
-        copied = ts.array(result).write(array)
-        return lambda: (copied.result(), result)[1]
-    parts: dict[str, ts.Future[np.ndarray]] = {}
-    where = sharding.addressable_devices_indices_map(array.shape)
-    for index in where.values():
-        if str(index) not in parts:  # replicas are read once
-            parts[str(index)] = array[index].read()
+        Returns:
+            Path -> leaf.
+        """
+        found: dict[str, Any] = {}
+        with quiet(), self._orbax() as orbax:
+            for name, path in self._items.items():
+                item = self._mapped(name, lambda at, x: x if at in wanted else ocp.PLACEHOLDER)
+                how = self._mapped(name, lambda at, x: _restore_args(x, wanted.get(at)))
+                if any(leaf is not ocp.PLACEHOLDER for leaf in jax.tree.leaves(item)):
+                    args = ocp.args.PyTreeRestore(item, restore_args=how)
+                    pairs = jax.tree_util.tree_leaves_with_path(orbax.restore(path, args=args))
+                    found |= {self._path(name, at): leaf for at, leaf in pairs}
+        return {path: found[path] for path in wanted}
 
-    def finish() -> jax.Array:
-        kind = sharding.memory_kind
-        return jax.make_array_from_single_device_arrays(
-            array.shape,
-            sharding,
-            [
-                jax.device_put(
-                    parts[str(index)].result(),
-                    jax.sharding.SingleDeviceSharding(device, memory_kind=kind),
-                )
-                for device, index in where.items()
-            ],
+    def _orbax(self) -> ocp.Checkpointer:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        return ocp.Checkpointer(handler, multiprocessing_options=_alone())
+
+    def _path(self, name: str, path: Any) -> str:
+        return (f"[{name!r}]" if len(self._items) > 1 else "") + jax.tree_util.keystr(path)
+
+    def _mapped(self, name: str, function: Callable[[str, Any], Any]) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: function(self._path(name, path), x), self._trees[name]
         )
 
-    return finish
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
+        for name, tree in self._trees.items():
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                yield self._path(name, path), leaf
+
+
+def _is_array(leaf: Any) -> bool:
+    return type(leaf) is ocp.metadata.ArrayMetadata
+
+
+def _restore_args(leaf: Any, sharding: Any) -> ocp.RestoreArgs:
+    if not _is_array(leaf):
+        return ocp.RestoreArgs()
+    if sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding)
 
 
 def write_plain(path: Path, tree: Any) -> None:

@@ -99,7 +99,7 @@ def place_all(
         if is_scalar(target):
             results[i] = decode(place.value)
         elif isinstance(target, np.ndarray | np.generic):
-            results[i] = np.array(unpack(place, packed) if data is None else data)
+            results[i] = np.array(unpack(place, packed)) if data is None else data
             if isinstance(target, np.generic):
                 results[i] = results[i][()]
         else:

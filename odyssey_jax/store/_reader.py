@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -199,17 +199,13 @@ class Reader(Directory):
             depth, node = find(layout.tree, one)
             below = [layout.places[number] for number in numbers_in(node)]
             by_path |= {tail(place.path, depth): place for place in below}
-        saved = [place.leaf._replace(path=path) for path, place in by_path.items()]
-        leaves, targets, structure = flatten(target)
-        sources, report = assign(saved, leaves, transfer)
-        if not report.exact:
-            raise mismatch(report, self._name(step))
-        own = {i: keep(leaves[i], targets[i]) for i, path in enumerate(sources) if path is None}
-        places = {i: by_path[path] for i, path in enumerate(sources) if path is not None}
-        likes = [targets[i] for i in places]
-        read = self._read(step, layout, list(places.values()), likes, verify=verify)
-        results = own | dict(zip(places, read, strict=True))
-        tree = jax.tree_util.tree_unflatten(structure, [results[i] for i in range(len(leaves))])
+        if getattr(transfer, "convert", None) is not None:
+            raise ValueError(
+                f"convert is for other libraries' files, and {self._name(step)} is a store's own: "
+                "rename by pattern, or change what was read."
+            )
+        read = lambda places, likes: self._read(step, layout, places, likes, verify=verify)
+        tree, report = fill(by_path, target, transfer, self._name(step), read)
         return Restored(step, tree, metadata, report, {})
 
     def load(
@@ -282,6 +278,43 @@ class Reader(Directory):
             return opened.layout()
 
 
+def fill(
+    by_path: Mapping[str, Place],
+    target: Any,
+    transfer: Transfer | None,
+    name: str,
+    read: Callable[[Sequence[Place], Sequence[Any]], list[Any]],
+    *remedy: str,
+) -> tuple[Any, Report]:
+    """Return a tree like the target, of what was saved.
+
+    Args:
+        by_path: Path -> where the leaf lies.
+        target: Arrays or descriptions.
+        transfer: What is renamed, initialized and ignored.
+        name: What to call what was saved.
+        read: Reads the leaves that lie there like their targets.
+        *remedy: What to do where the two differ, if it is of its own.
+
+    Returns:
+        The tree, and how the two compare.
+
+    Raises:
+        CheckpointMismatchError: If the target differs.
+    """
+    saved = [place.leaf._replace(path=path) for path, place in by_path.items()]
+    leaves, targets, structure = flatten(target)
+    sources, report = assign(saved, leaves, transfer)
+    if not report.exact:
+        raise mismatch(report, name, *remedy)
+    own = {i: keep(leaves[i], targets[i]) for i, path in enumerate(sources) if path is None}
+    places = {i: by_path[path] for i, path in enumerate(sources) if path is not None}
+    found = read(list(places.values()), [targets[i] for i in places])
+    results = own | dict(zip(places, found, strict=True))
+    tree = jax.tree_util.tree_unflatten(structure, [results[i] for i in range(len(leaves))])
+    return tree, report
+
+
 def _saved_leaf(place: Place) -> SavedLeaf:
     inline = place.lies == "inline"
     return SavedLeaf(
@@ -289,7 +322,7 @@ def _saved_leaf(place: Place) -> SavedLeaf:
         place.shape,
         place.dtype,
         nbytes=0 if inline else place.size * np.dtype(place.data_dtype).itemsize,
-        array=f"{place.lies}.{place.array}" if place.array else "",
+        array=f"packed.{place.array}" if place.lies == "packed" else place.array,
         value=decode(place.value) if inline else None,
     )
 

@@ -19,7 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from odyssey_jax.store._format import encode
-from odyssey_jax.store._layout import ALIGNMENT, Layout, Place, Source, has_name, plan, round_up
+from odyssey_jax.store._layout import (
+    ALIGNMENT,
+    PACK_BELOW,
+    Layout,
+    Place,
+    Source,
+    has_name,
+    plan,
+    round_up,
+)
 from odyssey_jax.store._leaves import Leaf, flatten, is_key, is_scalar
 from odyssey_jax.store._structure import structure_of
 
@@ -29,18 +38,36 @@ class Snapshot(NamedTuple):
 
     Attributes:
         packed: Packed arrays by name, on the host or on a device.
-        loose: Arrays by themselves by name, sharded as they were.
+        whole: Arrays by themselves by name, on the host or on a device.
+        spread: Arrays by themselves by name, sharded as they were.
     """
 
     packed: dict[str, Any]
-    loose: dict[str, jax.Array]
+    whole: dict[str, Any]
+    spread: dict[str, jax.Array]
 
-    def on_host(self, layout: Layout) -> dict[str, np.ndarray]:
-        """Bring the packed arrays to the host, as they are to be stored; may take long."""
+    def on_host(self, layout: Layout) -> Arrays:
+        """Bring what is whole to the host, as it is to be stored; may take long."""
         packs = layout.packs
-        return {
+        packed = {
             name: np.asarray(array).view(packs[name].stored) for name, array in self.packed.items()
         }
+        whole = {name: np.asarray(array) for name, array in self.whole.items()}
+        return Arrays(packed, whole, self.spread)
+
+
+class Arrays(NamedTuple):
+    """What a step's files hold.
+
+    Attributes:
+        packed: The packed arrays by name.
+        whole: The arrays by themselves of one piece, by name.
+        spread: The arrays by themselves that are spread over devices, by name.
+    """
+
+    packed: dict[str, np.ndarray]
+    whole: dict[str, np.ndarray]
+    spread: dict[str, jax.Array]
 
 
 def sources(
@@ -105,6 +132,9 @@ def _home(sharding: jax.sharding.Sharding, on_device: bool | None) -> str | None
 class Planner:
     """A planner of where the leaves of trees lie, which remembers its last plan.
 
+    Args:
+        pack_below: Leaves of so many bytes and more are arrays by themselves.
+
     To name every leaf and to find its dtype and home takes some 10 us a leaf, for which the
     training would wait at each save; to see that nothing has changed takes less than one.
 
@@ -117,7 +147,8 @@ class Planner:
         False
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pack_below: int = PACK_BELOW) -> None:
+        self._pack_below = pack_below
         self._kinds: list[Any] = []
         self._layout = Layout((), {})
         self._keys: list[int] = []
@@ -141,7 +172,8 @@ class Planner:
         if kinds != self._kinds:
             leaves, values, _ = flatten(tree)
             described, data = sources(leaves, values)
-            self._layout, self._kinds = plan(described, structure_of(tree)), kinds
+            self._layout = plan(described, structure_of(tree), self._pack_below)
+            self._kinds = kinds
             self._keys = [i for i, value in enumerate(values) if is_key(value)]
             return self._layout, data
         for i in self._keys:
@@ -171,14 +203,17 @@ class Staging:
     """Host memory for one snapshot at a time, kept from save to save.
 
     Attributes:
-        buffers: Packed arrays by name: what was copied last.
+        packed: Packed arrays by name: what was copied last.
+        whole: Arrays by themselves by name, alike.
         elsewhere: The numbers of the leaves that are not copied to it.
     """
 
     def __init__(self) -> None:
         self._layout: Layout | None = None
+        # By pack, and for each dtype one of all arrays by themselves.
         self._memory: dict[str, mmap.mmap] = {}
-        self.buffers: dict[str, np.ndarray] = {}
+        self.packed: dict[str, np.ndarray] = {}
+        self.whole: dict[str, np.ndarray] = {}
         self.elsewhere: list[int] = []
         self._copies: list[_Copy | None] = []
 
@@ -186,27 +221,38 @@ class Staging:
         """Make the buffers that a layout needs, and keep those that fit."""
         if layout is self._layout:
             return
-        # Before new ones are made: the copies refer to the old memory, which is freed so.
-        self._layout, self._copies = None, []
-        wanted = {n: pack for n, pack in layout.packs.items() if n == pack.dtype}
-        for name in list(self.buffers):
-            if name not in wanted or self.buffers[name].size != wanted[name].size:
-                del self.buffers[name], self._memory[name]
-        for name, pack in wanted.items():
-            if name not in self.buffers:
-                self._memory[name] = _memory(pack.size * np.dtype(pack.dtype).itemsize)
-                self.buffers[name] = np.frombuffer(self._memory[name], pack.dtype, pack.size)
+        # Before new ones are made: these refer to the old memory, which is freed so.
+        self._layout, self._copies, self.packed, self.whole = None, [], {}, {}
+        packs = {n: pack for n, pack in layout.packs.items() if n == pack.dtype}
+        sizes = {n: pack.size * np.dtype(pack.dtype).itemsize for n, pack in packs.items()}
+        starts: dict[str, int] = {}
+        whole = [place for place in layout.places if layout.homes.get(place.array) == "host"]
+        for place in whole:
+            memory = _memory_of(place)
+            starts[place.array] = sizes.get(memory, 0)
+            nbytes = round_up(place.size, place.data_dtype) * np.dtype(place.data_dtype).itemsize
+            sizes[memory] = starts[place.array] + nbytes
+        self._memory = {n: m for n, m in self._memory.items() if sizes.get(n) == _size(m)}
+        for name in sizes.keys() - self._memory.keys():
+            self._memory[name] = _new_memory(sizes[name])
+        self.packed = {
+            name: np.frombuffer(self._memory[name], pack.dtype, pack.size)
+            for name, pack in packs.items()
+        }
+        for place in whole:
+            memory, start = self._memory[_memory_of(place)], starts[place.array]
+            found = np.frombuffer(memory, place.data_dtype, place.size, start)
+            self.whole[place.array] = found.reshape(place.data_shape)
         self._copies = [self._copy(place) for place in layout.places]
         self.elsewhere = [i for i, copy in enumerate(self._copies) if copy is None]
         self._layout = layout
 
     def _copy(self, place: Place) -> _Copy | None:
-        memory = self._memory.get(place.array)
-        if memory is None or place.lies != "packed":
+        if place.array not in self.packed and place.array not in self.whole:
             return None
         gap = round_up(place.size, place.data_dtype) - place.size
         dtype = np.dtype(place.data_dtype)
-        return _Copy(memory.write, bytes(gap * dtype.itemsize), dtype)
+        return _Copy(self._memory[_memory_of(place)].write, bytes(gap * dtype.itemsize), dtype)
 
     def copy(self, values: Sequence[Any]) -> None:
         """Copy the leaves that lie on the host, each behind the one before."""
@@ -241,7 +287,15 @@ class _Copy(NamedTuple):
     dtype: np.dtype
 
 
-def _memory(size: int) -> mmap.mmap:
+def _memory_of(place: Place) -> str:
+    return place.array if place.lies == "packed" else f"whole.{place.data_dtype}"
+
+
+def _size(memory: mmap.mmap) -> int:
+    return len(memory) - ALIGNMENT
+
+
+def _new_memory(size: int) -> mmap.mmap:
     """Make memory of huge pages, where the system has them, with room for a last gap."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return mmap.mmap(-1, size + ALIGNMENT)
@@ -266,22 +320,31 @@ def take(layout: Layout, values: Sequence[Any], staging: Staging) -> Snapshot:
     staging.fit(layout)
     staging.copy(values)
     groups: dict[str, list[Any]] = {}
-    loose: dict[str, jax.Array] = {}
+    whole: dict[str, Any] = {}
     for i in staging.elsewhere:
         place = layout.places[i]
         if place.lies == "packed":
             groups.setdefault(place.array, []).append(values[i].addressable_data(0))
-        elif place.lies == "loose":
-            # Spread over devices as it was: each device copies its own part.
-            loose[place.array] = jnp.copy(values[i])
-    on_device = {n: _concatenate(group, layout.packs[n].size) for n, group in groups.items()}
-    return Snapshot(staging.buffers | on_device, loose)
+        elif place.lies == "loose" and layout.homes[place.array] != "spread":
+            whole[place.array] = jnp.copy(values[i].addressable_data(0))
+    packed = {n: _concatenate(group, layout.packs[n].size) for n, group in groups.items()}
+    return Snapshot(staging.packed | packed, staging.whole | whole, _spread(layout, values))
 
 
-def loose_only(layout: Layout, values: Sequence[Any]) -> Snapshot:
-    """Copy the leaves that lie by themselves: what a process but the first saves."""
-    pairs = zip(layout.places, values, strict=True)
-    return Snapshot({}, {p.array: jnp.copy(value) for p, value in pairs if p.lies == "loose"})
+def spread_only(layout: Layout, values: Sequence[Any]) -> Snapshot:
+    """Copy the leaves that are spread over devices: what a process but the first saves."""
+    return Snapshot({}, {}, _spread(layout, values))
+
+
+def _spread(layout: Layout, values: Sequence[Any]) -> dict[str, jax.Array]:
+    """Copy what is spread over devices, as it was: each device copies its own part."""
+    if "spread" not in layout.homes.values():
+        return {}
+    return {
+        place.array: jnp.copy(value)
+        for place, value in zip(layout.places, values, strict=True)
+        if layout.homes.get(place.array) == "spread"
+    }
 
 
 def _bytes(value: Any, dtype: np.dtype) -> np.ndarray:

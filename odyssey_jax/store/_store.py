@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from odyssey_jax._checks import check_count
 from odyssey_jax.parallel._agree import from_first, is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import OnFailedSave
@@ -17,9 +18,9 @@ from odyssey_jax.store._directory import as_number, check_step
 from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError, CheckpointWriteWarning
 from odyssey_jax.store._format import decode, dumps, header
 from odyssey_jax.store._keeper import Keeper
-from odyssey_jax.store._layout import Layout
+from odyssey_jax.store._layout import PACK_BELOW, Layout
 from odyssey_jax.store._retain import Mode
-from odyssey_jax.store._snapshot import Planner, Snapshot, Staging, loose_only, take
+from odyssey_jax.store._snapshot import Planner, Snapshot, Staging, spread_only, take
 
 
 class Store(Keeper):
@@ -53,6 +54,9 @@ class Store(Keeper):
             for the next; a second copy is made only when saves overlap.
         on_failed_save: ``"raise"`` a save that failed, or ``"warn"`` of it with a count, and
             again when the store is closed; later saves are tried all the same.
+        pack_below: Leaves of so many bytes and more are arrays under their own names, which Orbax
+            shows and restores by themselves; the smaller ones share an array for each dtype, since
+            an array takes about 1 ms. What is spread over devices is never packed.
         clock: Returns the time in seconds since the epoch, for the metadata.
 
     Raises:
@@ -83,6 +87,7 @@ class Store(Keeper):
         mode: Mode | None = None,
         max_in_flight: int = 2,
         on_failed_save: OnFailedSave = "raise",
+        pack_below: int = PACK_BELOW,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(
@@ -96,7 +101,7 @@ class Store(Keeper):
             on_failed_save=on_failed_save,
         )
         self._clock = clock
-        self._planner = Planner()
+        self._planner = Planner(check_count("pack_below", pack_below))
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
         self._save_seconds = 0.0
@@ -190,7 +195,7 @@ class Store(Keeper):
         # The caller donates its arrays as soon as this returns, so they are copied now. The copy is
         # all that the caller waits for; the disk is the background's.
         staging = self._staging.pop() if self._staging else Staging()
-        snapshot = take(layout, data, staging) if is_first() else loose_only(layout, data)
+        snapshot = take(layout, data, staging) if is_first() else spread_only(layout, data)
         self._unfinished.add(step)
         try:
             self._background.start(
@@ -253,8 +258,7 @@ class Store(Keeper):
         try:
             with self._barriers.together():
                 with self._in_place_of(step):
-                    packed = snapshot.on_host(layout)
-                    self._writer.write(step, head, layout, packed, snapshot.loose)
+                    self._writer.write(step, head, layout, snapshot.on_host(layout))
                 # Committed, and on the disk. Only now may anything be deleted: whatever happens
                 # from here on, or has happened before, one good step is there.
                 self._values[step] = value

@@ -13,6 +13,7 @@ from odyssey_jax.train._carry import Keys as Keys
 from odyssey_jax.train._carry import evaluation_key as evaluation_key
 from odyssey_jax.train._carry import fresh_copy as fresh_copy
 from odyssey_jax.train._carry import hook_key as hook_key
+from odyssey_jax.train._describe import Description as Description
 from odyssey_jax.train._evaluation import Cadences as Cadences
 from odyssey_jax.train._evaluation import Evaluation as Evaluation
 from odyssey_jax.train._evaluation import EvaluationOptions as EvaluationOptions

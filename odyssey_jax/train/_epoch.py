@@ -32,7 +32,6 @@ from odyssey_jax._types import (
 )
 from odyssey_jax.callbacks import Chain, Ranking, Retention
 from odyssey_jax.metrics import metric_modes
-from odyssey_jax.parallel import Placement
 from odyssey_jax.train._carry import Carry, Inputs
 from odyssey_jax.train._evaluation import prefix_of
 from odyssey_jax.train._metric_set import MetricSet
@@ -84,7 +83,6 @@ class Epoch(Validation):
     capacity: int | None
     sample_capacity: int
     keep_best: Retention | None
-    placement: Placement
     axis_name: str | None
 
     @functools.cached_property
@@ -102,7 +100,7 @@ class Epoch(Validation):
 
     @functools.cached_property
     def _traced_loss(self) -> Traced:
-        return Traced(self.loss)
+        return Traced(self.placement.wrapped(self.loss))
 
     # Training.
 
@@ -162,6 +160,7 @@ class Epoch(Validation):
             at = Step(*where, loss=self._traced_loss)
             state, outputs = self._stepped(steps.state, batch, at, optimizer)
             state = self._averaged(state, number)
+            state = self.placement.constrain(state, steps.state)
             samples = steps.samples
             if self.sampling is not None:
                 in_force = self._in_force(learning_rate, state, number + 1)
@@ -186,16 +185,14 @@ class Epoch(Validation):
         """
         # A first loss that is not finite is a mistake in the set-up, not in the training.
         first_failed = Signal.stop_if(steps.failed == 1, StopReason.FIRST_LOSS_NOT_FINITE)
-        return self._tell_of(
-            steps.failed,
-            carry._replace(
-                clock=carry.clock._replace(step=done),
-                state=steps.state,
-                metrics=steps.metrics,
-                samples=steps.samples,
-                signal=carry.signal.merge(first_failed),
-            ),
+        carry = carry._replace(
+            clock=carry.clock._replace(step=done),
+            state=steps.state,
+            metrics=steps.metrics,
+            samples=steps.samples,
+            signal=carry.signal.merge(first_failed),
         )
+        return self._tell_of(steps.failed, carry)
 
     def _stepped(self, state: TrainState, batch: Batch, step: Step, optimizer: Any) -> Any:
         if self.update is None:
@@ -278,6 +275,10 @@ class Epoch(Validation):
             history=history,
             ranking=ranking,
         )
+
+    def placed(self, carry: Carry) -> Carry:
+        """Hold every leaf of a carry where it belongs: for what a compiled program returns."""
+        return self.placement.constrain(carry, carry.state)
 
     def trained(self, carry: Carry, learning_rate: ScheduleFn | None) -> dict[str, Any]:
         """Return the training metrics of the running epoch, and the rates in force."""

@@ -131,7 +131,7 @@ class Loop(Epoch):
         history = None if self.capacity is None else History.empty(self.capacity, latest)
         callbacks = self.callbacks.init(event)
         more = {"callbacks": callbacks, "latest": latest, "history": history, "ranking": ranking}
-        return fresh_copy(carry._replace(**more))
+        return self.placed(fresh_copy(carry._replace(**more)))
 
     def run(self, carry: Carry, inputs: Inputs, limit: Any) -> Carry:
         """Train until the clock reaches the limit or a callback's signal asks for the host.
@@ -173,7 +173,8 @@ class Loop(Epoch):
         make_order = functools.partial(inputs.train.order, call.keys.shuffle, 0)
         order = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make_order))
         start = _State(carry, order, jnp.ones((), bool))
-        return lax.while_loop(lambda state: self._running(state.carry, call), trip, start).carry
+        end = lax.while_loop(lambda state: self._running(state.carry, call), trip, start)
+        return self.placed(end.carry)
 
     def finish(self, carry: Carry) -> Carry:
         """Let the callbacks act at the end of the training, such as to restore the best.
@@ -324,7 +325,8 @@ def make_loop(
         sample_capacity: Samples that there is room for, where `options` samples train steps.
         keep_best: Asks for a save of each epoch that is among the best by this `Retention`; None
             asks for none.
-        placement: Where batches and carry lie on several devices; None leaves it to JAX.
+        placement: Where batches and the train state lie on several devices, such as
+            `ody.data_parallel()`; None leaves it to JAX.
         axis_name: The name of the population's axis where the loop runs under
             `jax.vmap(..., axis_name=...)` or `jax.shard_map`; None is a single run.
         evaluations: How sets of the validation data are measured that are not so at the end of
@@ -361,6 +363,7 @@ def make_loop(
             "loss_scale= does not go with a step of your own (Task.update), which takes the "
             "gradients itself: scale the loss there, or leave it out."
         )
+    started = lambda: task.init(jax.random.key(0))
     loop = Loop(
         loss=task.loss,
         evaluate=task.evaluate,
@@ -375,7 +378,7 @@ def make_loop(
         capacity=capacity,
         sample_capacity=sample_capacity,
         keep_best=keep_best,
-        placement=OneDevice() if placement is None else placement,
+        placement=(placement or OneDevice()).of(task.axis_names, started),
         axis_name=axis_name,
         evaluations=tuple((evaluations or {}).items()),
         columns=tuple((columns or {}).items()),
@@ -440,9 +443,25 @@ def measure_compiled(
     return loop.measured({name: of(name, data) for name, data in sets.items()})
 
 
-@compiled(static_argnums=0)
 def to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, Told]:
-    """Return the state that is validated with a carry as it is, and what it is told, jitted."""
+    """Return the state that is validated with a carry as it is, and what it is told.
+
+    It is the carry's own where nothing changes it, and no second one on the device.
+    """
+    same = carry.state.for_evaluation is carry.state
+    if same and Point.VALIDATION_BEGIN not in loop.callbacks.points:
+        return carry.state, _where_validated(loop, carry, given)
+    return changed_to_validate(loop, carry, given)
+
+
+@compiled(static_argnums=0)
+def _where_validated(loop: Loop, carry: Carry, given: Inputs) -> Told:
+    return loop.where_validated(carry, given.total_steps)
+
+
+@compiled(static_argnums=0)
+def changed_to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, Told]:
+    """Return a copy of the state that is validated, and what it is told, jitted."""
     state = loop.begin_validation(carry, given.learning_rate).state.for_evaluation
     return state, loop.where_validated(carry, given.total_steps)
 
@@ -450,10 +469,10 @@ def to_validate(loop: Loop, carry: Carry, given: Inputs) -> tuple[TrainState, To
 @compiled(static_argnums=0)
 def end_compiled(loop: Loop, carry: Carry, inputs: Inputs) -> Carry:
     """Call `Loop.end`, jitted."""
-    return loop.end(carry, inputs)
+    return loop.placed(loop.end(carry, inputs))
 
 
 @compiled(static_argnums=0)
 def finish_compiled(loop: Loop, carry: Carry) -> Carry:
     """Call `Loop.finish`, jitted; the carry lives on."""
-    return loop.finish(carry)
+    return loop.placed(loop.finish(carry))

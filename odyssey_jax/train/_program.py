@@ -254,6 +254,10 @@ class Program(Protocol):
         """
         ...
 
+    def describe(self, memory_bytes: int | None) -> Any:
+        """Say what the run takes, a `Description`, without making any of its arrays."""
+        ...
+
     def close(self) -> None:
         """Give back what the program holds beside the carry, such as threads that read."""
         ...

@@ -89,7 +89,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(loop: Any, *args: Any) -> Any:
-            return loop.programs.jitted(function, **options)(Caller(loop), *args)
+            with loop.placement.context():
+                return loop.programs.jitted(function, **options)(Caller(loop), *args)
 
         return call
 

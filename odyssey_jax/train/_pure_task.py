@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 from odyssey_jax._types import PyTree, Task
 from odyssey_jax.train._user_functions import (
@@ -58,8 +59,9 @@ def pure_task(
     For that, fill a `Task` in yourself: it is three functions.
 
     Args:
-        params: Pytree of arrays. For ones drawn from the run's key:
-            `task._replace(init=lambda key: (params_of(key), None))`.
+        params: Pytree of arrays; or a function of a typed PRNG key that makes one, for parameters
+            drawn from the run's key (a population's members then differ), or that no device is to
+            hold whole (see `fully_sharded`).
         loss_fn: `(params, batch) -> loss` or `-> (loss, outputs)`; the loss is the scalar mean
             over the batch, the outputs a dict for the metrics. It may have further parameters, any
             of these, by name: `train`, a bool that is False in validation; `key`, a typed PRNG key
@@ -78,8 +80,8 @@ def pure_task(
 
     Raises:
         ValueError: If a pattern is no regular expression, or is found in no parameter.
-        TypeError: If a leaf of the parameters is not an array, such as a function that makes them,
-            or `loss_fn` is not a function, or asks for something else.
+        TypeError: If a leaf of the parameters is not an array, or `loss_fn` is not a function, or
+            asks for something else.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
@@ -92,18 +94,20 @@ def pure_task(
     remedy = remedy_for(params)
     if "NNX" in remedy:
         raise TypeError(f"params must be a pytree of arrays, got {type(params).__name__}.{remedy}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not isinstance(leaf, jax.typing.ArrayLike):
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)} must be an array, got {leaf!r}.{remedy} For "
-                "parameters drawn from the run's key pass ones like them, and "
-                "task._replace(init=lambda key: (params_of(key), None))."
-            )
-    made = divided_state(params, None, trainable)
+    made = None if callable(params) and not remedy else _divided(params, trainable, remedy)
     return Task(
-        init=lambda key: made,
+        init=lambda key: _divided(params(key), trainable) if made is None else made,
         loss=_PureLoss(loss_fn),
         evaluate=_PureEvaluate(loss_fn),
         rebuild=lambda params, model_state: united_state(params, model_state)[0],
         update=checked_update(update),
     )
+
+
+def _divided(params: PyTree, trainable: Sequence[str] | None, remedy: str = "") -> tuple[Any, Any]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, (jax.typing.ArrayLike, Tracer)):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} must be an array, got {leaf!r}.{remedy}"
+            )
+    return divided_state(params, None, trainable)

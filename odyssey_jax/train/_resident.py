@@ -13,18 +13,18 @@ import jax.numpy as jnp
 from odyssey_jax._types import ModelState, Point, PyTree, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, checksum
-from odyssey_jax.parallel import check_whole
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
+from odyssey_jax.train._describe import Description, describe
 from odyssey_jax.train._fingerprint import of_program
 from odyssey_jax.train._loop import (
     Loop,
+    changed_to_validate,
     end_compiled,
     finish_compiled,
     first_batch,
     init_compiled,
     measure_compiled,
     run_compiled,
-    to_validate,
 )
 from odyssey_jax.train._program import Finished, Progress, scalars
 from odyssey_jax.train._validation import as_sets
@@ -66,11 +66,15 @@ class Resident:
 
     def init(self, key: jax.Array) -> Carry:
         """Make the carry of a run that has not begun, in buffers of its own."""
-        params, model_state = self.task.init(Keys.of(key).init)
-        check_whole("the parameter", params)
-        check_whole("the model state's", model_state)
+        placement = self.loop.placement
+        params, model_state = placement.init(self.task.init, Keys.of(key).init)
+        key = placement.put(key)
         carry = init_compiled(self.loop, key, params, model_state, self.inputs)
-        return self.loop.placement.put(carry)
+        return self._placed(carry)
+
+    def _placed(self, carry: Carry) -> Carry:
+        """Return a carry that the host has changed where it belongs."""
+        return self.loop.placement.place(carry, carry.state)
 
     def run(
         self, carry: Carry, limit: int, columns: Mapping[str, float] | None = None
@@ -105,7 +109,7 @@ class Resident:
         self.loop = dataclasses.replace(loop, **room)
         callbacks = self._callbacks_with_room(carry)
         carry = _with_room(carry, {"sample_capacity": 0, **room})
-        return self.loop.placement.put(carry._replace(callbacks=callbacks))
+        return self._placed(carry._replace(callbacks=callbacks))
 
     def _callbacks_with_room(self, carry: Carry) -> PyTree:
         """Return the callbacks' states in the room of the loop: only `init` knows what fills it."""
@@ -157,7 +161,8 @@ class Resident:
 
     def validated(self, carry: Carry) -> TrainState:
         """Return the state that is validated at the end of an epoch, which has not ended yet."""
-        return to_validate(self.loop, carry, self._given)[0]
+        # A copy: a hook may keep it, and the carry is donated.
+        return changed_to_validate(self.loop, carry, self._given)[0]
 
     def close(self) -> None:
         """Give back threads and files: there are none."""
@@ -172,6 +177,10 @@ class Resident:
         # Its parameters are the average's already, or the best epoch's.
         state = state._replace(average=None)
         return Finished(state, bests_of(callbacks, carry.callbacks))
+
+    def describe(self, memory_bytes: int | None) -> Description:
+        """Say what the run takes, without making any of its arrays."""
+        return describe(self.task, self.loop, self.inputs, memory_bytes)
 
     def made_of(self, carry: Carry) -> dict[str, Any]:
         """Return fingerprints of what the run is made of: functions, data, randomness."""
@@ -256,7 +265,7 @@ class Resident:
             like = carry.clock.step
             ranking = jax.device_put(ranking, like.sharding if like.committed else None)
             restored = restored._replace(ranking=ranking)
-        return self._go_on(self.loop.placement.put(restored))
+        return self._go_on(self._placed(restored))
 
     def _go_on(self, carry: Carry) -> Carry:
         """End an epoch that was left when its steps were done: `Loop.run` would train on."""

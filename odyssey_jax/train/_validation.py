@@ -15,6 +15,7 @@ from odyssey_jax._apply_if import apply_if
 from odyssey_jax._types import Batch, PyTree, Told, TrainState, asks_for, real_dtype, told
 from odyssey_jax.callbacks import When
 from odyssey_jax.data import IndexedSource, transform_of
+from odyssey_jax.parallel import Placement
 from odyssey_jax.train._carry import Carry, evaluation_key
 from odyssey_jax.train._convolutions import for_loops, slow_in_loops
 from odyssey_jax.train._evaluation import Cadences, EvaluationOptions, holds_in, prefix_of
@@ -33,12 +34,14 @@ class Validation(ByValue):
         metrics: Of the validation data.
         evaluations: How sets are measured that have a way of their own, by their names.
         columns: Names of what the host measures beside, and when; both of `make_loop`.
+        placement: Where batches and the train state lie.
     """
 
     evaluate: Callable[..., Any]
     metrics: MetricSet
     evaluations: tuple[tuple[str, EvaluationOptions], ...]
     columns: tuple[tuple[str, When], ...]
+    placement: Placement
 
     def evaluation(self, name: str) -> EvaluationOptions:
         """Return how a set of validation data is measured."""
@@ -65,7 +68,7 @@ class Validation(ByValue):
 
     @functools.cached_property
     def _traced_evaluate(self) -> Traced:
-        return Traced(self.evaluate)
+        return Traced(self.placement.wrapped(self.evaluate))
 
     def where_validated(self, carry: Carry, total_steps: Any) -> Told:
         """Return what the validation of a carry's state is told."""
@@ -162,7 +165,8 @@ class Validation(ByValue):
 
         A smaller last batch weighs less.
         """
-        batch_of = lambda batch: transformed(transform_of(data), batch, None)
+        laid_out = self.placement.batch
+        batch_of = lambda batch: transformed(transform_of(data), laid_out(batch), None)
 
         def step(index: Any, states: PyTree) -> PyTree:
             batch = batch_of(data.batch(None, index))

@@ -3,7 +3,6 @@
 import pickle
 
 import jax
-import numpy as np
 import optax
 
 import odyssey_jax as ody
@@ -26,11 +25,6 @@ class Ready:
 
     def close(self):
         pass
-
-
-def sharded():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
 
 def best(**keep):
@@ -70,7 +64,7 @@ CONFIGURATIONS = {
     "sharded": lambda: {
         "task": examples.nnx_task(),
         "callbacks": best(every_epochs=1, keep_best=1),
-        "batch_sharding": sharded(),
+        "placement": ody.data_parallel(),
     },
     "adapted": lambda: {
         "task": examples.linen_task(),

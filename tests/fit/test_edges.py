@@ -1,7 +1,6 @@
 """Arguments at the edges: directories, devices, NumPy's numbers, and what is no bool."""
 
 import os
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ import pytest
 
 import odyssey_jax as ody
 from odyssey_jax.cli import main
-from odyssey_jax.parallel import _placement
 from tests import examples
 
 SGD = optax.sgd(0.1)
@@ -93,36 +91,20 @@ def sharded(x, axis="data"):
     return jax.device_put(x, jax.NamedSharding(mesh, jax.P(axis)))
 
 
-@pytest.mark.parametrize("batch_sharding", [False, True])
-def test_what_lies_in_parts_is_refused_and_not_replicated_in_silence(batch_sharding):
-    how = {"batch_sharding": sharded(jnp.zeros(2)).sharding} if batch_sharding else {}
-    task = ody.pure_task({"w": sharded(jnp.zeros(4))}, lambda p, batch: squares(p["w"], batch))
-    with pytest.raises(ValueError, match=r"the parameter 'w' lies in parts on 2 devices"):
-        ody.fit(task, SGD, DATA, epochs=1, writers=[], **how)
-    data = ody.ArrayDataset({"x": sharded(jnp.arange(8.0))}, batch_size=4)
+@pytest.mark.parametrize("placement", [None, ody.data_parallel()], ids=["none", "data"])
+def test_data_that_lies_in_parts_is_refused_and_not_replicated_in_silence(placement):
+    data = ody.ArrayDataset({"x": sharded(jnp.arange(8.0))}, batch_size=8)
     with pytest.raises(ValueError, match=r"the training data 'data/x' lies in parts on 2"):
-        ody.fit(TASK, SGD, data, epochs=1, writers=[], **how)
+        ody.fit(TASK, SGD, data, epochs=1, writers=[], placement=placement)
+
+
+def test_parameters_in_parts_are_refused_where_one_device_would_hold_them():
+    task = ody.pure_task({"w": sharded(jnp.zeros(4))}, lambda p, batch: squares(p["w"], batch))
+    with pytest.raises(ValueError, match=r"parameter .w. lies in parts on 2 devices: .*as_given"):
+        ody.fit(task, SGD, DATA, epochs=1, writers=[])
     whole = {"w": sharded(jnp.zeros(4), None)}  # on both, but whole
-    ody.fit(
-        ody.pure_task(whole, lambda p, batch: squares(p["w"], batch)),
-        SGD, DATA, epochs=1, writers=[], **how,
-    )  # fmt: skip
-
-
-def test_that_devices_idle_is_said_once(monkeypatch):
-    monkeypatch.setattr(_placement, "_warned", [])
-    with pytest.warns(RuntimeWarning, match=r"7 more device\(s\) idle: pass batch_sharding="):
-        fit()
-    with warnings.catch_warnings(record=True) as seen:
-        fit()
-    assert not seen
-
-
-def test_more_axes_than_a_batch_is_cut_along_are_named():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
-    sharding = jax.NamedSharding(mesh, jax.P("data", "model"))
-    with pytest.raises(ValueError, match=r"names 2 axes.* pass PartitionSpec\('data'\)"):
-        fit(batch_sharding=sharding)
+    task = ody.pure_task(whole, lambda p, batch: squares(p["w"], batch))
+    ody.fit(task, SGD, DATA, epochs=1, writers=[])
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ def test_a_first_loss_that_is_not_finite():
         ({"accumulate_steps": "2"}, ValueError, "accumulate_steps must be .* least 1, got '2'"),
         ({"accumulate_steps": 6}, ValueError, "=6 is more than the 5 train steps of the run"),
         ({"writers": "csv"}, TypeError, "writers must be a list of writers, got 'csv'"),
-        ({"batch_sharding": 8}, TypeError, "batch_sharding must be a jax.sharding.NamedSharding"),
+        ({"placement": 8}, TypeError, "placement must be from ody.data_parallel, .*, got 8"),
     ],
 )
 def test_bad_arguments_are_refused(kwargs, error, message):
@@ -328,20 +328,16 @@ def test_bad_arguments_are_refused(kwargs, error, message):
 
 
 def test_a_batch_that_cannot_be_cut_evenly():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     with pytest.raises(ValueError, match="a batch of 4 examples can't be cut evenly"):
         ody.fit(
             examples.linear_task(), optax.sgd, examples.train_data(4), epochs=1,
-            learning_rate=0.1, batch_sharding=sharding, writers=[],
+            learning_rate=0.1, placement=ody.data_parallel(), writers=[],
         )  # fmt: skip
 
 
 def test_saved_on_eight_devices_resumed_on_one(tmp_path):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     whole = run(examples.nnx_task(), tmp_path / "whole")
-    run(examples.nnx_task(), tmp_path / "cut", epochs=4, batch_sharding=sharding)
+    run(examples.nnx_task(), tmp_path / "cut", epochs=4, placement=ody.data_parallel())
     resumed = run(examples.nnx_task(), tmp_path / "cut")
     assert len(jax.tree.leaves(resumed.state.params)[0].sharding.device_set) == 1
     for name, column in whole.history.items():

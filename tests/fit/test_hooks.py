@@ -387,11 +387,10 @@ def test_a_metric_of_a_whole_evaluation_is_that_of_its_batches():
 @pytest.mark.parametrize("kind", ["here", "read"])
 def test_it_is_collected_over_several_devices(kind):
     valid = examples.valid_data() if kind == "here" else Read(batch_size=8, examples=24, seed=1)
-    sharding = jax.NamedSharding(jax.sharding.Mesh(jax.devices(), ("data",)), jax.P("data"))
     hook = ody.collect(("labels", "logits"), top1)
-    history = collected(valid, hook, epochs=2, batch_sharding=sharding).history
+    history = collected(valid, hook, epochs=2, placement=ody.data_parallel()).history
     np.testing.assert_allclose(history["top1"], history["valid/top1"], rtol=1e-6)
-    alone = collected(valid, hook, epochs=2).history
+    alone = collected(valid, hook, epochs=2, placement=ody.parallel.one_device()).history
     np.testing.assert_allclose(history["top1"], alone["top1"], rtol=1e-6)
 
 

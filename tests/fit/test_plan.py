@@ -33,7 +33,7 @@ def test_what_is_no_writer(writers, error, message):
 def plan(callbacks, directory="somewhere", **kwargs):
     arguments = {
         "epochs": 2, "learning_rate": None, "metrics": None, "train_metrics": None,
-        "steps_per_epoch": None, "options": ody.StepOptions(), "batch_sharding": None, "seed": 0,
+        "steps_per_epoch": None, "options": ody.StepOptions(), "placement": None, "seed": 0,
         "resume": "latest", "schedule_change": "refuse", "writers": [], "config": None,
         "max_time": None, "run_change": "refuse", "on_failed_write": "raise",
         "on_interrupt": "raise", "hooks": (), "batch_size": None, "valid_steps": None,

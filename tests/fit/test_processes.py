@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import odyssey_jax as ody
-from odyssey_jax.parallel import Replicated, _alike, check_alike
+from odyssey_jax.parallel import _alike, check_alike
 from tests import examples
 from tests.processes import finish, run, start
 
@@ -23,7 +23,7 @@ import optax
 import odyssey_jax as ody
 from tests import examples
 
-def fit(directory, sharding, *writers, epochs=12, seed=0):
+def fit(directory, placement, *writers, epochs=12, seed=0):
     return ody.fit(
         examples.linear_task(), optax.adamw, examples.train_data(), examples.valid_data(),
         epochs=epochs, learning_rate=ody.warmup_cosine(0.05, 10, 60), seed=seed,
@@ -31,7 +31,7 @@ def fit(directory, sharding, *writers, epochs=12, seed=0):
             ody.early_stopping("valid/loss", 400, restore_best=True),
             ody.checkpoint(every_epochs=3),
         ),
-        directory=directory, batch_sharding=sharding, writers=[ody.JsonLines(), *writers],
+        directory=directory, placement=placement, writers=[ody.JsonLines(), *writers],
     )
 
 class At:
@@ -56,7 +56,7 @@ from pathlib import Path
 import numpy as np
 
 directory, me = Path(sys.argv[1]), jax.process_index()
-sharding = jax.NamedSharding(jax.sharding.Mesh(jax.devices(), ("data",)), jax.P("data"))
+placement = ody.data_parallel()
 (directory / f"pid{me}").write_text(str(os.getpid()))
 pid = lambda process: int((directory / f"pid{process}").read_text())
 
@@ -70,7 +70,7 @@ def leave(result, name):
 
 # A signal to one process ends all, each with its code, and all saved the same step.
 TERMINATED = (
-    PROGRAM + "fit(directory / 'run', sharding, At(2, lambda: os.kill(pid(1), signal.SIGTERM)))"
+    PROGRAM + "fit(directory / 'run', placement, At(2, lambda: os.kill(pid(1), signal.SIGTERM)))"
 )
 
 KILLED = (
@@ -79,16 +79,17 @@ KILLED = (
 def kill():
     os.kill(pid(1), signal.SIGKILL)
     os.kill(pid(0), signal.SIGKILL)
-fit(directory / "run", sharding, At(7, kill))
+fit(directory / "run", placement, At(7, kill))
 """
 )
 
 FINISHED = (
     PROGRAM
     + """
-leave(fit(directory / "run", sharding), "run")
-leave(fit(directory / "whole", sharding), "whole")
-leave(fit(directory / "of one", sharding), "of one")
+leave(fit(directory / "run", placement), "run")
+leave(fit(directory / "whole", None), "whole")
+leave(fit(directory / "of one", placement), "of one")
+fit(directory / "sharded", ody.fully_sharded(min_size=1), epochs=6)
 
 # What is not the same in all processes is refused by all.
 def refused(kind, message, call):
@@ -99,12 +100,12 @@ def refused(kind, message, call):
         return
     raise AssertionError(message)
 
-refused(ValueError, "pass batch_sharding=", lambda: fit(None, None))
-alone = jax.NamedSharding(jax.sharding.Mesh(jax.devices()[:2], ("data",)), jax.P("data"))
+refused(ValueError, "pass a placement=", lambda: fit(None, ody.parallel.one_device()))
+alone = ody.data_parallel(jax.sharding.Mesh(jax.devices()[:2], ("data",)))
 refused(ValueError, "no device of the processes [1]", lambda: fit(None, alone))
 refused(
     ValueError, "process 1 has another set of arguments than process 0",
-    lambda: fit(directory / "differs", sharding, seed=me),
+    lambda: fit(directory / "differs", placement, seed=me),
 )
 
 # An error in one process is raised in all.
@@ -113,7 +114,7 @@ def fail():
 
 refused(
     OSError if me == 0 else RuntimeError, "No space left on device",
-    lambda: fit(directory / "fails", sharding, At(2, fail)),
+    lambda: fit(directory / "fails", placement, At(2, fail)),
 )
 """
 )
@@ -125,7 +126,7 @@ LOADED = (
     + """
 run = directory / "run"
 put = lambda x, *axes: jax.make_array_from_callback(
-    x.shape, jax.NamedSharding(sharding.mesh, jax.P(*axes)), lambda index: x[index]
+    x.shape, jax.NamedSharding(placement.mesh, jax.P(*axes)), lambda index: x[index]
 )
 make = lambda n: {
     "rows": put(np.arange(24.0, dtype=np.float32).reshape(8, 3) + n, "data"),
@@ -180,7 +181,7 @@ def state():
 def fit(directory, data, hooks=()):
     return ody.fit(
         examples.linear_task(), optax.adam, *data, epochs=4, learning_rate=0.05, writers=[],
-        callbacks=ody.checkpoint(ody.every(steps=3)), directory=directory, batch_sharding=sharding,
+        callbacks=ody.checkpoint(ody.every(steps=3)), directory=directory, placement=placement,
         hooks=hooks,
     )
 
@@ -269,7 +270,7 @@ def measured(directory):
             ody.early_stopping("size", 9, mode="max", restore_best=True),
             ody.checkpoint(ody.every(steps=3), keep_best=1, monitor="size", mode="min"),
         ),
-        directory=directory, batch_sharding=sharding,
+        directory=directory, placement=placement,
     )
 
 leave(measured(directory / "run"), "run")
@@ -292,7 +293,7 @@ def test_columns_of_hooks_are_those_of_the_first_process_and_survive_a_kill(tmp_
 
 
 def mesh_of(n):
-    return jax.NamedSharding(jax.sharding.Mesh(jax.devices()[:n], ("data",)), jax.P("data"))
+    return ody.data_parallel(jax.sharding.Mesh(jax.devices()[:n], ("data",)))
 
 
 @pytest.mark.slow
@@ -323,6 +324,11 @@ def test_terminated_killed_and_finished_by_two_processes(tmp_path):
 
     # One process, with one device, goes on with what two have saved.
     assert fit(tmp_path / "run", None, epochs=EPOCHS + 2).epochs == EPOCHS + 2
+    # And what two have saved in parts, on one device and in parts on other devices.
+    for placement, epochs in ((None, EPOCHS), (ody.fully_sharded(min_size=1), EPOCHS + 2)):
+        resumed = fit(tmp_path / "sharded", placement, epochs=epochs)
+    for name, column in resumed.history.items():
+        np.testing.assert_allclose(column[:EPOCHS], whole.history[name], rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
@@ -337,12 +343,6 @@ def test_all_processes_load_and_one_exports(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "orbax", "params.safetensors", "pid0", "pid1", "run"
     }  # fmt: skip
-
-
-def test_a_sharding_that_fit_cannot_take():
-    explicit = jax.NamedSharding(jax.make_mesh((4,), ("data",)), jax.P("data"))
-    with pytest.raises(ValueError, match="has a mesh whose axes are not automatic: make it with"):
-        Replicated(explicit).check(8)
 
 
 def test_what_differs_is_named(monkeypatch):

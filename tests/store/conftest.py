@@ -87,10 +87,11 @@ class PlainWriter:
     def __init__(self, directory, barriers):
         self._directory = directory
 
-    def write(self, step, header, layout, packed, loose):
+    def write(self, step, header, layout, arrays):
         from odyssey_jax.store import _checksums, _files, _layout
 
-        assert not loose
+        packed = arrays.packed
+        assert (arrays.whole, arrays.spread) == ({}, {})
         root = self._directory / f"{step}.{_files.UNFINISHED}"
         for name, document in {"metadata": header, "layout": _layout.to_json(layout)}.items():
             (root / name).mkdir(parents=True)
@@ -101,7 +102,7 @@ class PlainWriter:
                 file = root / _checksums.chunk_file(name, number)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(array[start : start + chunk].tobytes())
-        _checksums.write(root, _checksums.of_packs(packed, layout.packs))
+        _checksums.write(root, _checksums.of_whole(packed, layout.packs, {}))
         os.rename(root, self._directory / str(step))
 
     def close(self):

@@ -20,7 +20,7 @@ from odyssey_jax.store import (
     CheckpointSkippedWarning,
     Reader,
     Store,
-    _orbax,
+    _stored_step,
 )
 from tests.store.conftest import assert_same, blank, rows
 
@@ -107,7 +107,7 @@ def flips(data, seed):
 def test_undamaged(directory):
     assert outcome(directory) == "exact"
     names = {path.name.split(".")[0] for path in folders(directory)}
-    assert {"metadata", "layout", "state", "packed", "loose"} <= names
+    assert {"metadata", "layout", "state", "packed", "tree"} <= names
 
 
 def test_every_file_and_directory_deleted(directory):
@@ -147,24 +147,24 @@ def test_every_file_with_a_flipped_bit(directory):
 
 
 def test_without_verification_what_cannot_be_read_is_corrupt(directory):
-    (path,) = (directory / "2" / "state").glob("loose.*/0.0")
+    (path,) = (directory / "2" / "state").glob("tree.sharded/0.0")
     data = path.read_bytes()
     path.write_bytes(data[:-1])
-    with pytest.raises(CheckpointCorruptError, match="step 2 in .* read: state/loose.* bytes long"):
+    with pytest.raises(CheckpointCorruptError, match="step 2 in .* read: state/tree.* bytes long"):
         Reader(directory).load(2, verify=False)
     path.write_bytes(data)
 
 
-def test_what_tensorstore_says_of_a_chunk_is_found(directory, monkeypatch):
-    def fail(*_):
-        raise ValueError("DATA_LOSS: a chunk is short")
-
-    monkeypatch.setattr(_orbax, "_begin", fail)
-    reader = Reader(directory)
-    with pytest.raises(CheckpointCorruptError, match="ValueError: DATA_LOSS: a chunk is short"):
-        reader.restore(target(1)[0], 2, verify=False)
-    with pytest.raises(ValueError, match="DATA_LOSS: a chunk is short"):
-        reader.restore(target(1)[0], 2)  # whose bytes have their checksums
+def test_a_damaged_chunk_of_an_array_by_itself_names_its_leaf(directory):
+    path = directory / "2" / "state" / "tree.sharded" / "1.0"
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(
+        CheckpointCorruptError,
+        match=r"state/tree.sharded/1.0 is damaged.* \(it is of leaf \['sharded'\]\)",
+    ):
+        Reader(directory).restore(target(1)[0], 2)
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["float32", "sharded"])
@@ -178,10 +178,10 @@ def test_a_sharding_that_a_leaf_cannot_have_is_no_damage(directory, name):
 
 
 def test_a_device_without_memory_is_no_damage(directory, monkeypatch):
-    def fail(*_):
+    def fail(*_, verify):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(_orbax, "read_loose", fail)
+    monkeypatch.setattr(_stored_step, "read_loose", fail)
     reader = Reader(directory)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE") as caught:
         reader.restore(target(1)[0])

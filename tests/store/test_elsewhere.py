@@ -171,10 +171,11 @@ def test_a_machine_with_fewer_devices_and_back(stores, tmp_path, count):
 
 
 def fit(directory, epochs, devices):
-    sharding = None if devices is None else rows((devices,))
+    mesh = jax.sharding.Mesh(jax.devices()[:devices], ("data",))
+    placement = None if devices is None else ody.data_parallel(mesh)
     return ody.fit(
         examples.linear_task(), optax.adam(1e-2), examples.train_data(), examples.valid_data(),
-        epochs=epochs, batch_sharding=sharding, directory=directory, writers=[],
+        epochs=epochs, placement=placement, directory=directory, writers=[],
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_what_json_cannot_hold_is_named():
         encode({"a": [1, object()]})
 
 
-VERSIONS = [*MIGRATIONS, FORMAT_VERSION]  # those that this library reads
+VERSIONS = [*sorted(MIGRATIONS), FORMAT_VERSION]  # those that this library reads
 
 
 def test_every_version_has_a_fixture():
@@ -95,26 +95,26 @@ def test_no_version_is_left_out():
 def test_a_step_of_an_older_version_is_migrated(tmp_path, monkeypatch):
     """A made-up next version, whose layout is called otherwise and whose epochs count from 0."""
 
-    def from_2(kind, document):
+    def from_3(kind, document):
         if kind == "metadata":
             return document | {"epoch": document["epoch"] - 1}
         return {{"leaves": "rows"}.get(name, name): value for name, value in document.items()}
 
     from_json = _stored_step.from_json
-    shutil.copytree(FIXTURES / "v2", tmp_path / "store")
+    shutil.copytree(FIXTURES / "v3", tmp_path / "store")
     with monkeypatch.context() as patched:
-        patched.setattr(_format, "FORMAT_VERSION", 3)
-        patched.setattr(_format, "MIGRATIONS", {2: from_2})
+        patched.setattr(_format, "FORMAT_VERSION", 4)
+        patched.setattr(_format, "MIGRATIONS", {3: from_3})
         patched.setattr(
             _stored_step, "from_json", lambda data: from_json(data | {"leaves": data["rows"]})
         )
         reader = Reader(tmp_path / "store")
         assert reader.metadata(STEP)["epoch"] == METADATA["epoch"] - 1
-        assert reader.metadata(STEP)["format_version"] == 2
+        assert reader.metadata(STEP)["format_version"] == 3
         np.testing.assert_array_equal(reader.load().tree["params"]["w"], tree()["params"]["w"])
         assert reader.verify(STEP) > 0
         patched.setattr(_format, "MIGRATIONS", {})
-        with pytest.raises(CheckpointCorruptError, match=r"no format version \(found 2\)"):
+        with pytest.raises(CheckpointCorruptError, match=r"no format version \(found 3\)"):
             reader.metadata(STEP)
 
 
@@ -130,7 +130,7 @@ def test_migrations_go_one_version_at_a_time(monkeypatch):
 
 
 def test_a_newer_version_that_is_damaged_is_damaged(tmp_path):
-    """One flipped bit makes a 3 of a 2: that is no reason to ask for another odyssey_jax."""
+    """One flipped bit makes a newer one of it: that is no reason to ask for another odyssey_jax."""
     shutil.copytree(FIXTURES / f"v{FORMAT_VERSION}", tmp_path / "store")
     file = tmp_path / "store" / str(STEP) / "metadata" / "metadata"
     number = f'"format_version": {FORMAT_VERSION}'
@@ -140,7 +140,7 @@ def test_a_newer_version_that_is_damaged_is_damaged(tmp_path):
 
 
 def test_without_its_checksums_it_is_corrupt(tmp_path):
-    shutil.copytree(FIXTURES / "v2", tmp_path / "store")
+    shutil.copytree(FIXTURES / f"v{FORMAT_VERSION}", tmp_path / "store")
     (tmp_path / "store" / str(STEP) / "checksums.json").unlink()
     with pytest.raises(CheckpointCorruptError, match=r"cannot be read: checksums\.json is missing"):
         Reader(tmp_path / "store").metadata(STEP)

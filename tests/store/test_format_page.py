@@ -13,6 +13,7 @@ import pytest
 
 import odyssey_jax.store as store_room
 from odyssey_jax.store import FORMAT_VERSION, Reader, Store
+from odyssey_jax.store._format import MIGRATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (Path(store_room.__file__).parent / "FORMAT.md").read_text()
@@ -26,6 +27,7 @@ def saved(tmp_path_factory):
     tree = {
         "spread": jax.device_put(jnp.arange(16.0), spread),
         "w": jnp.ones((2, 3)),
+        "large": np.arange(6.0).reshape(2, 3) * np.ones((2**15, 1, 1)),
         "half": np.array([1.5, 2.5], "bfloat16"),
         "keys": jax.random.split(jax.random.key(3), 2),
         "small": np.array([1, 2], "uint2"),
@@ -79,7 +81,7 @@ def test_orbax_s_markers_are_not_summed_and_nothing_is_read_from_them(saved, tmp
 def test_every_file_and_field_is_on_the_page(saved):
     step, _ = saved
     for path in step.rglob("*"):
-        name = re.sub(r"^(packed|loose)\..*", r"\1.", path.name)
+        name = re.sub(r"^(packed|tree)\..*", r"\1.", path.name)
         assert name in PAGE, path
     for item in ("metadata", "layout"):
         data = json.loads((step / item / "metadata").read_text())
@@ -91,7 +93,10 @@ def test_every_file_and_field_is_on_the_page(saved):
 
 def test_the_page_is_of_this_version():
     assert f"format version {FORMAT_VERSION}" in PAGE
-    assert re.findall(r"^- (\d+): ", PAGE, flags=re.MULTILINE) == [str(FORMAT_VERSION)]
+    assert re.findall(r"^- (\d+): ", PAGE, flags=re.MULTILINE) == [
+        str(FORMAT_VERSION),
+        *map(str, sorted(MIGRATIONS, reverse=True)),
+    ]
 
 
 def test_every_promise_names_tests_that_are_there():

@@ -35,7 +35,7 @@ from odyssey_jax.store._structure import numbers_in
 from tests.store.conftest import rows
 
 MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt", "checksums.json")
-DOCUMENTS = ("checksums.json", "metadata/metadata", "layout/metadata", "state/loose.00008/.zarray")
+DOCUMENTS = ("checksums.json", "metadata/metadata", "layout/metadata", "state/tree.sharded/.zarray")
 
 
 def tree(value):
@@ -222,6 +222,8 @@ LAYOUTS = {
     "empty of a great shape": put(EMPTY, 1, [0, 10**30]),
     "loose outside": put(LOOSE, 4, "x/../../../../secret"),
     "loose absolute": put(LOOSE, 4, "/etc"),
+    "loose above": put(LOOSE, 4, "tree./../../secret"),
+    "loose that is packed": put(LOOSE, 4, "packed.float64"),
     "loose of another shape": put(LOOSE, 1, [10**9, 2]),
     "loose of another dtype": put(LOOSE, 2, "float64"),
     "key of no kind": put(KEY, 8, "enigma"),
@@ -315,7 +317,7 @@ def test_a_checksum_of_the_wrong_kind(directory, row):
     check(directory, "checksums.json makes no sense")
 
 
-FILES = (*DOCUMENTS, "state/packed.float64/0", "state/loose.00008/0.0", "state/_METADATA")
+FILES = (*DOCUMENTS, "state/packed.float64/0", "state/tree.sharded/0.0", "state/_METADATA")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -62,12 +62,12 @@ def test_memory_is_used_again(tmp_path, gate):
         store.save(1, tree(1), {})
         gate.set()
         store.wait()
-        buffers = [id(staging.buffers["float64"]) for staging in store._staging]
+        buffers = [id(staging.packed["float64"]) for staging in store._staging]
         assert len(set(buffers)) == 2, "one for each save in flight"
         for step in range(2, 6):
             store.save(step, tree(step), {})
             store.wait()
-        assert [id(staging.buffers["float64"]) for staging in store._staging] == buffers
+        assert [id(staging.packed["float64"]) for staging in store._staging] == buffers
     assert not store._staging
 
 

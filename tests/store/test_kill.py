@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from odyssey_jax.store import Store, _orbax
+from odyssey_jax.store import Store, _files, _orbax
 
 # A process of its own each, but forked from one that has imported JAX and Orbax.
 processes = multiprocessing.get_context("forkserver")
@@ -37,7 +37,8 @@ def program(directory, where):
         shutil.rmtree = lambda path, **_: half_deleted(path) if path.exists() else None
     store.save(2, {"w": np.full(500_000, 2.0)}, {})
     if where == "in the write":
-        while not list(store.directory.glob("2.*/state*/packed*/*")):
+        state = store.directory / f"2.{_files.UNFINISHED}" / "state"
+        while not (state.exists() and list(state.glob("*/0"))):
             pass
         die()
     store.wait()

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from odyssey_jax.store import Store
+from odyssey_jax.store import Store, export
 from tests import examples
 from tests.processes import run
 
@@ -33,6 +33,8 @@ def make(n=0):
         "everywhere": put(np.arange(6.0, dtype=np.float32) + n, everywhere),
         "rows": put(np.arange(48.0, dtype=np.float32).reshape(8, 6) + n, rows),
         "cells": put(np.arange(64).reshape(8, 8) + n, cells),
+        "large": put(np.arange(2**18, dtype=np.float32) + n, everywhere),
+        "large rows": put(np.arange(2**18, dtype=np.float32).reshape(512, 512) + n, rows),
         "keys": keys(everywhere),
         "key rows": keys(rows),
         "own": jnp.full(3, n),
@@ -111,12 +113,12 @@ assert store.steps() == (5,)
 # A save that fails in one process fails in all, and the next one is as good as ever.
 from odyssey_jax.store import _orbax
 for culprit in range(jax.process_count()):
-    sums = _orbax._checksums.of_loose
+    sums = _orbax._checksums.of_spread
     def fail(*args):
         if me == culprit:
             raise OSError(28, "No space left on device")
         return sums(*args)
-    _orbax._checksums.of_loose = fail
+    _orbax._checksums.of_spread = fail
     store.save(6, make(6), {})
     try:
         store.wait()
@@ -127,7 +129,7 @@ for culprit in range(jax.process_count()):
             f"checkpoint of step 6 was not written to {directory!r}: {who}No space left on device"
         ), error
         assert error.errno == 28
-    _orbax._checksums.of_loose = sums
+    _orbax._checksums.of_spread = sums
     store._background.join()
     assert store.steps() == (5,)
 store.save(6, make(6), {})
@@ -143,6 +145,15 @@ with Store(directory) as store:
     restored = store.restore(make(0))
     same(restored.tree, make(restored.step))
     store.save(restored.step + 1, make(restored.step + 1), {})
+
+# Each reads its own part of another library's files.
+from odyssey_jax.store import open_foreign
+from pathlib import Path
+for name in sys.argv[2:]:
+    foreign = open_foreign(Path(name))
+    target = {"w": put(np.zeros((8, 6), np.float32), rows)}
+    found = foreign.restore(target, None, "")[0]
+    same(found, {"w": make(0)["rows"]})
 """
 )
 
@@ -155,6 +166,8 @@ def tree(n):
     return {
         "everywhere": jnp.arange(6.0) + n,
         "rows": jax.device_put(jnp.arange(48.0).reshape(8, 6) + n, rows),
+        "large": jnp.arange(2.0**18) + n,
+        "large rows": jax.device_put(jnp.arange(2.0**18).reshape(512, 512) + n, rows),
         "cells": jax.device_put(np.arange(64).reshape(8, 8).astype(np.int32) + n, cells),
         "keys": keys,
         "key rows": keys,
@@ -178,7 +191,14 @@ def test_several_save_and_one_restores_and_the_reverse(tmp_path):
         }
         examples.assert_same(store.restore(one).tree, tree(6))
         store.save(7, tree(7), {})
-    run(RESTORE, tmp_path, processes=4, devices=1)
+        lies = {leaf.name: leaf.array for leaf in store.leaves(6)}
+    assert (lies["large"], lies["rows"]) == ("tree.large", "tree.rows")
+    arrays = {"w": np.arange(48.0, dtype=np.float32).reshape(8, 6)}
+    files = [
+        export(arrays, tmp_path / "w", "orbax"),
+        export(arrays, tmp_path / "w.safetensors", "safetensors"),
+    ]
+    run(RESTORE, tmp_path, *files, processes=4, devices=1)
     with Store(tmp_path) as store:
         assert store.steps() == (8,)
         examples.assert_same(store.restore(tree(0)).tree, tree(8))

@@ -150,9 +150,16 @@ def test_a_checkpoint_that_orbax_alone_wrote_is_no_riddle(tmp_path):
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(3, args=ocp.args.StandardSave(TREE))
     reader = Reader(tmp_path)
-    with pytest.raises(CheckpointCorruptError, match="checksums.json is missing: .* not odyss"):
+    with pytest.raises(
+        CheckpointError, match="step 3 .* is not odyssey_jax's, but another"
+    ) as caught:
         reader.restore(TREE)
+    assert not isinstance(caught.value, CheckpointCorruptError)
     assert reader.size(3) > 0
+    with Store(tmp_path, keep_last=None) as store:
+        store.save(1, TREE, {})
+    with pytest.warns(CheckpointSkippedWarning, match=r"checksums\.json is missing: .* not odyss"):
+        assert reader.restore(TREE).step == 1  # beside a store's own it hides none of them
 
 
 def test_a_step_may_come_as_an_array(tmp_path):

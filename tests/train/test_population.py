@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 import odyssey_jax as ody
 from odyssey_jax.train import Keys, fresh_copy
@@ -128,9 +127,8 @@ def test_validation_is_evaluated_once_an_epoch():
 
 
 def test_batches_sharded_over_eight_devices_equal_one_device():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",))
     results = []
-    for sharding in (None, NamedSharding(mesh, PartitionSpec("data"))):
+    for placement in (None, ody.data_parallel()):
         result = ody.fit(
             examples.nnx_task(),
             optax.adamw,
@@ -138,7 +136,7 @@ def test_batches_sharded_over_eight_devices_equal_one_device():
             examples.valid_data(),
             epochs=4,
             learning_rate=0.01,
-            batch_sharding=sharding,
+            placement=placement,
             writers=[],
         )
         results.append(result)
