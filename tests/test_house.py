@@ -53,7 +53,7 @@ ALLOWED = {
     "flax": PURE | {"parallel", "train"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
-    "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},
+    "cli": {"_digits", "_text", "parallel", "store", "errors", "fit", "runs", "plots", "schedules"},
     "testing": PURE | {"store", "transforms", "callbacks"},
 }
 
