@@ -54,7 +54,7 @@ ALLOWED = {
     "eqx": PURE | {"train", "transforms"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
-    "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},
+    "cli": {"_digits", "_text", "parallel", "store", "errors", "fit", "runs", "plots", "schedules"},
     "testing": PURE | {"schedules", "store", "transforms", "callbacks", "train"},
 }
 

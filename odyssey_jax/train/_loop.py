@@ -110,7 +110,7 @@ class Loop(Epoch):
             )
         average = None if averaging is None else averaging.init(params, model_state, opt_state)
         state = TrainState(params, model_state, opt_state, average)
-        batch = jax.eval_shape(first_batch, inputs.train)
+        batch = form_of_batch(inputs.train)
         carry = Carry(
             clock=clock_at(0, 0),
             state=state,
@@ -283,10 +283,15 @@ class Loop(Epoch):
         return columns
 
 
-def first_batch(data: Any) -> Any:
-    """Return a batch of a source as a step gets it, for its shapes."""
-    key = jax.random.key(0)
-    return transformed(transform_of(data), data.batch(data.order(key, 0), 0), key)
+def form_of_batch(data: Any) -> Any:
+    """Return the shapes of a batch of a source, as a step gets it."""
+
+    # JAX remembers what it was asked of a function for as long as that lives: so, of this one.
+    def first(data: Any) -> Any:
+        key = jax.random.key(0)
+        return transformed(transform_of(data), data.batch(data.order(key, 0), 0), key)
+
+    return jax.eval_shape(first, data)
 
 
 def make_loop(

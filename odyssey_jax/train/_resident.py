@@ -21,7 +21,7 @@ from odyssey_jax.train._loop import (
     changed_to_validate,
     end_compiled,
     finish_compiled,
-    first_batch,
+    form_of_batch,
     init_compiled,
     measure_compiled,
     run_compiled,
@@ -184,7 +184,7 @@ class Resident:
 
     def made_of(self, carry: Carry) -> dict[str, Any]:
         """Return fingerprints of what the run is made of: functions, data, randomness."""
-        batch = jax.eval_shape(first_batch, self.inputs.train)
+        batch = form_of_batch(self.inputs.train)
         valid = self.inputs.valid
         config = jax.config
         return {
