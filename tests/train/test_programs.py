@@ -135,7 +135,7 @@ def test_runs_with_fresh_functions_leave_next_to_nothing():
 
     objects(2)
     before = objects(1)
-    assert (objects(4) - before) / 4 < 100  # some 3,000 where its programs are kept
+    assert (objects(4) - before) / 4 < 10  # some 3,000 where its programs are kept
 
 
 def counted(traces):
