@@ -164,6 +164,16 @@ def test_the_shell_opens_no_carry(path):
             assert not HIDDEN & {name.name for name in node.names}
 
 
+def test_one_file_imports_fsspec():
+    packages = ("fsspec", "s3fs", "gcsfs", "boto3", "etils")
+    importers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if any(module.partition(".")[0] in packages for module in imports(path))
+    }
+    assert importers == {"store/_objects.py"}
+
+
 def test_one_file_imports_orbax():
     """Its next API, 1.0, then changes that file alone; until then it is kept out."""
     importers = {

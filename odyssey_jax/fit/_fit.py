@@ -10,6 +10,7 @@ from typing import Any
 
 from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
 from odyssey_jax.feed import PREFETCH_BYTES
+from odyssey_jax.fit._copied_logs import with_logs
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
 from odyssey_jax.fit._plan import (
@@ -284,10 +285,10 @@ def _add_result(error: Exception, make: Callable[[], FitResult]) -> None:
 
 def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Reports:
     """Tell the writers where the run begins; on several processes the first one writes."""
-    writers = plan.writers if is_first() else []
+    folder, writers = with_logs(plan.directory, plan.writers if is_first() else [])
     progress = begun.program.look(begun.carry).fetch()
     info = RunInfo(
-        directory=plan.directory,
+        directory=folder,
         epochs=plan.epochs,
         rows=as_rows(progress.history()),
         samples=as_rows(progress.sampled()),

@@ -105,12 +105,12 @@ class Store(Keeper):
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
         self._save_seconds = 0.0
-        self._barriers = Barriers(self.directory)
+        self._barriers = Barriers(self._folder.path)
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
         kind = _orbax.Writer if is_first() else _orbax.ShardWriter
-        self._writer = kind(self.directory, self._barriers)
+        self._writer = kind(self._folder.path, self._barriers)
 
     @property
     def in_flight(self) -> int:
@@ -221,9 +221,8 @@ class Store(Keeper):
             )
 
     def _is_committed(self, step: int) -> bool:
-        """Look for one step: to list the directory takes 1 to 2 ms after a save."""
         with together():
-            return from_first(os.path.lexists(self.directory / str(step)), "Store.save")
+            return from_first(self._folder.has(step), "Store.save")
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))
@@ -258,7 +257,9 @@ class Store(Keeper):
         try:
             with self._barriers.together():
                 with self._in_place_of(step):
+                    self._folder.prepare(step)
                     self._writer.write(step, head, layout, snapshot.on_host(layout))
+                    self._folder.publish(step)
                 # Committed, and on the disk. Only now may anything be deleted: whatever happens
                 # from here on, or has happened before, one good step is there.
                 self._values[step] = value
@@ -284,7 +285,7 @@ class Store(Keeper):
         # The rename that commits needs the name to be free, so the old step is set aside first,
         # under a name from which the next store puts it back if this program is killed.
         if is_first() and step in self._replaceable() and step in self._committed():
-            return _files.set_aside(self.directory, step)
+            return self._folder.in_place_of(step)
         return contextlib.nullcontext()
 
     def close(self) -> None:
