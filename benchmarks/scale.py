@@ -3,7 +3,8 @@
 ``python -m benchmarks.scale [--quick] [--json FILE]``
 
 The loop by hand is what an expert writes: a jitted scan of an epoch's steps with the same
-shardings, donated, over batches that lie on the devices. The devices are 8 simulated ones where there are no others, which
+shardings, donated, over batches that lie on the devices. These are 8 simulated ones where there
+are no others, which
 share the cores: the ratios say what `fit` adds, and nothing of how it scales.
 """
 
