@@ -46,6 +46,7 @@ from odyssey_jax.data import ArrayDataset as ArrayDataset
 from odyssey_jax.data import HostDataset as HostDataset
 from odyssey_jax.data import pad_to as pad_to
 from odyssey_jax.data import stream as stream
+from odyssey_jax.eqx import eqx_task as eqx_task
 from odyssey_jax.feed import evaluate as evaluate
 from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
@@ -147,6 +148,7 @@ __all__ = [
     "describe_run",
     "early_stopping",
     "equal_average",
+    "eqx_task",
     "errors",
     "evaluate",
     "every",

@@ -51,10 +51,11 @@ ALLOWED = {
     }
     | {"writers", "plots", "runs"},
     "flax": PURE | {"parallel", "train"},
+    "eqx": PURE | {"train", "transforms"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
-    "cli": {"_digits", "_text", "store", "errors", "fit", "runs", "plots", "schedules"},
-    "testing": PURE | {"store", "transforms", "callbacks"},
+    "cli": {"_digits", "_text", "parallel", "store", "errors", "fit", "runs", "plots", "schedules"},
+    "testing": PURE | {"schedules", "store", "transforms", "callbacks", "train"},
 }
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and train.

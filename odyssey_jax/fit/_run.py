@@ -36,7 +36,8 @@ class Run:
     still there: a step that donates it may have taken it along.
 
     Args:
-        directory: Where checkpoints and `metrics.jsonl` go; None keeps nothing.
+        directory: Where checkpoints and `metrics.jsonl` go, a path or the URL of a
+            bucket (`gs://`, `s3://`); None keeps nothing.
         checkpoint: When to save and what to keep, from `checkpoint`; in steps or seconds. None
             saves by time, as `fit` does. Of the best by a metric are those kept that were saved.
         resume: "latest", to go on from the newest checkpoint, or False, to begin again.

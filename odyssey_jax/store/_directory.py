@@ -43,7 +43,7 @@ class Directory:
 
     Raises:
         ValueError: If the mode is neither, or None and the name does not say, or the directory is
-            not on this machine.
+            a URL of another kind than those of buckets.
     """
 
     def __init__(

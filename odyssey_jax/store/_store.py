@@ -35,14 +35,19 @@ class Store(Keeper):
     and pin steps. Where the file system has no locks, nobody is refused, and what killed saves
     left stays.
 
+    In a bucket a step is committed by an object that is written last, when its other files are
+    uploaded, and the lock is a lease, which expires 60 s after its program was killed.
+
     On several processes (`jax.distributed`) the directory is one that all of them share, and
     all call the same methods in the same order, from the main thread: of an array that is
     spread over them each writes its own part, process 0 writes what is replicated and what it
     has for itself, deletes, and decides where they might see different things. A save that
-    fails in one fails in all. To look at a directory in one process only, use a `Reader`.
+    fails in one fails in all. A bucket is refused there. To look at a directory in one
+    process only, use a `Reader`.
 
     Args:
-        directory: Where the steps are; made if it does not exist.
+        directory: Where the steps are, a path or the URL of a bucket (``gs://``, ``s3://``); made
+            if it does not exist.
         keep_last: How many of the newest steps to keep, at least 1; None keeps all.
         keep_best: How many of the best steps by ``monitor`` to keep beside those.
         keep_every: Steps that are multiples of it are kept for good; None for none.
@@ -60,7 +65,7 @@ class Store(Keeper):
         clock: Returns the time in seconds since the epoch, for the metadata.
 
     Raises:
-        ValueError: If an argument makes no sense, or the directory is not on this machine.
+        ValueError: If an argument makes no sense, or the directory is a URL of another kind.
         CheckpointError: If the directory is a file, or a file or a link in it is called as a step.
         CheckpointWriteError: If the directory cannot be made.
 
