@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from odyssey_jax._compilation_cache import default_directory, enable_compilation_cache
 from odyssey_jax._digits import Options, train_digits
 from odyssey_jax.cli._output import add_command
 from odyssey_jax.errors import CheckpointNotFoundError
@@ -31,6 +34,13 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="save and stop after so long, with exit status 124; Ctrl-C does it with 130, "
         "SIGTERM with 143",
+    )
+    command.add_argument(
+        "--no-compilation-cache",
+        action="store_true",
+        help="compile anew, and keep no compiled programs; else they are kept in "
+        "$JAX_COMPILATION_CACHE_DIR, or where that is not set in "
+        f"{str(default_directory()).replace('%', '%%')}",
     )
     for field in dataclasses.fields(Options):
         default: Any = field.default
@@ -57,6 +67,10 @@ def train(parsed: argparse.Namespace) -> int:
     options = Options(**{**given, "hidden": tuple(given["hidden"])})
     if not parsed.fresh:
         _check_same_options(parsed.directory, options)
+    if parsed.no_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    else:
+        enable_compilation_cache()
     holds = f"{parsed.directory} holds the run up to its last checkpoint"
     try:
         return train_digits(options, parsed.directory, parsed.fresh, parsed.max_time)
