@@ -49,6 +49,7 @@ from odyssey_jax.data import ArrayDataset as ArrayDataset
 from odyssey_jax.data import HostDataset as HostDataset
 from odyssey_jax.data import pad_to as pad_to
 from odyssey_jax.data import stream as stream
+from odyssey_jax.eqx import eqx_task as eqx_task
 from odyssey_jax.feed import evaluate as evaluate
 from odyssey_jax.feed import predict as predict
 from odyssey_jax.fit import FitResult as FitResult
@@ -153,6 +154,7 @@ __all__ = [
     "early_stopping",
     "enable_compilation_cache",
     "equal_average",
+    "eqx_task",
     "errors",
     "evaluate",
     "every",

@@ -31,7 +31,8 @@ class Clock(NamedTuple):
 
     Attributes:
         step: Int32 scalar, the number of train steps done; also the index of the next one.
-        epoch: Int32 scalar, the number of epochs done; also the index of the running one.
+        epoch: Int32 scalar, the number of epochs done; also the index of the running one. Where
+            `fit(validate=...)` is given, it counts evaluations.
     """
 
     step: Any
@@ -217,28 +218,29 @@ class StopReason(enum.IntEnum):
     DIVERGED = 9
     MAX_STEPS = 10
 
-    def sentence(self, detail: int = 0) -> str:
+    def sentence(self, detail: int = 0, unit: str = "epoch") -> str:
         """Return the reason in words.
 
         Args:
             detail: The number that belongs to the reason (`Signal.detail`).
+            unit: What a row of the history is called, of which some reasons count.
 
         Returns:
             A phrase without a capital or a full stop.
         """
-        return _SENTENCES[self].format(detail, "" if detail == 1 else "s")
+        return _SENTENCES[self].format(detail, "" if detail == 1 else "s", unit)
 
 
 _SENTENCES = {
     StopReason.NONE: "still running",
-    StopReason.COMPLETED: "completed all {} epoch{}",
-    StopReason.NO_IMPROVEMENT: "no improvement for {} epoch{}",
+    StopReason.COMPLETED: "completed all {0} {2}{1}",
+    StopReason.NO_IMPROVEMENT: "no improvement for {0} {2}{1}",
     StopReason.NOT_FINITE: "a metric or a parameter is not finite at step {}",
     StopReason.FIRST_LOSS_NOT_FINITE: "the loss of the first train step is not finite",
     StopReason.REQUESTED: "a callback asked to stop",
     StopReason.INTERRUPTED: "interrupted by a signal",
     StopReason.TIME_BUDGET: "the time budget is spent",
-    StopReason.THRESHOLD: "reached the stopping threshold after {} epoch{}",
+    StopReason.THRESHOLD: "reached the stopping threshold after {0} {2}{1}",
     StopReason.DIVERGED: "diverged at step {}",
     StopReason.MAX_STEPS: "completed all {} step{}",
 }

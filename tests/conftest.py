@@ -66,7 +66,7 @@ LONGEST = [
 # The rooms that call no other library's arithmetic: Optax's Adam mixes a float and an int32, and
 # so do metrics of clu's.
 STRICT = {"schedules", "callbacks", "metrics", "data", "testing"}
-FOREIGN = {"test_observe.py", "test_check_task.py"}
+FOREIGN = {"test_observe.py", "test_nnx.py", "test_check_task.py"}
 
 
 @pytest.fixture(autouse=True)

@@ -22,17 +22,25 @@ sys.argv[1:] = sys.argv[4:]
 """
 
 
-def start(program, *arguments, processes=2, devices=2):
-    """Starts them, connected with each other; `arguments` are their `sys.argv[1:]`."""
+def address_here():
+    """An address at which the first process may listen."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def environment_of(devices):
+    return os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         # They share the machine's few cores, so they gain nothing from threads of their own.
         "OMP_NUM_THREADS": "1",
     }
+
+
+def start(program, *arguments, processes=2, devices=2):
+    """Starts them, connected with each other; `arguments` are their `sys.argv[1:]`."""
+    address, environment = address_here(), environment_of(devices)
     whole = [sys.executable, "-c", BEGIN + program, address, str(processes)]
     return [
         subprocess.Popen(

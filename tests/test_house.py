@@ -52,12 +52,14 @@ ALLOWED = {
     }
     | {"writers", "plots", "runs"},
     "flax": PURE | {"parallel", "train"},
+    "eqx": PURE | {"train", "transforms"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
     "cli": {
         "_compilation_cache",
         "_digits",
         "_text",
+        "parallel",
         "store",
         "errors",
         "fit",
@@ -65,7 +67,7 @@ ALLOWED = {
         "plots",
         "schedules",
     },
-    "testing": PURE | {"store", "transforms", "callbacks"},
+    "testing": PURE | {"schedules", "store", "transforms", "callbacks", "train"},
 }
 
 # A pure room has no effects: none of these in schedules, metrics, callbacks, data and train.

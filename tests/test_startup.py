@@ -13,7 +13,17 @@ from jax.experimental.compilation_cache import compilation_cache
 import odyssey_jax as ody
 from odyssey_jax.cli import main
 
-HEAVY = ["IPython", "flax", "grain", "matplotlib", "orbax", "rich", "tensorstore", "torch"]
+HEAVY = [
+    "IPython",
+    "equinox",
+    "flax",
+    "grain",
+    "matplotlib",
+    "orbax",
+    "rich",
+    "tensorstore",
+    "torch",
+]
 
 
 def python(code, **environment):

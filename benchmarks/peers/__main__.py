@@ -264,7 +264,7 @@ def main() -> None:
     }
     shuffle, order = random.Random(0).shuffle, list(todo)
     with tempfile.TemporaryDirectory() as folder:
-        data = write_data(Path(folder), 512 if quick else 4_096)
+        data = write_data(Path(folder), 512 if quick else 1_024)
         for number in range(rounds):
             shuffle(order)
             for name, job in order:

@@ -41,9 +41,11 @@ from odyssey_jax.callbacks._tracking import Log as Log
 from odyssey_jax.callbacks._tracking import TrackBest as TrackBest
 from odyssey_jax.callbacks._tracking import log as log
 from odyssey_jax.callbacks._tracking import track_best as track_best
+from odyssey_jax.callbacks._when import Every as Every
 from odyssey_jax.callbacks._when import Moment as Moment
 from odyssey_jax.callbacks._when import When as When
 from odyssey_jax.callbacks._when import after as after
 from odyssey_jax.callbacks._when import at as at
+from odyssey_jax.callbacks._when import convert as convert
 from odyssey_jax.callbacks._when import every as every
 from odyssey_jax.callbacks._when import until as until

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -351,6 +351,34 @@ def until(
         True
     """
     return ~After(*_one("until", epochs, steps, examples, seconds, _number))
+
+
+def convert(when: When, unit: Unit, change: Callable[[Unit, Any], Any]) -> When:
+    """Return a condition in another unit.
+
+    Args:
+        when: The condition.
+        unit: The new unit.
+        change: Of a unit and a number of it, which returns the number of the new one.
+
+    Returns:
+        The condition, joined as it was.
+
+    Example:
+        >>> import odyssey_jax as ody
+        >>> when = ody.every(epochs=2) & ~ody.until(epochs=10)
+        >>> ody.callbacks.convert(when, "steps", lambda _, epochs: 100 * epochs)
+        every(steps=200) & after(steps=1000)
+    """
+    if isinstance(when, Not):
+        return Not(convert(when.conditions[0], unit, change))
+    if isinstance(when, _Joined):
+        return type(when)(tuple(convert(x, unit, change) for x in when.conditions))
+    assert isinstance(when, _Atom)
+    number = when.number
+    several = isinstance(number, tuple)
+    found = tuple(change(when.unit, x) for x in (number if several else (number,)))
+    return type(when)(unit, found if several else found[0])
 
 
 def epoch_of(clock: Clock) -> tuple[Moment, Moment]:

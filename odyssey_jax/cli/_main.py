@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from odyssey_jax._text import printable
-from odyssey_jax.cli import _checkpoints, _runs, _schedule, _train
+from odyssey_jax.cli import _checkpoints, _run, _runs, _schedule, _train
 from odyssey_jax.store import CheckpointError
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     version = importlib.metadata.version("odyssey-jax")
     parser.add_argument("--version", action="version", version=f"odyssey-jax {version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (_train, _schedule, _runs, _checkpoints):
+    for command in (_train, _run, _schedule, _runs, _checkpoints):
         command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

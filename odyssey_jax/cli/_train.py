@@ -12,6 +12,7 @@ import jax
 
 from odyssey_jax._compilation_cache import default_directory, enable_compilation_cache
 from odyssey_jax._digits import Options, train_digits
+from odyssey_jax.cli import _run
 from odyssey_jax.cli._output import add_command
 from odyssey_jax.errors import CheckpointNotFoundError
 from odyssey_jax.runs import open_checkpoints
@@ -35,6 +36,10 @@ def add_parser(commands: Any) -> None:
         help="save and stop after so long, with exit status 124; Ctrl-C does it with 130, "
         "SIGTERM with 143",
     )
+    command.add_argument(
+        "--distributed", action="store_true", help="train on several processes together"
+    )
+    _run.add_arguments(command)
     command.add_argument(
         "--no-compilation-cache",
         action="store_true",
@@ -65,6 +70,10 @@ def train(parsed: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(Options)]
     given = {name: getattr(parsed, name) for name in names}
     options = Options(**{**given, "hidden": tuple(given["hidden"])})
+    if parsed.distributed:
+        _run.start(parsed)
+    elif parsed.coordinator or parsed.processes or parsed.process is not None:
+        raise ValueError("--coordinator, --processes and --process need --distributed.")
     if not parsed.fresh:
         _check_same_options(parsed.directory, options)
     if parsed.no_compilation_cache:

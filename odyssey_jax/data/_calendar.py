@@ -24,6 +24,7 @@ class Calendar(NamedTuple):
             epoch and the whole batches of a pass, so that no block reaches across their ends.
         batch_size: Examples in a whole batch.
         remainder: Examples in the last, smaller batch of a pass; 0 where there is none.
+        last: The step that ends the run, where it ends an epoch before its time; else None.
 
     Example:
         >>> import numpy as np, odyssey_jax as ody
@@ -39,14 +40,19 @@ class Calendar(NamedTuple):
     block: int
     batch_size: int = 1
     remainder: int = 0
+    last: int | None = None
 
     @classmethod
-    def of(cls, source: Source, steps_per_epoch: int | None = None) -> Self:
+    def of(
+        cls, source: Source, steps_per_epoch: int | None = None, last: int | None = None
+    ) -> Self:
         """Cut a run over a source of batches.
 
         Args:
             source: The training data.
             steps_per_epoch: Steps in an epoch; None is one pass.
+            last: The step that ends the run; its last epoch may be a shorter one. None is the end
+                of any epoch.
 
         Returns:
             The calendar.
@@ -62,16 +68,18 @@ class Calendar(NamedTuple):
             )
         epoch = known if steps_per_epoch is None else steps_per_epoch
         epoch = check_count("steps_per_epoch", epoch, 1)
+        last = None if last is None or last % epoch == 0 else last
         if known is None:  # an epoch counts as a pass
-            return cls(epoch, epoch, epoch, _largest_divisor(epoch), source.batch_size)
+            block = _largest_divisor(math.gcd(epoch, last or 0))
+            return cls(epoch, epoch, epoch, block, source.batch_size, last=last)
         full = source.full_batches
         if not source.remainder:
-            block = _largest_divisor(math.gcd(full, epoch))
+            block = _largest_divisor(math.gcd(full, epoch, last or 0))
         elif epoch == source.steps_per_pass:
-            block = _largest_divisor(full)
+            block = _largest_divisor(math.gcd(full, (last or 0) % known))
         else:  # the smaller batch falls anywhere within an epoch
             block = 1
-        return cls(epoch, known, full, block, source.batch_size, source.remainder)
+        return cls(epoch, known, full, block, source.batch_size, source.remainder, last)
 
     @property
     def examples_per_pass(self) -> int:
@@ -90,15 +98,17 @@ class Calendar(NamedTuple):
 
     def epochs(self, step: int) -> int:
         """Return the epochs that are over after so many steps."""
-        return step // self.epoch
+        return step // self.epoch + (step == self.last)
 
     def ends_epoch(self, step: int) -> bool:
         """Return whether an epoch ends with the last of so many steps."""
-        return step % self.epoch == 0
+        ends = step % self.epoch == 0
+        return ends if self.last is None else ends | (step == self.last)
 
     def epoch_end(self, step: int) -> int:
         """Return the step that ends the epoch which runs after so many steps."""
-        return step - step % self.epoch + self.epoch
+        end = step - step % self.epoch + self.epoch
+        return end if self.last is None or not step < self.last < end else self.last
 
 
 def _largest_divisor(n: int) -> int:

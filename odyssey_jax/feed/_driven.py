@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -157,8 +157,10 @@ class Driven(Resident):
         reading = Reading(marks, validating, self._waited, seconds, columns)
         return super().look(carry)._replace(reading=reading)
 
-    def measure(self, carry: Carry, sets: Collection[str]) -> dict[str, float]:
-        """Measure sets of the validation data with a carry as it is.
+    def measure(
+        self, carry: Carry, sets: Collection[str], leave: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        """Measure sets of the validation data with a carry as it is; None where it is left.
 
         Raises:
             Exception: What reading the data has raised.
@@ -168,7 +170,9 @@ class Driven(Resident):
         while (states := self._validated(carry, read)) is None:
             if self._failed is not None:
                 raise self._failed
-        return found | scalars(_measured(self.loop, states))
+            if leave():
+                return None
+        return (found or {}) | scalars(_measured(self.loop, states))
 
     def finish(self, carry: Carry) -> Finished:
         """Let the callbacks act at the end of the training, such as to restore the best."""

@@ -8,7 +8,8 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from odyssey_jax._types import Callback, ScheduleFn, StopReason, Task
+from odyssey_jax._types import Callback, PyTree, ScheduleFn, StopReason, Task
+from odyssey_jax.callbacks import When
 from odyssey_jax.feed import PREFETCH_BYTES
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
@@ -39,7 +40,9 @@ def fit(
     train: Any,
     valid: Any = None,
     *,
-    epochs: int,
+    epochs: int | None = None,
+    steps: int | None = None,
+    validate: When | None = None,
     learning_rate: ScheduleFn | float | Mapping[str, ScheduleFn | float] | None = None,
     metrics: Mapping[str, Any] | None = None,
     train_metrics: Mapping[str, Any] | None = None,
@@ -52,6 +55,7 @@ def fit(
     accumulate_steps: int = 1,
     loss_scale: LossScale | None = None,
     average: Averaging | None = None,
+    eval_params: Callable[[PyTree, PyTree], PyTree] | None = None,
     placement: Placement | None = None,
     seed: int = 0,
     directory: str | Path | None = None,
@@ -69,7 +73,8 @@ def fit(
 ) -> FitResult:
     """Train a model: one compiled program, with validation, callbacks and checkpoints.
 
-    An epoch is `steps_per_epoch` train steps, then validation, then the callbacks. With a
+    An epoch is a pass over the data, or `steps_per_epoch` train steps. At its end, or where
+    `validate` says, the model is validated, the callbacks act, and the history has a row. With a
     directory, the run is saved there as the `checkpoint` callback says and at its end, and the
     same call again goes on where it was: the finished run is, to the bit, the one that was
     never interrupted.
@@ -117,7 +122,15 @@ def fit(
             Several sets by name, as in `{"clean": a, "noisy": b}`, have metrics
             "valid/clean/loss" and so on. An `Evaluation` of one has a cadence, a size and metrics
             of its own.
-        epochs: The epochs after which the run is complete, at least 1.
+        epochs: The length of the run in epochs, at least 1; or else `steps`.
+        steps: The length of the run in train steps, at least 1. Where it is no multiple of what
+            lies between two evaluations, the last one comes early, at the run's end, from where
+            the run can't be made longer; and it runs in blocks of fewer steps.
+        validate: How often the model is validated and the history has a row: `every(steps=1000)`
+            or `every(epochs=2)`; None is each epoch's end. With it an epoch stays what it is, for
+            schedules in epochs, for `checkpoint` and hooks; what callbacks count (patience,
+            cooldown, `min_epochs`, `Event.clock.epoch`), and the history's column "epoch", are
+            evaluations.
         learning_rate: A schedule or a number, where `optimizer` is such a function. One that
             is written in epochs or in fractions of the run is resolved for this run; one in
             tokens must be resolved first, with `schedule.resolve(tokens_per_step=...)`. For a
@@ -138,6 +151,7 @@ def fit(
         accumulate_steps: As in `StepOptions`.
         loss_scale: As in `StepOptions`.
         average: As in `StepOptions`.
+        eval_params: As in `StepOptions`.
         placement: Where batches and the train state lie on several devices: `data_parallel`,
             `fully_sharded`, `sharded` (by rules, or as the model is annotated), `as_given` or
             `one_device`. None cuts each batch over all devices there are, with the whole train
@@ -202,7 +216,13 @@ def fit(
         ('no improvement for 3 epochs', 0, 1.0)
     """
     options = StepOptions(
-        clip_norm, accumulate_steps, loss_scale, average, log_every_n_steps, log_outputs
+        clip_norm,
+        accumulate_steps,
+        loss_scale,
+        average,
+        eval_params,
+        log_every_n_steps,
+        log_outputs,
     )
     plan = make_plan(
         task,
@@ -210,6 +230,8 @@ def fit(
         train,
         valid,
         epochs=epochs,
+        steps=steps,
+        validate=validate,
         learning_rate=learning_rate,
         metrics=metrics,
         train_metrics=train_metrics,
@@ -239,7 +261,7 @@ def fit(
         stack.enter_context(interrupt)
         if store is not None:
             store.acquire()  # before anything is read that another run may change
-        begun = start(plan, store)
+        begun = start(plan, store, lambda: interrupt.is_asked_for)
         shell = Shell.of(plan, begun, store, interrupt)
         stack.callback(begun.program.close)
         for hook in plan.hooks:
@@ -248,12 +270,12 @@ def fit(
         try:
             carry = shell.train(begun.carry, reports)
         except Exception as error:
-            so_far = lambda: make_result(task, begun, shell.carry, nan, interrupt)
+            so_far = lambda: make_result(task, begun, plan.length, shell.carry, nan, interrupt)
             _add_result(error, so_far)
             raise
         steps_per_second = from_first(shell.steps_per_second, "fit")
     interrupt.pass_on()
-    result = make_result(task, begun, carry, steps_per_second, interrupt)
+    result = make_result(task, begun, plan.length, carry, steps_per_second, interrupt)
     if interrupt.by_ctrl_c and plan.on_interrupt == "raise":
         saved = store is not None and result.steps
         where = f"saved in {plan.directory}" if saved else "not saved"
@@ -266,7 +288,7 @@ def fit(
 def _open_store(plan: Plan, stack: contextlib.ExitStack) -> Store | None:
     if plan.directory is None or plan.saving is None:
         return None
-    how = plan.saving.retention.for_store(plan.calendar.epoch)
+    how = plan.saving.retention.for_store(plan.length.epoch or plan.length.interval)
     how["on_failed_save"] = plan.saving.on_failed_save
     return stack.enter_context(Store(plan.directory / "checkpoints", **how))
 
@@ -286,14 +308,17 @@ def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Repo
     """Tell the writers where the run begins; on several processes the first one writes."""
     writers = plan.writers if is_first() else []
     progress = begun.program.look(begun.carry).fetch()
+    length, each = plan.length, plan.length.epoch or plan.length.interval
     info = RunInfo(
         directory=plan.directory,
-        epochs=plan.epochs,
+        epochs=-(-length.steps // each),
         rows=as_rows(progress.history()),
         samples=as_rows(progress.sampled()),
         step=progress.step,
         config=plan.config,
-        steps_per_epoch=plan.calendar.epoch,
+        steps_per_epoch=each,
+        total_steps=length.steps,
+        steps_per_row=length.interval,
         monitor=_monitor(plan),
         is_measured=progress.cadences,
         metrics_at_start=begun.metrics_at_start,

@@ -24,7 +24,8 @@ class View:
         state: The train state that is evaluated: the average's parameters, if one is kept. It is
             on the device, and to be read during the call only.
         step: Train steps done.
-        epoch: Epochs done, with the one that is about to end, where columns are asked for.
+        epoch: Epochs of the data done, also where `validate=` says when it is evaluated; with the
+            one that is about to end, where columns are asked for.
         row: The history's row of the epoch that has just ended; empty within an epoch, and where
             columns are asked for, which will be part of it.
         rebuild: As in `Task.rebuild`.
@@ -135,7 +136,7 @@ def hook(
         function: Is given a `View`: the model, the state, the step, the epoch, the row and a key.
         when: Such as `every(epochs=5)` or `every(steps=1_000)`; None is each epoch's end.
         columns: Names, each of which the function returns a number for, finite or NaN, in a
-            mapping. `when` must be in epochs then.
+            mapping. `when` must be in epochs or steps then, at evaluations of the run.
 
     Returns:
         The hook.
@@ -143,7 +144,7 @@ def hook(
     Raises:
         TypeError: If `function` can't be called, or `when` is no condition.
         ValueError: If a column has no name, or that of another or of the clock; or `when` is not
-            on epochs alone.
+            on epochs and steps alone.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -177,11 +178,10 @@ def _as_columns(columns: Any, when: When) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(f"columns={names!r}: each must have a name of its own.")
     check_columns("columns", names)
-    if names and (others := sorted(when.units - {"epochs"})):
+    if names and (others := sorted(when.units - {"epochs", "steps"})):
         raise ValueError(
-            f"when={when!r}: columns are measured at the ends of epochs, where "
-            f"{' and '.join(others)} don't count. Use epochs=; an epoch is as long as "
-            "fit(steps_per_epoch=...) says."
+            f"when={when!r}: columns are measured where fit(validate=...) says, at the ends of "
+            f"epochs by default, where {' and '.join(others)} don't count: use epochs= or steps=."
         )
     return names
 

@@ -73,6 +73,11 @@ class Interrupt:
         return steps
 
     @property
+    def is_asked_for(self) -> bool:
+        """Whether this process has a reason to end, which no other has been told of yet."""
+        return bool(self._signals.received) or self._clock() >= self._end
+
+    @property
     def by_signal(self) -> bool:
         """Whether it was a signal that ended the run."""
         return self.reason is StopReason.INTERRUPTED

@@ -31,6 +31,7 @@ from odyssey_jax.data import Calendar, Source
 from odyssey_jax.feed import make_program
 from odyssey_jax.fit._hooks import Hook, columns_of
 from odyssey_jax.fit._interrupt import MaxTime, in_seconds
+from odyssey_jax.fit._length import Length, length_of
 from odyssey_jax.fit._sources import as_sources, check_measured, check_valid_steps, placed
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
@@ -58,7 +59,6 @@ OnInterrupt = Literal["raise", "return"]
 # reached. Few runs come to that many rows, and the program doubles the room of those that do.
 _LEAST_CAPACITY = 128
 _FIRST_ROOM = 2**16
-_LAST_STEP = 2**31 - 1  # of a clock in int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +73,14 @@ class Plan:
         evaluations: What is said of sets that are measured in their own way, by their names.
         valid_steps: Batches to validate with, of data that is read; None is a pass.
         prefetch_bytes: What the batches that are read ahead may take.
-        epochs: The epochs after which the run is complete.
-        calendar: How the run is cut.
+        length: How long the run is, and an epoch of it.
+        calendar: How the run is cut: its epochs are rows of the history.
         schedule: The learning rate in steps, one for each optimizer where there are several, or
             None where the optimizer has its own.
         callbacks: Those of the program: all but the `checkpoint`.
         saving: When to save, and what is kept; None without a directory.
         metrics: Of the validation data.
         train_metrics: Of the training batches.
-        steps_per_epoch: As given.
         options: Of the train step.
         placement: Where batches and carry lie.
         seed: Of the run's root key.
@@ -104,14 +103,13 @@ class Plan:
     evaluations: Mapping[str, Evaluation]
     valid_steps: int | None
     prefetch_bytes: int
-    epochs: int
+    length: Length
     calendar: Calendar
     schedule: ScheduleFn | Mapping[str, ScheduleFn] | None
     callbacks: Chain
     saving: Checkpoint | None
     metrics: Mapping[str, Any] | None
     train_metrics: Mapping[str, Any] | None
-    steps_per_epoch: int | None
     options: StepOptions
     placement: Placement
     seed: int
@@ -129,7 +127,7 @@ class Plan:
     @property
     def last_step(self) -> int:
         """The step at which the run is complete."""
-        return self.epochs * self.calendar.epoch
+        return self.length.steps
 
     @property
     def updates(self) -> int:
@@ -183,12 +181,13 @@ class Plan:
                 for name in as_sets(self.valid)
             },
             callbacks=self.callbacks,
-            steps_per_epoch=self.steps_per_epoch,
+            steps_per_epoch=self.calendar.epoch,
+            last_step=self.calendar.last,
             total_steps=self.last_step,
             valid_steps=self.valid_steps,
             prefetch_bytes=self.prefetch_bytes,
             options=self.options,
-            capacity=max(_capacity(self.epochs), then.get("capacity", 0)),
+            capacity=max(_capacity(self.length.rows), then.get("capacity", 0)),
             sample_capacity=max(samples, then.get("sample_capacity", 0)),
             keep_best=self.keeps_best,
             placement=self.placement,
@@ -211,6 +210,8 @@ def make_plan(
     valid: Any,
     *,
     epochs: Any,
+    steps: Any,
+    validate: Any,
     learning_rate: Any,
     metrics: Mapping[str, Any] | None,
     train_metrics: Mapping[str, Any] | None,
@@ -239,12 +240,11 @@ def make_plan(
         TypeError: If an argument is of another kind.
         ValueError: If an argument is out of its range or does not go with another.
     """
-    epochs = check_count("epochs", epochs, 1)
-    if steps_per_epoch is not None:
-        steps_per_epoch = check_count("steps_per_epoch", steps_per_epoch, 1)
     max_seconds = None if max_time is None else in_seconds(max_time)
     check_kind("task", task, Task, "nnx_task, linen_task or pure_task")
     train, valid, evaluations = as_sources(train, valid, batch_size)
+    length = length_of(train, epochs, steps, steps_per_epoch, validate)
+    evaluations = length.with_evaluations(evaluations)
     valid_steps = None if valid_steps is None else check_count("valid_steps", valid_steps, 1)
     check_valid_steps(valid, valid_steps, evaluations)
     prefetch_bytes = check_count("prefetch_bytes", prefetch_bytes, 1, most=math.inf)
@@ -259,26 +259,20 @@ def make_plan(
     writers = as_writers(writers)
     schedule = _as_schedule(optimizer, learning_rate)
     placement = placed(placement, train, valid)
-    calendar = Calendar.of(train, steps_per_epoch)
-    accumulate, steps = options.accumulate_steps, epochs * calendar.epoch
-    if steps > _LAST_STEP:
+    calendar = Calendar.of(train, length.interval, length.steps)
+    accumulate = options.accumulate_steps
+    if length.steps < accumulate:
         raise ValueError(
-            f"epochs={epochs} of {calendar.epoch} train steps are {steps:,} steps, and the clock "
-            f"counts to 2**31 - 1: choose at most {_LAST_STEP // calendar.epoch:,} epochs, also "
-            "as a bound that is never reached."
+            f"accumulate_steps={accumulate} is more than the {length.steps} train steps of the "
+            "run, which would end before the first update: choose fewer, or a longer run."
         )
-    if steps < accumulate:
-        raise ValueError(
-            f"accumulate_steps={accumulate} is more than the {steps} train steps of the run, "
-            "which would end before the first update: choose fewer, or more epochs."
-        )
-    updates = calendar.epoch / accumulate
-    total = max(round(epochs * updates), 1)
+    updates = None if length.epoch is None else length.epoch / accumulate
+    total = max(round(length.steps / accumulate), 1)
 
     def resolved(schedule: ScheduleFn) -> ScheduleFn:
         if isinstance(schedule, Schedule):
             schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
-        check_learning_rate(schedule, max(steps // accumulate, 1))
+        check_learning_rate(schedule, max(length.steps // accumulate, 1))
         return schedule
 
     schedule = _each(resolved, schedule)
@@ -316,8 +310,8 @@ def make_plan(
         retention = saving.retention.with_mode(lambda name: better(name, modes))
         saving = dataclasses.replace(saving, retention=retention)
     monitors = [*monitors_of(callbacks), *([] if saving is None else [saving.retention.monitor])]
-    hooks = _as_hooks(hooks)
-    check_measured(evaluations, columns_of(hooks), monitors, epochs)
+    hooks = length.with_hooks(_as_hooks(hooks))
+    check_measured(evaluations, columns_of(hooks), monitors, length.rows)
     plan = Plan(
         task=task,
         optimizer=optimizer,
@@ -326,14 +320,13 @@ def make_plan(
         evaluations=evaluations,
         valid_steps=valid_steps,
         prefetch_bytes=prefetch_bytes,
-        epochs=epochs,
+        length=length,
         calendar=calendar,
         schedule=schedule,
         callbacks=callbacks,
         saving=saving,
         metrics=metrics,
         train_metrics=train_metrics,
-        steps_per_epoch=steps_per_epoch,
         options=options,
         placement=placement,
         seed=seed,

@@ -18,7 +18,8 @@ from odyssey_jax.schedules import exponential_warmup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OWN = {"epochs", "steps_per_epoch", "learning_rate", "log_every_n_steps", "log_outputs", "writers"}
+_OWN = {"epochs", "steps_per_epoch", "validate", "learning_rate", "writers"}
+_OWN |= {"log_every_n_steps", "log_outputs"}
 _SKIPPED = 5  # steps at the start, which no neighbours before them smooth
 _CLEAR = 4.0  # standard deviations of the noise that the loss must fall by
 _CURVE, _SMOOTHED, _MARK = "#BBBBBB", "#0072B2", "#D55E00"

@@ -12,6 +12,7 @@ import numpy as np
 from odyssey_jax._types import StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, Tracked
 from odyssey_jax.fit._interrupt import Interrupt
+from odyssey_jax.fit._length import Length
 from odyssey_jax.fit._resume import Start
 from odyssey_jax.fit._table import Table
 from odyssey_jax.train import Program, Progress
@@ -27,7 +28,7 @@ class FitResult:
         state: The train state that the model is made of.
         stop_reason: Why the run ended.
         reason: The same as a sentence.
-        epochs: Epochs done.
+        epochs: Epochs done: passes over the data, or `steps_per_epoch` train steps each.
         steps: Train steps done.
         best: The best epoch: the one that is restored (`restore_best`), else the first that a
             callback tracks, or None.
@@ -42,8 +43,9 @@ class FitResult:
             measured; empty where none ended.
         metrics_at_start: Those that were measured before the first train step, of each
             `Evaluation` that is `at_start`.
-        history: Column to array [epochs]: "epoch", "step" and every scalar metric, NaN where it
-            was not measured; prints as a table, and `history.to_pandas()` is a data frame.
+        history: Column to array [evaluations], of which each epoch has one unless `validate=` says
+            otherwise: "epoch", which counts them from 0, "step" and every scalar metric, NaN where
+            it was not measured; prints as a table, and `history.to_pandas()` is a data frame.
         samples: The same of the sampled train steps: "step", the train steps done, and each of
             `log_outputs`; empty where no steps are sampled.
         carry: The run as it was saved last, to go on from.
@@ -75,13 +77,18 @@ class FitResult:
 
 @jax.transfer_guard("allow")
 def make_result(
-    task: Task, start: Start, carry: Any, steps_per_second: float, interrupt: Interrupt
+    task: Task,
+    start: Start,
+    length: Length,
+    carry: Any,
+    steps_per_second: float,
+    interrupt: Interrupt,
 ) -> FitResult:
     """Let the callbacks finish, and make the result of a run."""
     program = start.program
     progress = program.look(carry).fetch()
     state, found = program.finish(carry)
-    stop, reason = why(progress, interrupt.reason, over=True)
+    stop, reason = why(progress, interrupt.reason, length, over=True)
     tracked = [one for one in found if bool(one.best.seen)]
     restored = [one.best for one in tracked if one.restores]
     best = next(iter(restored + [one.best for one in tracked]), None)
@@ -90,7 +97,7 @@ def make_result(
         state=state,
         stop_reason=stop,
         reason=reason,
-        epochs=progress.epoch,
+        epochs=progress.epoch if length.rows_are_epochs else length.epochs(progress.step),
         steps=progress.step,
         best=best,
         best_epoch=None if best is None else int(best.epoch),
@@ -118,7 +125,9 @@ def _measured(program: Program, progress: Progress, restored: Sequence[Best]) ->
     return {k: float(x[row]) for k, x in columns.items() if progress.cadences(k, row)}
 
 
-def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[StopReason, str]:
+def why(
+    progress: Progress, interrupted: StopReason, length: Length, *, over: bool
+) -> tuple[StopReason, str]:
     """Return why a run ended, and the same as a sentence; where it is not over, that it runs."""
     if interrupted:
         return interrupted, interrupted.sentence()
@@ -127,7 +136,11 @@ def why(progress: Progress, interrupted: StopReason, *, over: bool) -> tuple[Sto
     stop = StopReason(progress.stop) if known else StopReason.REQUESTED
     if over and stop is StopReason.NONE:
         stop = StopReason.COMPLETED
-    return stop, stop.sentence(progress.epoch if stop is StopReason.COMPLETED else progress.detail)
+    if stop is not StopReason.COMPLETED:
+        return stop, stop.sentence(progress.detail, length.unit)
+    if length.rows_are_epochs:
+        return stop, stop.sentence(progress.epoch)
+    return stop, StopReason.MAX_STEPS.sentence(progress.step)
 
 
 def _by_metric(tracked: Iterable[Tracked]) -> dict[str, Best]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from odyssey_jax._text import say
-from odyssey_jax._types import StopReason
+from odyssey_jax._types import ModelState, StopReason, TrainState
 from odyssey_jax.callbacks import Chain, asks_to_stop, callback_signature
 from odyssey_jax.data import HostSource
 from odyssey_jax.fit._matching import match
@@ -20,6 +21,7 @@ from odyssey_jax.fit._sources import on_device
 from odyssey_jax.parallel import check_alike, is_first
 from odyssey_jax.store import Store
 from odyssey_jax.train import Program, Progress
+from odyssey_jax.transforms import state_of_frozen, updates_done
 
 
 class Start(NamedTuple):
@@ -44,12 +46,13 @@ class Start(NamedTuple):
 
 
 @jax.transfer_guard("allow")
-def start(plan: Plan, store: Store | None) -> Start:
+def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: False) -> Start:
     """Begin a run, or go on with the one in the store.
 
     Args:
         plan: What to do.
         store: Where the run is saved, held by this process; None is nowhere.
+        leave: Whether to measure no further before the first step, since the run is to end.
 
     Returns:
         The program and its carry.
@@ -65,7 +68,8 @@ def start(plan: Plan, store: Store | None) -> Start:
     identity = {"seed": plan.seed, **program.signature}
     about = {
         "run": identity,
-        "epochs": plan.epochs,
+        "epochs": plan.length.rows,
+        "last_step": plan.last_step,
         "samples": _samples_record(plan),
         "callbacks": _deciding(plan.callbacks),
         "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
@@ -77,10 +81,11 @@ def start(plan: Plan, store: Store | None) -> Start:
             _check(store, saved, about, plan)
         _give_up_later(store, step)
     carry = program.init(jax.random.key(plan.seed))
+    _say_what_moves(program.state(carry))
     at_start = [name for name, x in plan.evaluations.items() if x.at_start]
     check_alike(
         {
-            "set of arguments": (identity, plan.epochs),
+            "set of arguments": (identity, plan.last_step),
             "training data": on_device(plan.train),
             "validation data": on_device(plan.valid),
             "learning rate": plan.schedule,
@@ -90,7 +95,7 @@ def start(plan: Plan, store: Store | None) -> Start:
     if saved is not None:
         about["metrics_at_start"] = saved.get("metrics_at_start", {})
     elif at_start:
-        about["metrics_at_start"] = program.measure(carry, at_start)
+        about["metrics_at_start"] = program.measure(carry, at_start, leave) or {}
     if store is None:
         return Start(program, carry, about, 0.0)
     about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}
@@ -106,8 +111,28 @@ def start(plan: Plan, store: Store | None) -> Start:
     anew = saved["callbacks"] != about["callbacks"]
     reading = _reading(saved, plan)
     carry = program.restored(tree, carry, decide_anew=anew, fresh=found.fresh, reading=reading)
+    if plan.task.update is not None:
+        counts = updates_done(program.state(carry).opt_state)
+        done = {part: int(count) for part, count in counts.items()}
+        share = plan.last_step / max(saved["step"], 1)
+        last = {part: max(plan.updates, math.ceil(n * share)) for part, n in done.items()}
+        _check_schedule(saved, plan, done, last)
     _say_where(saved, program.look(carry).fetch(), plan, [*found.said, *_skipped(saved, plan)])
     return Start(program, carry, about, saved.get("seconds", 0.0))
+
+
+def _say_what_moves(state: TrainState) -> None:
+    """Say on stderr which state of a frozen layer the model goes on to update."""
+    updated = state.model_state
+    updated = updated.updated if isinstance(updated, ModelState) else updated
+    found = state_of_frozen(state.opt_state, state.params, updated)
+    moving = [name for name, hold in found.items() if hold is None]
+    if moving and is_first():
+        more = f" and {len(moving) - 3} more" if len(moving) > 3 else ""
+        say(
+            f"freeze leaves the model's state of what is frozen moving: {', '.join(moving[:3])}"
+            f"{more}; freeze(..., hold_state=True) holds it, hold_state=False says nothing"
+        )
 
 
 def _reading(saved: Mapping[str, Any], plan: Plan) -> Any:
@@ -209,14 +234,27 @@ def _check(store: Store, saved: Mapping[str, Any], about: Mapping[str, Any], pla
             f"that it would have seen: {'; '.join(differs)}. Use the same values, or another "
             "directory."
         )
-    done = saved["step"] // plan.options.accumulate_steps
-    check_schedule(saved, plan.schedule, plan.schedule_change, plan.directory, done, plan.updates)
+    step, ended, interval = saved["step"], saved.get("last_step"), plan.length.interval
+    if step % interval and step == ended and plan.last_step > step:
+        raise ValueError(
+            f"the run in {store.directory} was complete at step {step:,}, and its last evaluation "
+            f"came early, {step % interval} train steps after the one before and not {interval}: "
+            "it can't go on from there. Resume an earlier checkpoint, with resume=, or begin again "
+            "with a length that is a multiple of the interval, fit(validate=ody.every(steps=...))."
+        )
+    if plan.task.update is None:  # a step of one's own makes as many updates as it counts
+        done = saved["step"] // plan.options.accumulate_steps
+        _check_schedule(saved, plan, done, plan.updates)
     if saved.get("samples") != about["samples"]:
         raise ValueError(
             f"the run in {plan.directory} was begun with {_samples_words(saved.get('samples'))}, "
             f"and can't go on with {_samples_words(about['samples'])}: its samples would not be "
             "of one kind. Use the same, or another directory."
         )
+
+
+def _check_schedule(saved: Mapping[str, Any], plan: Plan, done: Any, last: Any) -> None:
+    check_schedule(saved, plan.schedule, plan.schedule_change, plan.directory, done, last)
 
 
 def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Plan) -> None:
@@ -249,7 +287,7 @@ def _say_where(
     """Say on stderr, whatever the writers, that this run is not a new one."""
     if not is_first():
         return
-    if progress.epoch >= plan.epochs or progress.stop != StopReason.NONE:
+    if progress.epoch >= plan.length.rows or progress.stop != StopReason.NONE:
         line = f"{plan.directory} is complete: nothing to train; resume=False begins again"
     else:
         age = max(time.time() - saved["timestamp"], 0.0)

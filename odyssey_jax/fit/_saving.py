@@ -12,6 +12,7 @@ import jax
 from odyssey_jax._types import StopReason
 from odyssey_jax.callbacks import NEVER, Checkpoint, Moment, When
 from odyssey_jax.data import Calendar
+from odyssey_jax.fit._length import Length
 from odyssey_jax.fit._result import why
 from odyssey_jax.parallel import Meeting, greatest
 from odyssey_jax.store import Store
@@ -59,6 +60,7 @@ class Cadence:
         saving: What was asked for, or the condition of a hook; None is nothing.
         calendar: How the run is cut.
         step: Train steps done when the run is begun or gone on with.
+        epoch_steps: Train steps to an epoch; None is as the calendar has it.
         clock: Seconds, from any origin.
     """
 
@@ -67,11 +69,13 @@ class Cadence:
         saving: Checkpoint | When | None,
         calendar: Calendar,
         step: int,
+        epoch_steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         asked = saving.condition if isinstance(saving, Checkpoint) else saving
         self._when = NEVER if asked is None else asked
         self._calendar, self._clock = calendar, clock
+        self._epoch_steps = epoch_steps or calendar.epoch
         self._begun = clock()
         by_time = isinstance(saving, Checkpoint) and saving.when is None
         self._budget = SaveBudget(self._begun) if by_time else None
@@ -89,14 +93,14 @@ class Cadence:
             are new, and there is most to show and to save.
         """
         end, calendar = step + steps, self._calendar
-        if calendar.epochs(end) > calendar.epochs(step):
+        if calendar.epochs(end) > calendar.epochs(step) and not calendar.ends_epoch(end):
             end -= end % calendar.epoch
         now = self._moment(step)
         epochs = self._when.next_mark("epochs", now.epochs)
         examples = self._when.next_mark("examples", now.examples)
         marks = (
             self._when.next_mark("steps", step),
-            None if epochs is None else epochs * calendar.epoch,
+            None if epochs is None else epochs * self._epoch_steps,
             None if examples is None else calendar.steps_for(examples),
         )
         return min([end, *(mark for mark in marks if mark is not None)])
@@ -133,7 +137,7 @@ class Cadence:
 
     def _moment(self, step: int) -> Moment:
         return Moment(
-            epochs=self._calendar.epochs(step),
+            epochs=step // self._epoch_steps,
             steps=step,
             examples=self._calendar.examples(step),
             seconds=self._clock() - self._begun,
@@ -192,6 +196,7 @@ class Saver:
         pending: Where a best may wait.
         about: What the metadata says of the run.
         step: Train steps done, which are saved already.
+        length: Of the run.
     """
 
     def __init__(
@@ -202,8 +207,9 @@ class Saver:
         pending: PendingBest,
         about: Mapping[str, Any],
         step: int,
+        length: Length,
     ):
-        self._store, self._program, self._about = store, program, about
+        self._store, self._program, self._about, self._length = store, program, about, length
         self._cadence, self._pending = cadence, pending
         self._saved_step = step
         self._reading = Meeting("reading")  # where each process is in its share of the data
@@ -282,7 +288,7 @@ class Saver:
         metrics = progress.metrics() if at_end else {}
         if metrics and self._store.monitor is not None:
             metrics.setdefault(self._store.monitor, math.nan)  # it was not measured here
-        stop, reason = why(progress, interrupted, over=over or bool(progress.stop))
+        stop, reason = why(progress, interrupted, self._length, over=over or bool(progress.stop))
         metadata = {
             "epoch": progress.epoch,
             "metrics": metrics,

@@ -90,8 +90,8 @@ def check_schedule(
     schedule: Any,
     change: str,
     directory: Any,
-    done: int,
-    last: int,
+    done: int | Mapping[str, int],
+    last: int | Mapping[str, int],
     part: str | None = None,
 ) -> None:
     """Raise ValueError if a run can't go on with this learning rate.
@@ -101,8 +101,8 @@ def check_schedule(
         schedule: The schedule to go on with, or a mapping of one for each part.
         change: What may differ.
         directory: Of the run, for the message.
-        done: The updates done.
-        last: The updates of the whole run.
+        done: The updates done; of each part by its name, where a step of one's own makes them.
+        last: The updates of the whole run, likewise.
         part: The part of the parameters whose rate it is, for the message.
 
     Raises:
@@ -114,16 +114,17 @@ def check_schedule(
     if isinstance(schedule, Mapping) or "schedules" in saved:
         then, now = saved.get("schedules", {}), schedule if isinstance(schedule, Mapping) else {}
         for name in sorted({*then, *now}):
-            args = (then.get(name, {}), now.get(name), change, directory, done, last)
-            check_schedule(*args, part=name)
+            counts = (x if isinstance(x, int) else x.get(name, 0) for x in (done, last))
+            check_schedule(then.get(name, {}), now.get(name), change, directory, *counts, part=name)
         return
+    done, last = (x if isinstance(x, int) else x.get("", 0) for x in (done, last))
     then = saved.get("schedule")
     updates = max(done, last)
     compared, found = _compare(saved, schedule, updates)
     known = _known_until(saved, updates)
     if found is None and (_alike(then, schedule_form(schedule)) or (compared and known >= updates)):
         return
-    past_agrees = compared and (found is None or found.first >= done)
+    past_agrees = compared and known >= done and (found is None or found.first >= done)
     if change == "extend" and past_agrees:
         return
     if not compared:

@@ -13,6 +13,7 @@ import jax
 from odyssey_jax._types import StopReason, TrainState
 from odyssey_jax.fit._hooks import Hook, View
 from odyssey_jax.fit._interrupt import Interrupt
+from odyssey_jax.fit._length import Length
 from odyssey_jax.fit._plan import Plan
 from odyssey_jax.fit._reports import Reports
 from odyssey_jax.fit._resume import Start
@@ -30,7 +31,7 @@ class Shell:
 
     Args:
         program: What is run.
-        last_step: The step at which the run is complete.
+        length: Of the run.
         saver: What saves it.
         cadence: How far a call may go.
         interrupt: What may end the run before it is over.
@@ -43,7 +44,7 @@ class Shell:
     def __init__(
         self,
         program: Program,
-        last_step: int,
+        length: Length,
         saver: Saver,
         cadence: Cadence,
         interrupt: Interrupt,
@@ -55,7 +56,8 @@ class Shell:
         self._measuring = [hook for _, hook in hooks if hook.columns]
         self._acting = [(marks, hook) for marks, hook in hooks if not hook.columns]
         self._rebuild, self._seed = rebuild, seed
-        self._program, self._last, self._saver = program, last_step, saver
+        self._program, self._saver = program, saver
+        self._length, self._last = length, length.steps
         self._cadence, self._interrupt, self._seconds = cadence, interrupt, seconds
         self._throughput = Throughput(program.calendar)
         self._watch = ThreadPoolExecutor(1, "odyssey_jax")
@@ -66,12 +68,13 @@ class Shell:
         """Make the shell of a plan, from where it starts."""
         program = start.program
         step = program.look(start.carry).fetch().step
-        cadence = Cadence(plan.saving, program.calendar, step)
+        each = plan.length.epoch
+        cadence = Cadence(plan.saving, program.calendar, step, each)
         pending = PendingBest(plan.holds_pending_best)
-        saver = Saver(store, program, cadence, pending, start.about, step)
-        hooks = [(Cadence(x.when, program.calendar, step), x) for x in plan.hooks]
+        saver = Saver(store, program, cadence, pending, start.about, step, plan.length)
+        hooks = [(Cadence(x.when, program.calendar, step, each), x) for x in plan.hooks]
         how = (start.seconds, hooks, plan.task.rebuild, plan.seed)
-        return cls(program, plan.last_step, saver, cadence, interrupt, *how)
+        return cls(program, plan.length, saver, cadence, interrupt, *how)
 
     @property
     def steps_per_second(self) -> float:
@@ -168,10 +171,10 @@ class Shell:
 
     def _view(self, state: TrainState, progress: Progress) -> View:
         step, calendar = progress.step, self._program.calendar
-        epoch = calendar.epochs(step)
         newest = as_rows(progress.history(max(progress.epoch - 1, 0)))
         metrics = newest[-1] if newest else {}
-        has_ended = calendar.ends_epoch(step) and epoch == progress.epoch
+        has_ended = calendar.ends_epoch(step) and calendar.epochs(step) == progress.epoch
+        epoch = self._length.epochs(step)
         with jax.transfer_guard("allow"):
             key = hook_key(jax.random.key(self._seed), step)
         row = metrics if has_ended else {}

@@ -2,7 +2,7 @@
 
 The functions take one metric, or a mapping from names to metrics. A metric is an instance of ours,
 or a class in the manner of clu.metrics and metrax, whose methods are class methods; a
-`clu.metrics.Collection` will do too.
+`clu.metrics.Collection` will do too, and an instance of `flax.nnx.metrics`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from odyssey_jax._pytree import node
 from odyssey_jax._types import Mode
+from odyssey_jax.metrics._nnx import as_metric
 
 M = TypeVar("M", bound="Metric")
 Kind = TypeVar("Kind", bound=type[Any])
@@ -155,7 +156,7 @@ def metric_modes(sets: Mapping[str, Mapping[str, Any] | None]) -> tuple[tuple[st
         (f"{prefix}/{name}", mode)
         for prefix, metrics in sets.items()
         for name, metric in (metrics or {}).items()
-        if (mode := getattr(metric, "mode", None)) in ("min", "max")
+        if (mode := getattr(as_metric(metric), "mode", None)) in ("min", "max")
     )
 
 
@@ -169,6 +170,7 @@ def _over_names(function, tree, *rest, name=None):
         return {
             key: _over_names(function, tree[key], *(r[key] for r in rest), name=key) for key in tree
         }
+    tree = as_metric(tree)
     # An instance of ours says what it is: Mean('loss'); a class of clu or metrax has a name.
     kind = tree.__name__ if inspect.isclass(tree) else type(tree).__name__
     who = f"metric {kind}" if name is None else f"metric {name!r} ({kind})"
@@ -249,7 +251,7 @@ def _check_is_metric(who: str, metric: Any) -> None:
     if lacks:
         raise TypeError(
             f"{who} is not a metric: it has no {', '.join(lacks)}. Pass one of "
-            "odyssey_jax.metrics, or a metric class of clu or metrax."
+            "odyssey_jax.metrics, an instance of nnx.metrics, or a metric class of clu or metrax."
         )
     if inspect.isclass(metric) and inspect.isfunction(inspect.getattr_static(metric, "empty")):
         raise TypeError(

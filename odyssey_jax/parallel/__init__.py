@@ -19,3 +19,4 @@ from odyssey_jax.parallel._placement import OneDevice as OneDevice
 from odyssey_jax.parallel._placement import Placement as Placement
 from odyssey_jax.parallel._placement import check_whole as check_whole
 from odyssey_jax.parallel._rules import named_leaves as named_leaves
+from odyssey_jax.parallel._start import initialize as initialize

@@ -16,7 +16,10 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # not public; Orbax imports it from here too
 
+from odyssey_jax._text import say
+
 _PATIENCE = 30 * 60.0  # seconds; JAX notices a process that died sooner
+_named_after = 300.0  # seconds after which those that are waited for are named
 _SLICE = 1000  # ms; Python runs signal handlers between two waits only
 
 _numbers: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
@@ -108,9 +111,9 @@ class Meeting:
     def _conclude(
         self, here: str, own: dict[str, Any], choose: Callable[[list[Any]], Any]
     ) -> dict[str, Any]:
-        said = [own, *_hear_all(here)]
+        said = [own, *_hear_all(here, own["what"])]
         # All have come, so all have read the answer of the round before.
-        _client().key_value_delete(f"{self._place}/{self._round - 1}")
+        client().key_value_delete(f"{self._place}/{self._round - 1}")
         answer = next((s for s in said if "failed" in s), None) or _apart(said)
         if answer is None:
             try:
@@ -209,7 +212,8 @@ def _value(answer: dict[str, Any]) -> Any:
     return answer["value"]
 
 
-def _client() -> Any:
+def client() -> Any:
+    """Return the client of jax.distributed's key-value service."""
     client = distributed.global_state.client
     if client is None:
         raise RuntimeError(
@@ -220,14 +224,24 @@ def _client() -> Any:
 
 
 def _say(key: str, what: dict[str, Any]) -> None:
-    _client().key_value_set(key, json.dumps(what))
+    client().key_value_set(key, json.dumps(what))
 
 
-def _hear(key: str) -> dict[str, Any]:
-    deadline = time.monotonic() + _PATIENCE
+def set_timeout(seconds: float) -> None:
+    """Set after how long those that are waited for are named."""
+    global _named_after
+    _named_after = seconds
+
+
+def _hear(key: str, waiting: str = "") -> dict[str, Any]:
+    begun, said = time.monotonic(), 0
+    deadline = begun + _PATIENCE
     while True:
+        if waiting and time.monotonic() - begun > (said + 1) * _named_after:
+            said += 1
+            say(f"odyssey_jax: waiting {said * _named_after:g} s for {waiting}")
         try:
-            return json.loads(_client().blocking_key_value_get(key, _SLICE))
+            return json.loads(client().blocking_key_value_get(key, _SLICE))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
@@ -235,15 +249,15 @@ def _hear(key: str) -> dict[str, Any]:
                 _give_up(key, error)
 
 
-def _hear_all(here: str) -> Sequence[dict[str, Any]]:
+def _hear_all(here: str, what: str) -> Sequence[dict[str, Any]]:
     """Return what every process but process 0 said: mostly in 2 calls, however many there are."""
     keys = [f"{here}/{process}" for process in range(1, jax.process_count())]
     while True:
-        said = dict(_client().key_value_dir_get(f"{here}/"))
+        said = dict(client().key_value_dir_get(f"{here}/"))
         missing = next((key for key in keys if key not in said), None)
         if missing is None:
             return [json.loads(said[key]) for key in keys]
-        _hear(missing)
+        _hear(missing, f"process {missing.rpartition('/')[2]}, which did not come to {what!r}")
 
 
 def _give_up(key: str, error: Exception) -> NoReturn:

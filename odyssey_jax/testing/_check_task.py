@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from odyssey_jax._types import Batch, PyTree, Task, Told, told
+from odyssey_jax._types import Batch, PyTree, Task, Told, TrainState, told
+from odyssey_jax.schedules import constant
 from odyssey_jax.testing._compare import (
     check,
     check_arrays,
@@ -17,11 +20,12 @@ from odyssey_jax.testing._compare import (
     check_hashable,
     check_same,
 )
+from odyssey_jax.train import Optimizers, Step, init_optimizers, make_optimizers, own_step
 
 _RATE = 1e-3  # of the step of gradient descent between the two updates
 
 
-def check_task(task: Task, batch: Batch, *, seed: int = 0) -> None:
+def check_task(task: Task, batch: Batch, *, optimizer: Any = None, seed: int = 0) -> None:
     """Check a task of one's own: that a loop can compile, carry and train it.
 
     - `init` gives arrays, and the same for the same key, compiled or not;
@@ -31,31 +35,42 @@ def check_task(task: Task, batch: Batch, *, seed: int = 0) -> None:
     - `evaluate` gives a dict of arrays, of which "loss" is a scalar;
     - both are traced once: what one step makes can be given to the next;
     - both can be hashed, since a compiled program is found by them;
-    - `rebuild` makes a model of the parameters.
+    - `rebuild` makes a model of the parameters;
+    - an `update` of one's own gives a train state of the form that it was given, and a dict of
+      arrays with "loss"; it is finite, the same with the same key, and traced once.
 
     Args:
         task: The one to check.
         batch: A batch of the data that it is to be trained on.
+        optimizer: What `update` is given, as `fit` takes it: an Optax transformation, a function
+            that makes one of a rate, or a mapping of these; None is `optax.sgd`.
         seed: Of the keys for `init` and `loss`.
 
     Raises:
         AssertionError: If it does not do one of these; the message says which, and the remedy.
+        TypeError: If `update` returns no pair of a train state and outputs, as in `fit`.
+        ValueError: If the train state that it returns is of another form, as in `fit`.
 
     Example:
         >>> import jax.numpy as jnp, odyssey_jax as ody
         >>> task = ody.pure_task({"w": jnp.zeros(3)}, lambda p, x: ((x @ p["w"] - 1) ** 2).mean())
         >>> ody.testing.check_task(task, jnp.ones((2, 3)))
     """
-    for name in ("loss", "evaluate"):
+    functions = ("loss", "evaluate", *(["update"] if task.update is not None else []))
+    for name in functions:
         remedy = "use a function or a frozen dataclass, with no arrays, lists or dicts in it."
         function = getattr(task, name)
         check_hashable(name, function, copy.copy(function), remedy)
     init_key, key = jax.random.split(jax.random.key(seed))
-    params, model_state = _check_init(task, init_key)
+    made = params, model_state = _check_init(task, init_key)
     new_params, new_state, outputs = _check_loss(task, params, model_state, batch, key)
     _check_outputs("outputs of loss", outputs)
     _check_evaluate(task, (params, model_state), (new_params, new_state), batch)
     task.rebuild(new_params, new_state)
+    if task.update is not None:
+        _check_update(task, optax.sgd if optimizer is None else optimizer, made, batch, key)
+    elif optimizer is not None:
+        raise ValueError("optimizer= has no effect on a task without an update of its own.")
 
 
 def _check_init(task: Task, key: jax.Array) -> tuple[PyTree, PyTree]:
@@ -111,6 +126,37 @@ def _check_evaluate(task: Task, before: Any, after: Any, batch: Batch) -> None:
     check(shape == (), f"the loss of evaluate must be a scalar, got shape {shape}.")
     compiled(*after)
     _check_traces("evaluate", count)
+
+
+def _check_update(task: Task, optimizer: Any, made: Any, batch: Batch, key: jax.Array) -> None:
+    """Take two steps of the task's own."""
+    import chex
+
+    assert task.update is not None
+    update, (params, model_state) = task.update, made
+    optimizer, rate = Optimizers.of(optimizer), constant(_RATE)
+    several = isinstance(optimizer, Optimizers)
+    rate = dict.fromkeys(optimizer.names, rate) if several else rate
+    given = make_optimizers(optimizer, rate, None, 1)
+    opt_state = init_optimizers(given, params)
+    first = TrainState(_strong(params), _strong(model_state), _strong(opt_state))
+    where = dataclasses.asdict(_where(key))
+
+    def step(state: TrainState, key: jax.Array) -> Any:
+        at = Step(**{**where, "key": key}, loss=task.loss)
+        return own_step(update, state, batch, at, given)
+
+    traced, count = _counted(step)
+    compiled = jax.jit(traced)
+    state, outputs = compiled(first, key)
+    _check_outputs("outputs of update", outputs)
+    shape = jnp.shape(outputs["loss"])
+    check(shape == (), f"the loss of update must be a scalar, got shape {shape}.")
+    _check_finite(chex, "loss of update", outputs["loss"])
+    _check_finite(chex, "parameters after update", state.params)
+    check_same("update, called again with the same key,", compiled(first, key)[0], state)
+    compiled(state, key)
+    _check_traces("update", count)
 
 
 def _where(key: jax.Array) -> Told:

@@ -27,9 +27,12 @@ from odyssey_jax.train._loop import run_compiled as run_compiled
 from odyssey_jax.train._loop import to_validate as to_validate
 from odyssey_jax.train._mixed_precision import mixed_precision as mixed_precision
 from odyssey_jax.train._optimizer import OptimizerLike as OptimizerLike
+from odyssey_jax.train._optimizer import Optimizers as Optimizers
 from odyssey_jax.train._optimizer import check_rate as check_rate
+from odyssey_jax.train._optimizer import init_optimizers as init_optimizers
 from odyssey_jax.train._optimizer import is_transformation as is_transformation
 from odyssey_jax.train._optimizer import make_optimizer as make_optimizer
+from odyssey_jax.train._optimizer import make_optimizers as make_optimizers
 from odyssey_jax.train._options import StepOptions as StepOptions
 from odyssey_jax.train._population import Population as Population
 from odyssey_jax.train._population import population as population
@@ -42,6 +45,7 @@ from odyssey_jax.train._programs import compiled as compiled
 from odyssey_jax.train._pure_task import pure_task as pure_task
 from odyssey_jax.train._resident import Resident as Resident
 from odyssey_jax.train._step import Step as Step
+from odyssey_jax.train._step import own_step as own_step
 from odyssey_jax.train._step import train_step as train_step
 from odyssey_jax.train._transformed import transformed as transformed
 from odyssey_jax.train._validation import as_sets as as_sets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from jax import lax
 
 from odyssey_jax._checks import check_count, check_flag
 from odyssey_jax._types import PyTree, TrainState, averaged_part
-from odyssey_jax.train._user_functions import name_of
+from odyssey_jax.train._user_functions import changes_of_form, name_of
 from odyssey_jax.transforms import frozen_names
 
 
@@ -42,8 +43,9 @@ class Averaging:
     start: int
     every: int
 
-    def init(self, params: PyTree, model_state: PyTree) -> Average:
+    def init(self, params: PyTree, model_state: PyTree, opt_state: PyTree) -> Average:
         """Start from the first parameters and model state."""
+        del opt_state
         model_state = averaged_part(model_state)
         return Average(_wide(params), _wide(model_state), jnp.zeros((), jnp.int32))
 
@@ -88,6 +90,41 @@ class Averaging:
             return 1 / (count + 1)
         decay = jnp.float32(self.decay)
         return 1 - (jnp.minimum(decay, (1 + count) / (10 + count)) if self.warmup else decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalParams:
+    """The parameters at which a run is evaluated, by `StepOptions.eval_params`: as an average is.
+
+    They are computed at every update, so that whatever reads a carry finds them in it.
+    """
+
+    function: Callable[[PyTree, PyTree], PyTree]
+
+    def init(self, params: PyTree, model_state: PyTree, opt_state: PyTree) -> Average:
+        """Evaluate the first state."""
+        found = self._of(opt_state, params)
+        return Average(found, averaged_part(model_state), jnp.zeros((), jnp.int32))
+
+    def update(self, average: Average, state: TrainState, update: jax.Array) -> Average:
+        """Evaluate the state after an update."""
+        del update
+        found = self._of(state.opt_state, state.params)
+        return Average(found, averaged_part(state.model_state), average.updates + 1)
+
+    def _of(self, opt_state: PyTree, params: PyTree) -> PyTree:
+        found = self.function(opt_state, params)
+        cast = lambda x, like: jnp.asarray(x, jnp.result_type(like))
+        alike = jax.tree.structure(found) == jax.tree.structure(params)
+        if alike:
+            found = jax.tree.map(cast, found, params)
+        if what := changes_of_form(found, params):
+            raise ValueError(
+                "eval_params must return parameters of the form of those that it is given, and "
+                f"what it returns {what}. A node of the optimizer's state is found by its field's "
+                "name, as in optax.tree.get(opt_state, 'slow')."
+            )
+        return found
 
 
 def _wide(tree: PyTree) -> PyTree:

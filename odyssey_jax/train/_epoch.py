@@ -78,6 +78,7 @@ class Epoch(Validation):
     callbacks: Chain
     train_metrics: MetricSet
     steps_per_epoch: int | None
+    last_step: int | None
     options: StepOptions
     capacity: int | None
     sample_capacity: int
@@ -200,7 +201,7 @@ class Epoch(Validation):
 
     def _averaged(self, state: TrainState, step: jax.Array) -> TrainState:
         """Take the parameters into their average, where the step has updated them."""
-        averaging, accumulate = self.options.average, self.options.accumulate_steps
+        averaging, accumulate = self.options.averaging, self.options.accumulate_steps
         if averaging is None:
             return state
         take = lambda average: averaging.update(average, state, step // accumulate)

@@ -25,16 +25,19 @@ class Evaluation:
 
     Attributes:
         data: The data, of any kind that `fit` takes.
-        every: At the ends of which epochs it is measured, such as `every(epochs=5)`; None is all.
+        every: When it is measured, of the evaluations that `fit(validate=...)` makes, which by
+            default are the ends of epochs: such as `every(epochs=5)` or `every(steps=5000)`; None
+            is all.
         batches: How many batches of a pass are measured; None is all.
         metrics: Name to metric, beside the loss; None is those of `fit`, and `{}` none.
         at_start: Whether it is measured before the first train step as well. These metrics are no
-            row of the history, whose rows are epochs, but `FitResult.metrics_at_start`;
-            TensorBoard has them at step 0.
+            row of the history, whose rows come after steps, but `FitResult.metrics_at_start`;
+            TensorBoard has them at step 0, Weights & Biases and MLflow at epoch -1.
 
     Raises:
         TypeError: If `every` is no condition, or `data` is an `Evaluation` itself.
-        ValueError: If `every` is not on epochs alone, or another argument is out of its range.
+        ValueError: If `every` is on other units than epochs and steps, or another argument is out
+            of its range.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -83,11 +86,11 @@ class Evaluation:
 def _check_cadence(every: Any) -> None:
     if not isinstance(every, When):
         raise TypeError(f"every must be a condition such as every(epochs=5), got {every!r}.")
-    if others := sorted(every.units - {"epochs"}):
+    if others := sorted(every.units - {"epochs", "steps"}):
         raise ValueError(
-            f"every={every!r}: validation data is measured at the ends of epochs, where "
-            f"{' and '.join(others)} don't count. Use epochs=; an epoch is as long as "
-            "fit(steps_per_epoch=...) says."
+            f"every={every!r}: validation data is measured where fit(validate=...) says, at the "
+            f"ends of epochs by default, where {' and '.join(others)} don't count: use epochs= or "
+            "steps=."
         )
 
 

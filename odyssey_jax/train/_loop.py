@@ -102,13 +102,13 @@ class Loop(Epoch):
         if not jax.tree.leaves(params):
             raise ValueError("the task has no parameters: there is nothing to train.")
         opt_state = init_optimizers(self.make_optimizer(inputs.learning_rate), params)
-        averaging = self.options.average
+        averaging = self.options.averaging
         if averaging is not None and averages_itself(opt_state):
             raise ValueError(
-                "average= does not go with a schedule-free optimizer, which keeps an average of "
-                "its own, and is evaluated at it: leave one of them out."
+                "average= and eval_params= do not go with a schedule-free optimizer, which keeps "
+                "an average of its own, and is evaluated at it: leave one of them out."
             )
-        average = None if averaging is None else averaging.init(params, model_state)
+        average = None if averaging is None else averaging.init(params, model_state, opt_state)
         state = TrainState(params, model_state, opt_state, average)
         batch = jax.eval_shape(first_batch, inputs.train)
         carry = Carry(
@@ -158,7 +158,7 @@ class Loop(Epoch):
             )
         call = _Call(
             inputs=inputs,
-            calendar=Calendar.of(inputs.train, self.steps_per_epoch),
+            calendar=Calendar.of(inputs.train, self.steps_per_epoch, self.last_step),
             keys=Keys.of(carry.key),
             limit=jnp.asarray(limit, jnp.int32),
         )
@@ -218,7 +218,7 @@ class Loop(Epoch):
 
         def train(carry: Carry) -> Carry:
             carry = self._train(carry, order, call)
-            at_end = carry.clock.step % call.calendar.epoch == 0
+            at_end = call.calendar.ends_epoch(carry.clock.step)
             return apply_if(at_end, lambda carry: self.end(carry, call.inputs), carry)
 
         return self.begun(carry, call.calendar.epoch, train)
@@ -297,6 +297,7 @@ def make_loop(
     train_metrics: Mapping[str, Any] | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     steps_per_epoch: int | None = None,
+    last_step: int | None = None,
     options: StepOptions | None = None,
     capacity: int | None = None,
     sample_capacity: int = 0,
@@ -316,6 +317,8 @@ def make_loop(
         train_metrics: Name to metric, computed over the training batches beside the loss.
         callbacks: One callback, or a list of several: see `chain`.
         steps_per_epoch: Train steps to an epoch; None is one pass over the data.
+        last_step: The step that ends the run, and with it a last epoch that may be shorter; None
+            is the end of any epoch.
         options: Clipping, accumulation, loss scale, average and sampling of the train step.
         capacity: Epochs that there is room for: in `Carry.history`, and in callbacks that need
             room (`Event.capacity`). None keeps no history.
@@ -370,6 +373,7 @@ def make_loop(
         metrics=MetricSet.with_loss(metrics),
         train_metrics=MetricSet.with_loss(train_metrics),
         steps_per_epoch=steps_per_epoch,
+        last_step=last_step,
         options=options,
         capacity=capacity,
         sample_capacity=sample_capacity,

@@ -29,7 +29,8 @@ class MetricSet:
     @classmethod
     def with_loss(cls, metrics: Mapping[str, Any] | None) -> MetricSet:
         """Put the mean loss in front; a metric named "loss" replaces it."""
-        return cls({"loss": metrics_lib.Mean("loss"), **(metrics or {})})
+        given = {name: metrics_lib.as_metric(x) for name, x in (metrics or {}).items()}
+        return cls({"loss": metrics_lib.Mean("loss"), **given})
 
     def empty(self, outputs: Outputs) -> PyTree:
         """Return the states before any batch."""

@@ -217,7 +217,7 @@ def _not_traceable(error: Exception) -> ValueError:
         "the learning rate, or what else the optimizer is scheduled by, can't be traced: the step "
         "is no Python number in a compiled program. Decide by jnp.where(step < n, a, b) and not "
         "by `if`, compute by jax.numpy and not by numpy or math, or use the schedules of "
-        f"odyssey_jax, such as a.then(b, at=n): {str(error).splitlines()[0]}"
+        f"odyssey_jax, such as a.then(b, after=n): {str(error).splitlines()[0]}"
     )
 
 

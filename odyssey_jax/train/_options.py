@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 
 import jax
@@ -11,14 +11,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from odyssey_jax._checks import check_columns, check_count, check_kind
-from odyssey_jax.train._average import Averaging
+from odyssey_jax._types import PyTree
+from odyssey_jax.train._average import Averaging, EvalParams
+from odyssey_jax.train._user_functions import ByValue, check_function
 from odyssey_jax.transforms import LossScale
 
 Samples = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepOptions(ByValue):
     """What a train step does beside the gradient and the update.
 
     `fit` takes each as an argument of its own, `make_loop` all of them as `options`.
@@ -33,6 +35,11 @@ class StepOptions:
             nothing.
         average: `exponential_average(...)` or `equal_average(...)` of the parameters, which is
             then what is validated, tracked as the best, and returned; None keeps none.
+        eval_params: A function of the optimizer's state and the parameters, which returns those
+            that are to be validated, tracked and returned instead, of the same form; None is the
+            parameters themselves, or where a schedule-free optimizer is evaluated. Beside
+            clipping and accumulation the state is wrapped: find a field of it by its name, as in
+            `lambda opt_state, params: optax.tree.get(opt_state, "slow")`.
         log_every_n_steps: Train steps from one sample of `log_outputs` to the next, at least 1:
             steps n - 1, 2 n - 1 and so on, counted from 0. The samples are kept in the carry, so
             they cost no transfer a step, and none is lost or doubled by a resume. None samples
@@ -46,7 +53,7 @@ class StepOptions:
     Raises:
         ValueError: If an option is out of its range, or `log_outputs` comes without
             `log_every_n_steps`.
-        TypeError: If `loss_scale` or `average` is of another kind.
+        TypeError: If `loss_scale`, `average` or `eval_params` is of another kind.
 
     Example:
         >>> import odyssey_jax as ody
@@ -58,6 +65,7 @@ class StepOptions:
     accumulate_steps: int = 1
     loss_scale: LossScale | None = None
     average: Averaging | None = None
+    eval_params: Callable[[PyTree, PyTree], PyTree] | None = None
     log_every_n_steps: int | None = None
     log_outputs: Sequence[str] | None = None
 
@@ -73,6 +81,13 @@ class StepOptions:
         if self.average is not None:
             made_by = "exponential_average or equal_average"
             check_kind("average", self.average, Averaging, made_by)
+        if self.eval_params is not None:
+            check_function("eval_params", self.eval_params)
+            if self.average is not None:
+                raise ValueError(
+                    "average= and eval_params= both say at which parameters the model is "
+                    "validated and returned: leave one of them out."
+                )
         every, outputs = self.log_every_n_steps, self.log_outputs
         if every is None:
             if outputs is not None:
@@ -89,6 +104,11 @@ class StepOptions:
             raise ValueError(f"log_outputs must be different names, at least one, got {outputs!r}.")
         check_columns("log_outputs", outputs)
         object.__setattr__(self, "log_outputs", tuple(outputs))
+
+    @property
+    def averaging(self) -> Averaging | EvalParams | None:
+        """What makes the parameters that are evaluated; None where they are those trained."""
+        return self.average if self.eval_params is None else EvalParams(self.eval_params)
 
     def sampling(self, capacity: int) -> Sampling | None:
         """Return what of the train steps is kept, with room for so many rows; None for nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -189,8 +189,16 @@ class Program(Protocol):
         """Return the progress of a carry as it is."""
         ...
 
-    def measure(self, carry: Carry, sets: Collection[str]) -> Mapping[str, float]:
-        """Measure sets of the validation data with a carry as it is; return the scalar metrics."""
+    def measure(
+        self, carry: Carry, sets: Collection[str], leave: Callable[[], bool] = lambda: False
+    ) -> Mapping[str, float] | None:
+        """Measure sets of the validation data with a carry as it is; return the scalar metrics.
+
+        Args:
+            carry: The run.
+            sets: Their names.
+            leave: Asked while data is waited for: whether to give it up, and return None.
+        """
         ...
 
     def state(self, carry: Carry) -> TrainState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import jax
@@ -47,7 +47,7 @@ class Resident:
         learning_rate, total = jax.device_put((inputs.learning_rate, inputs.total_steps))
         inputs = inputs._replace(learning_rate=learning_rate, total_steps=total)
         self.inputs = loop.placement.put(inputs)
-        self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch)
+        self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch, loop.last_step)
 
     @property
     def signature(self) -> Mapping[str, Any]:
@@ -140,8 +140,11 @@ class Resident:
             cadences=self.loop.cadences,
         )
 
-    def measure(self, carry: Carry, sets: Collection[str]) -> dict[str, float]:
+    def measure(
+        self, carry: Carry, sets: Collection[str], leave: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
         """Measure sets of the validation data with a carry as it is."""
+        del leave  # nothing is waited for
         found = {name: x for name, x in as_sets(self.inputs.valid).items() if name in sets}
         if not found:
             return {}

@@ -12,6 +12,7 @@ import optax
 
 from odyssey_jax._types import (
     Batch,
+    ModelState,
     Outputs,
     Parts,
     PyTree,
@@ -32,6 +33,7 @@ from odyssey_jax.transforms import (
     frozen_names,
     scale_of_loss,
     unscaled,
+    with_held_state,
 )
 
 
@@ -106,7 +108,17 @@ def own_step(
                 f"update changes the form of the state's {name}: it {what}. Structure, shapes and "
                 "dtypes must stay as they were."
             )
-    return new._replace(average=state.average), weighted(outputs, batch)
+    new = new._replace(average=state.average, model_state=_held(state, new.model_state))
+    return new, weighted(outputs, batch)
+
+
+def _held(state: TrainState, new: PyTree) -> PyTree:
+    """Return a new model state with what `freeze` holds as it was."""
+    old = state.model_state
+    if isinstance(old, ModelState):
+        whose = (state.opt_state, state.params, new.updated, old.updated)
+        return new._replace(updated=with_held_state(*whose))
+    return with_held_state(state.opt_state, state.params, new, old)
 
 
 def train_step(
@@ -134,6 +146,7 @@ def train_step(
     gradient_of = _gradient_of(loss, state.params, trained)
     (value, (model_state, outputs)), grads = gradient_of(state.params, scale)
     check_form_of_state(model_state, state.model_state)
+    model_state = _held(state, model_state)
     outputs = weighted(outputs, batch, loss=value)
     true_grads = grads if scale is None else unscaled(grads, scale)
     if accumulates(state.opt_state):

@@ -20,9 +20,7 @@ _NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 _REMEDIES = {
     "flax.nnx": "a Flax NNX module: nnx_task(model, loss_fn) takes it",
     "flax.linen": "a Flax Linen module: linen_task(module, loss_fn, sample) takes it",
-    "equinox": "an Equinox module: params, static = equinox.partition(model, "
-    "equinox.is_inexact_array), and pure_task(params, lambda params, batch: "
-    "loss_fn(equinox.combine(params, static), batch)) takes it",
+    "equinox": "an Equinox module: eqx_task(model, loss_fn) takes it",
 }
 
 

@@ -57,7 +57,9 @@ from odyssey_jax.transforms._by_path import freeze as freeze
 from odyssey_jax.transforms._by_path import frozen_names as frozen_names
 from odyssey_jax.transforms._by_path import layer_labels as layer_labels
 from odyssey_jax.transforms._by_path import scale_by_layer as scale_by_layer
+from odyssey_jax.transforms._by_path import state_of_frozen as state_of_frozen
 from odyssey_jax.transforms._by_path import united as united
+from odyssey_jax.transforms._by_path import with_held_state as with_held_state
 from odyssey_jax.transforms._parts import CountedState as CountedState
 from odyssey_jax.transforms._parts import by_part as by_part
 from odyssey_jax.transforms._parts import check_parts as check_parts

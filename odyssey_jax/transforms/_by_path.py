@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from odyssey_jax._checks import check_rate_factor
+from odyssey_jax._checks import check_flag, check_rate_factor
 from odyssey_jax._types import Parts, PyTree
 
 
@@ -178,10 +178,14 @@ class FreezeState:
     Attributes:
         inner: The state of `optax.partition`.
         frozen: The frozen parameters' paths (static).
+        patterns: What they were found by (static).
+        hold_state: As given to `freeze` (static).
     """
 
     inner: PyTree
     frozen: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    patterns: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    hold_state: bool | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def frozen_names(opt_state: PyTree) -> frozenset[str]:
@@ -196,30 +200,77 @@ def frozen_names(opt_state: PyTree) -> frozenset[str]:
     return found
 
 
+def state_of_frozen(
+    opt_state: PyTree, params: PyTree, model_state: PyTree
+) -> dict[str, bool | None]:
+    """Return the paths in a model's state that each `freeze` is of, and whether it holds them.
+
+    Of Linen a path begins with its collection, such as "batch_stats/", which no pattern knows.
+    """
+    known = params.keys() if isinstance(params, Mapping) else ()
+    names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(model_state)]
+    within = {x: x if x.split("/")[0] in known else x.partition("/")[2] for x in names}
+    found: dict[str, bool | None] = {}
+
+    def look(tree: PyTree, part: str) -> None:
+        is_one = lambda x: isinstance(x, (FreezeState, Parts))
+        for node in filter(is_one, jax.tree.leaves(tree, is_leaf=is_one)):
+            if isinstance(node, Parts):
+                for name, own in node.items():
+                    look(own, f"{part}{name}/")
+                continue
+            for name, inner in within.items():
+                own = inner.removeprefix(part)
+                mine = inner.startswith(part) and any(re.search(x, own) for x in node.patterns)
+                if mine and not found.get(name):
+                    found[name] = node.hold_state
+            look(node.inner, part)
+
+    look(opt_state, "")
+    return found
+
+
+def with_held_state(opt_state: PyTree, params: PyTree, new: PyTree, old: PyTree) -> PyTree:
+    """Return a model's state with what `freeze(hold_state=True)` holds as it was."""
+    held = {name for name, hold in state_of_frozen(opt_state, params, old).items() if hold}
+    if not held:
+        return new
+    keep = lambda path, x, was: was if _name(path) in held else x
+    return jax.tree_util.tree_map_with_path(keep, new, old)
+
+
 def freeze(
-    optimizer: optax.GradientTransformation, frozen: Sequence[str]
+    optimizer: optax.GradientTransformation,
+    frozen: Sequence[str],
+    *,
+    hold_state: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Train all parameters but those that a pattern is found in.
 
     A parameter's path is its keys with slashes between them, as for `layer_labels`. The frozen
     ones have no place in the optimizer's state (no moments), and no gradient is used, weight
     decay included. In `fit` they are not differentiated, so they count neither in clipping nor
-    in the logged norms, and stay as they are to the bit. What a model itself updates still
-    moves, such as the batch statistics of a frozen layer: hold them by the layer's own flag. To
-    train a small part of a large model, or to keep integers among its parameters, divide them by
-    the task's `trainable=`.
+    in the logged norms, and stay as they are to the bit. To train a small part of a large model,
+    or to keep integers among its parameters, divide them by the task's `trainable=`.
+
+    What the model itself updates, such as the batch statistics of a frozen layer, is no parameter
+    and moves on, unless `hold_state` is True. That holds the running statistics, with which the
+    model is evaluated; in training a layer in train mode still normalises by its batch, unless its
+    own flag says otherwise (`use_running_average=True`).
 
     Args:
         optimizer: Trains the others.
         frozen: Regular expressions, each found in at least one parameter's path.
+        hold_state: Whether the model's state that a pattern is found in the path of stays as it
+            is, too. False lets it move; None does as well, and `fit` says on stderr what moves.
 
     Returns:
         An Optax transformation: `optax.partition`, with labels "frozen" and "trained"; its
         state is a `FreezeState`.
 
     Raises:
-        ValueError: If a pattern is no regular expression; or, at `init`, is found in no parameter,
-            or nothing is left to train.
+        ValueError: If a pattern is no regular expression, or `hold_state` no bool; or, at `init`, a
+            pattern is found in no parameter, or nothing is left to train.
 
     Example:
         >>> import jax.numpy as jnp, optax, odyssey_jax as ody
@@ -230,6 +281,9 @@ def freeze(
         [0. 0.] [-0.1 -0.1]
     """
     patterns = _patterns("frozen", frozen)
+    if hold_state is not None:
+        check_flag("hold_state", hold_state)
+    texts = tuple(pattern.pattern for pattern in patterns)
     is_frozen = lambda name: any(pattern.search(name) for pattern in patterns)
 
     def names_of(params: PyTree) -> tuple[str, ...]:
@@ -247,11 +301,11 @@ def freeze(
 
     def init(params: PyTree) -> PyTree:
         names = names_of(params)
-        return FreezeState(parts.init(params), names)
+        return FreezeState(parts.init(params), names, texts, hold_state)
 
     def update(updates, state, params=None, **extra) -> tuple[PyTree, PyTree]:
         updates, inner = parts.update(updates, state.inner, params, **extra)
-        return updates, FreezeState(inner, state.frozen)
+        return updates, dataclasses.replace(state, inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

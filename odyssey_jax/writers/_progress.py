@@ -97,7 +97,10 @@ class ProgressLine:
                 self._drawn = now
                 self._cell.update(_unquoted(self._line()))
         elif self._display is None and rows and self._row:
-            self._print(summary(self._row, self._run.epochs, live.steps_per_second))
+            where = None
+            if self._run.steps_per_row not in (0, self._run.steps_per_epoch):
+                where = f"step {int(self._row['step']):,}/{self._run.total_steps:,}"
+            self._print(summary(self._row, self._run.epochs, live.steps_per_second, where))
 
     def _print(self, text: str) -> None:
         """Print a line, until the pipe that it goes to is closed: that ends no training."""
@@ -140,7 +143,7 @@ class ProgressLine:
 
         run, width = self._run, self._console.width - 1
         each = run.steps_per_epoch
-        total, done = (run.epochs * each, self._step) if each else (run.epochs, self._epochs_done)
+        total, done = (self._total, self._step) if each else (run.epochs, self._epochs_done)
         needed, more = self._parts(each)
         room = width - _LEAST_BAR - sum(2 + cell_len(part) for part in needed)
         parts = list(needed)
@@ -152,6 +155,10 @@ class ProgressLine:
         text = "  ".join(parts)
         columns = min(_BAR, max(width - cell_len(text) - 2, _LEAST_BAR))
         return f"{self._bar(done / max(total, 1), columns)}  {text}"
+
+    @property
+    def _total(self) -> int:
+        return self._run.total_steps or self._run.epochs * self._run.steps_per_epoch
 
     @property
     def _epochs_done(self) -> int:
@@ -171,7 +178,7 @@ class ProgressLine:
         else:
             pace, recent = self._rate(_WINDOW), self._rate(_RECENT) or self._average
             if each and pace:
-                needed.append(_clock((run.epochs * each - self._step) / pace))
+                needed.append(_clock((self._total - self._step) / pace))
             if math.isfinite(recent):
                 needed.append(_speed(recent))
             if self._waiting > _MUCH_WAITING:
@@ -193,20 +200,23 @@ def _unquoted(text: str) -> Any:
     return Pretty(text)
 
 
-def summary(row: Row, epochs: int, steps_per_second: float | None = None) -> str:
+def summary(
+    row: Row, epochs: int, steps_per_second: float | None = None, where: str | None = None
+) -> str:
     """Return one epoch as a line of text.
 
     Args:
         row: A row of the history.
         epochs: The most epochs that the run may take.
         steps_per_second: The throughput, or None to leave it out.
+        where: What to say for the epoch where rows are none; None is the epoch.
 
     Returns:
         Such as "epoch 7/99  train/loss 0.0412  valid/loss 0.0633  8,312 steps/s", epochs
         counted from 0 as everywhere.
     """
     width = len(str(epochs - 1))
-    parts = [f"epoch {int(row['epoch']):>{width}}/{epochs - 1}"]
+    parts = [where or f"epoch {int(row['epoch']):>{width}}/{epochs - 1}"]
     parts += [_metric(k, v) for k, v in row.items() if k not in ("epoch", "step")]
     if steps_per_second is not None:
         parts.append(_speed(steps_per_second))

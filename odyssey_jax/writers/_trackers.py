@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from odyssey_jax import _files
-from odyssey_jax.writers._writer import Live, Row, RunInfo, require_extra
+from odyssey_jax.writers._writer import BEFORE, Live, Row, RunInfo, require_extra
 
 _STEPS = "steps/"  # before the name of a sampled output
 
@@ -121,7 +121,9 @@ class _Tracker:
             self._resume(self._ledger.ident)
         else:
             self._ledger.begin(self._begin(None))
-        self._take(_entries(run.rows, run.samples))
+        at_start = {"epoch": BEFORE, "step": 0, **run.metrics_at_start}
+        rows = [at_start, *run.rows] if run.metrics_at_start else run.rows
+        self._take(_entries(rows, run.samples))
 
     def write(self, rows: Sequence[Row], live: Live) -> None:
         """Log what is not logged yet."""
@@ -195,7 +197,8 @@ def _sample(row: Row) -> dict[str, int | float]:
 class WeightsAndBiases(_Tracker):
     """Log each epoch and each sampled step to a run of Weights & Biases, at its train step.
 
-    An epoch's metrics have "epoch" as their axis, sampled outputs "steps/<name>" have "step". The
+    An epoch's metrics have "epoch" as their axis, sampled outputs "steps/<name>" have "step". What
+    was measured before the first train step (`Evaluation(at_start=True)`) is of epoch -1. The
     run's id is kept in the directory, so that a resumed run goes on there. A run that goes on
     from an earlier checkpoint with another future is a new one there, with all of its history
     and the other's id in its configuration, as "parent_run". A run that ends with an exception
@@ -256,6 +259,7 @@ class WeightsAndBiases(_Tracker):
 class MLflow(_Tracker):
     """Log each epoch to a run of MLflow at the epoch's index, each sampled step at its step.
 
+    What was measured before the first train step (`Evaluation(at_start=True)`) is at index -1.
     The run's id is kept in the directory, so that a resumed run goes on there. A run that goes on
     from an earlier checkpoint with another future is a new one there, with all of its history,
     and a child of the other. A run that ends with an exception is marked as failed. The `config`

@@ -15,6 +15,10 @@ from odyssey_jax._types import TrainState
 Row = Mapping[str, int | float]
 
 
+# The epoch of what is measured before the first: rows count from 0.
+BEFORE = -1
+
+
 def always(*_: Any) -> bool:
     """Return True: the metric is measured at the end of the epoch."""
     return True
@@ -26,7 +30,8 @@ class RunInfo(NamedTuple):
     Attributes:
         directory: The run's directory, or None.
         epochs: The most epochs that the run may take.
-        rows: The history so far: a row for each epoch before the step that the run resumes from.
+        rows: The history so far: a row for each evaluation before the step that the run resumes
+            from, which is each epoch's end unless `validate=` says otherwise.
         samples: The same for each sampled train step.
         step: The train steps done.
         config: The `config` of `fit`.
@@ -35,6 +40,8 @@ class RunInfo(NamedTuple):
         is_measured: A metric's name and an epoch's index -> whether it is measured at its end:
             where it is not, as of an `Evaluation` with a cadence, it is NaN in the row.
         metrics_at_start: What was measured before the first train step, by name.
+        total_steps: The train steps of the whole run; 0 if it is not known.
+        steps_per_row: The train steps from one row to the next; 0 if it is not known.
     """
 
     directory: Path | None
@@ -47,10 +54,14 @@ class RunInfo(NamedTuple):
     monitor: str | None = None
     is_measured: Callable[[str, int], bool] = always
     metrics_at_start: Mapping[str, float] = {}
+    total_steps: int = 0
+    steps_per_row: int = 0
 
     def measured(self, row: Row) -> Row:
         """Return an epoch's row without the metrics that were not measured at its end."""
         epoch = int(row["epoch"])
+        if epoch == BEFORE:
+            return row
         return {name: x for name, x in row.items() if self.is_measured(name, epoch)}
 
 
@@ -127,8 +138,8 @@ class Writer(Protocol):
         """Write what is new since the last call: rows, samples or both.
 
         Args:
-            rows: A row for each epoch that ended: "epoch", "step" and every scalar metric; see
-                `RunInfo.measured`.
+            rows: A row for each evaluation: "epoch", which counts them from 0, "step" and every
+                scalar metric; see `RunInfo.measured`.
             live: What else there is to see.
         """
         ...

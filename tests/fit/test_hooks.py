@@ -238,7 +238,7 @@ ONE = {"columns": ["a"], "function": lambda view: {"a": 1.0}}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: [ody.hook(print, ody.every(steps=5), ["a"])], "where steps don't count. Use ep"),
+        (lambda: [ody.hook(print, ody.every(seconds=5), ["a"])], "where seconds don't count: use"),
         (lambda: [ody.hook(print, columns=["step"])], "must not have the name 'step'"),
         (lambda: [ody.hook(print, columns=[""])], r"must be names such as \('bleu',\), got"),
         (lambda: [ody.hook(print, columns=3)], "must be names such as .* got 3"),
@@ -382,6 +382,16 @@ def test_a_metric_of_a_whole_evaluation_is_that_of_its_batches():
         np.testing.assert_allclose(found[1::2], history[f"valid/{name}/top1"][1::2], rtol=1e-6)
     alone = collected(examples.valid_data(), ody.collect(names, top1))
     np.testing.assert_allclose(alone.history["top1"], alone.history["valid/top1"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["here", "read"])
+def test_it_is_collected_over_several_devices(kind):
+    valid = examples.valid_data() if kind == "here" else Read(batch_size=8, examples=24, seed=1)
+    hook = ody.collect(("labels", "logits"), top1)
+    history = collected(valid, hook, epochs=2, placement=ody.data_parallel()).history
+    np.testing.assert_allclose(history["top1"], history["valid/top1"], rtol=1e-6)
+    alone = collected(valid, hook, epochs=2, placement=ody.parallel.one_device()).history
+    np.testing.assert_allclose(history["top1"], alone["top1"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def plan(callbacks, directory="somewhere", **kwargs):
         "resume": "latest", "schedule_change": "refuse", "writers": [], "config": None,
         "max_time": None, "run_change": "refuse", "on_failed_write": "raise",
         "on_interrupt": "raise", "hooks": (), "batch_size": None, "valid_steps": None,
-        "prefetch_bytes": 2**28,
+        "prefetch_bytes": 2**28, "steps": None, "validate": None,
     }  # fmt: skip
     data = examples.train_data()
     given = arguments | {"callbacks": callbacks, "directory": directory} | kwargs

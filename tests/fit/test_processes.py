@@ -251,6 +251,47 @@ def test_each_process_reads_its_share_and_goes_on_with_it(tmp_path):
     assert np.isnan(losses).tolist() == [True, True, False, True]
 
 
+# A hook measures on each process; what process 0 finds is history, is monitored, and is saved.
+MEASURED = (
+    PROGRAM
+    + """
+killed = len(sys.argv) > 2
+
+def size(view):
+    if killed and view.epoch == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"size": float(np.abs(np.asarray(view.model["w"])).sum()) + me}
+
+def measured(directory):
+    return ody.fit(
+        examples.linear_task(), optax.adam, examples.train_data(), examples.valid_data(),
+        epochs=7, learning_rate=0.05, hooks=[ody.hook(size, columns=("size",))], writers=[],
+        callbacks=ody.chain(
+            ody.early_stopping("size", 9, mode="max", restore_best=True),
+            ody.checkpoint(ody.every(steps=3), keep_best=1, monitor="size", mode="min"),
+        ),
+        directory=directory, placement=placement,
+    )
+
+leave(measured(directory / "run"), "run")
+leave(measured(directory / "whole"), "whole")
+"""
+)
+
+
+@pytest.mark.slow
+def test_columns_of_hooks_are_those_of_the_first_process_and_survive_a_kill(tmp_path):
+    finish(start(MEASURED, tmp_path, "killed"), code=-signal.SIGKILL)
+    assert ody.store.Reader(tmp_path / "run" / "checkpoints").latest() > 0
+    run(MEASURED, tmp_path)
+    found = {path.stem: pickle.loads(path.read_bytes()) for path in tmp_path.glob("*.pickle")}
+    for name in ("run0", "run1", "whole1"):
+        examples.assert_same(found[name], found["whole0"])
+    history = found["whole0"][1]
+    assert history["size"][0] < history["size"][-1]
+    assert found["whole0"][3] == int(np.argmax(history["size"]))
+
+
 def mesh_of(n):
     return ody.data_parallel(jax.sharding.Mesh(jax.devices()[:n], ("data",)))
 

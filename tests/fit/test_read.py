@@ -102,6 +102,31 @@ def test_ctrl_c_while_a_read_dawdles(where, whole, tmp_path):
     assert_same(dict(result.history), dict(whole.history))
 
 
+def test_ctrl_c_while_what_is_measured_at_the_start_is_read(tmp_path):
+    asleep, go_on = threading.Event(), threading.Event()
+
+    def dawdle(batch):
+        asleep.set()
+        go_on.wait(60)
+        return batch
+
+    def press():
+        asleep.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def at_start(**how):
+        return ody.Evaluation(Read(**VALID, **how), at_start=True)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt, match="not saved, at step 0") as raised:
+        fit(tmp_path, Read(), valid=at_start(faults={2: dawdle}))
+    assert not go_on.is_set()
+    go_on.set()
+    assert (raised.value.result.steps, raised.value.result.metrics_at_start) == (0, {})
+    again = fit(tmp_path, Read(), valid=at_start(), epochs=1)
+    assert again.metrics_at_start.keys() == {"valid/loss"}
+
+
 def test_readers_are_closed(tmp_path):
     train, before = Read(), threading.enumerate()
     fit(tmp_path, train, epochs=1)

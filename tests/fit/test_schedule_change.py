@@ -260,3 +260,38 @@ def test_bad_arguments_are_refused(tmp_path):
         run(tmp_path, 0.1, schedule_change="yes")
     with pytest.raises(ValueError, match="schedule_change='extend' needs a directory"):
         run(None, 0.1, schedule_change="extend")
+
+
+def twice(state, batch, step, optimizer):
+    """Two updates of each batch."""
+    for _ in range(2):
+        state, outputs = ody.train.train_step(state, batch, step, optimizer)
+    return state, outputs
+
+
+def test_a_step_of_ones_own_is_compared_at_the_updates_that_it_makes(tmp_path):
+    def go(directory, rate, epochs, **how):
+        task = examples.linear_task()._replace(update=twice)
+        return ody.fit(
+            task, optax.sgd, examples.train_data(), epochs=epochs, learning_rate=rate,
+            directory=directory, writers=[], **how,
+        )  # fmt: skip
+
+    go(tmp_path, stairs(0.1, 0.05, at=60), 4)  # 20 steps, 40 updates
+    with pytest.raises(ValueError, match="stands at update 40, so its past differs too. sch.*past"):
+        go(tmp_path, stairs(0.1, 0.05, at=30), 8, schedule_change="extend")
+    with pytest.raises(
+        ValueError, match="first differ at update 50.* stands at update 40, so only"
+    ):
+        go(tmp_path, stairs(0.1, 0.05, at=50), 8)
+    extended = go(tmp_path, stairs(0.1, 0.05, at=50), 8, schedule_change="extend")
+    whole = go(None, stairs(0.1, 0.05, at=50), 8)
+    assert_same(extended.carry, whole.carry)
+    rates = whole.history["learning_rate"]
+    np.testing.assert_allclose(rates, [0.1] * 5 + [0.05] * 3, rtol=1e-6)
+
+
+def test_a_plain_function_is_not_extended_past_what_is_recorded_of_it():
+    saved = json.loads(json.dumps(schedule_record(optax.linear_schedule(0.1, 0.1, 9), 10)))
+    with pytest.raises(ValueError, match="they agree up to update 10, and how they compare after"):
+        check_schedule(saved, ody.constant(0.1), "extend", "runs/a", done=20, last=40)

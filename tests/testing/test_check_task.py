@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import odyssey_jax as ody
@@ -120,3 +121,61 @@ def test_what_is_wrong_is_told(task, message):
 def test_a_batch_that_does_not_fit_is_named_by_jax():
     with pytest.raises(TypeError):
         ody.testing.check_task(RIGHT, np.ones((2, 4), np.float32))
+
+
+def own(change=lambda state, outputs: (state, outputs)):
+    """The task with a step of its own, of which something is changed."""
+
+    def update(state, batch, step, optimizer):
+        (value, (model_state, outputs)), grads = step.value_and_grad(state, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state._replace(params=params, model_state=model_state, opt_state=opt_state)
+        return change(state, {**outputs, "loss": value})
+
+    return RIGHT._replace(update=update)
+
+
+def test_a_step_of_ones_own_is_run_with_the_optimizers_that_it_takes():
+    batch = jnp.ones((2, 3))
+    ody.testing.check_task(own(), batch)
+    for optimizer in (optax.adam, optax.adam(0.1), optax.MultiSteps(optax.sgd(0.1), 2)):
+        ody.testing.check_task(own(), batch, optimizer=optimizer)
+
+    def by_name(state, batch, step, optimizer):
+        (value, (model_state, _)), grads = step.value_and_grad(state, batch, part="w")
+        updates, of_w = optimizer["w"].update(grads, state.opt_state["w"], state.params["w"])
+        params = {"w": optax.apply_updates(state.params["w"], updates)}
+        new = {"params": params, "model_state": model_state}
+        return state._replace(**new, opt_state=state.opt_state | {"w": of_w}), {"loss": value}
+
+    ody.testing.check_task(RIGHT._replace(update=by_name), batch, optimizer={"w": optax.adam})
+    with pytest.raises(ValueError, match="optimizer= has no effect on a task without an update"):
+        ody.testing.check_task(RIGHT, batch, optimizer=optax.adam)
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "message"),
+    [
+        (RIGHT._replace(update=Unhashable()), AssertionError, "update can't be hashed"),
+        (own(lambda state, outputs: state), TypeError, r"must return \(state, outputs\)"),
+        (
+            own(lambda state, outputs: (state._replace(model_state={}), outputs)),
+            ValueError,
+            "changes the form of the state's model_state: it removes steps",
+        ),
+        (
+            own(lambda state, outputs: (state, {"loss": outputs["loss"] * jnp.nan})),
+            AssertionError,
+            "the loss of update is not finite",
+        ),
+        (
+            own(lambda state, outputs: (state, {"loss": state.params["w"]})),
+            AssertionError,
+            r"the loss of update must be a scalar, got shape \(3,\)",
+        ),
+    ],
+)
+def test_a_step_of_ones_own_that_is_wrong_is_told(task, error, message):
+    with pytest.raises(error, match=message):
+        ody.testing.check_task(task, jnp.ones((2, 3)))

@@ -144,3 +144,60 @@ def test_members_of_a_population_have_their_own():
 def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def slow(opt_state, params):
+    """Return half of the parameters and half of Adam's first moment, found by its name."""
+    return jax.tree.map(lambda p, m: (p + m) / 2, params, optax.tree.get(opt_state, "mu"))
+
+
+@pytest.mark.parametrize("more", [{}, {"clip_norm": 1.0, "accumulate_steps": 2}])
+def test_eval_params_are_validated_tracked_returned_and_saved(more, tmp_path):
+    def run(directory=None, **how):
+        return ody.fit(
+            examples.linear_task(), optax.adam(0.05), examples.train_data(), examples.valid_data(),
+            epochs=4, callbacks=ody.early_stopping("valid/loss", 9, restore_best=True), writers=[],
+            eval_params=slow, directory=directory, **more, **how,
+        )  # fmt: skip
+
+    def leave(view):
+        if view.step >= 8:
+            raise KeyError("left here")
+
+    whole = run()
+    raw = whole.carry.state
+    if not more:  # accumulation leaves the last of 20 steps as it is
+        examples.assert_same(raw.average.params, slow(raw.opt_state, raw.params))
+    assert whole.best_epoch == int(np.argmin(whole.history["valid/loss"]))
+    outputs = examples.linear_loss(whole.model, examples.arrays(22, seed=1))
+    assert float(outputs[0]) == pytest.approx(min(whole.history["valid/loss"]), rel=1e-5)
+    with pytest.raises(KeyError):
+        run(tmp_path, hooks=[ody.hook(leave, ody.every(steps=1))])
+    cut = run(tmp_path)
+    examples.assert_same(cut.carry, whole.carry)
+    examples.assert_same(ody.load_params(tmp_path, whole.model), whole.model)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"eval_params": 3}, TypeError, "eval_params must be a function, got"),
+        (
+            {"eval_params": slow, "average": ody.equal_average(1)},
+            ValueError,
+            "average= and eval_params= both say at which parameters",
+        ),
+        ({"eval_params": lambda s, p: p["w"]}, ValueError, "what it returns .* removes b"),
+        (
+            {"eval_params": lambda s, p: {**p, "b": jnp.zeros(1)}},
+            ValueError,
+            r"makes b float32\[1\] of float32\[3\]",
+        ),
+    ],
+)
+def test_eval_params_that_can_not_be(how, error, message):
+    with pytest.raises(error, match=message):
+        ody.fit(
+            examples.linear_task(), optax.adam(0.05), examples.train_data(), epochs=1,
+            writers=[], **how,
+        )  # fmt: skip

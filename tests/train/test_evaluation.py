@@ -207,7 +207,7 @@ def test_one_that_is_never_due():
         (
             {"every": ody.every(steps=9) | ody.every(seconds=1)},
             ValueError,
-            r"every=every\(steps=9\) \| .* seconds and steps don't count. .*steps_per_epoch",
+            r"every=every\(steps=9\) \| .*, where seconds don't count: use epochs= or steps=",
         ),
         ({"batches": 0}, ValueError, "batches must be an integer of at least 1 or None"),
         ({"metrics": [ody.Accuracy()]}, TypeError, "metrics must be a mapping such as"),

@@ -441,7 +441,7 @@ def test_blocks_divide_what_they_must():
     data = lambda n, size, **how: ody.ArrayDataset(np.zeros(n), size, **how)
     assert Calendar.of(data(84, 2)).block == 7  # of 42
     assert Calendar.of(data(84, 2), 4).block == 2  # of 42 and 4
-    assert Calendar.of(data(85, 2)) == (43, 43, 42, 7, 2, 1)
+    assert Calendar.of(data(85, 2)) == (43, 43, 42, 7, 2, 1, None)
     assert Calendar.of(data(85, 2, drop_remainder=True)).epoch == 42
     assert Calendar.of(data(85, 2), 4).block == 1
     assert Calendar.of(data(13, 1)).block == 1

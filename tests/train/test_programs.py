@@ -69,6 +69,25 @@ def evaluated(directory):
     return loss_fn
 
 
+def with_a_step_of_its_own(directory):
+    update = lambda *args: ody.train.train_step(*args)
+    fit(task_of(squares)._replace(update=update), SGD)
+    return update
+
+
+def with_eval_params(directory):
+    eval_params = lambda opt_state, params: params / 2
+    fit(task_of(squares), SGD, eval_params=eval_params)
+    return eval_params
+
+
+def with_a_hook(directory):
+    loss_fn = lambda w, batch: squares(w, batch)
+    measure = lambda view: {"a": 1.0}
+    fit(task_of(loss_fn), SGD, hooks=[ody.hook(measure, columns=("a",))])
+    return measure
+
+
 def nnx_in_half_precision(directory):
     loss_fn = lambda model, batch: examples.nnx_loss(model, batch)
     task = ody.nnx_task(examples.NnxModel(examples.nnx.Rngs(0)), loss_fn)
@@ -92,6 +111,9 @@ def linen(directory):
         with_a_function_of_a_rate,
         saved_with_callbacks,
         evaluated,
+        with_a_step_of_its_own,
+        with_eval_params,
+        with_a_hook,
         nnx_in_half_precision,
         linen,
     ],

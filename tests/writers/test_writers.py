@@ -307,6 +307,28 @@ def test_trackers_are_sent_what_was_measured(tmp_path, fake_wandb):
     assert ["b" in values for _, values in run.logged] == [False, True, False]
 
 
+def test_trackers_log_what_was_measured_before_the_first_step_once(tmp_path, fake_wandb):
+    runs, _ = fake_wandb
+    task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
+    data = ody.ArrayDataset(jnp.ones(8), batch_size=4)
+    valid = ody.Evaluation(data, at_start=True)
+    uri = (tmp_path / "mlruns").as_uri()
+    for epochs in (1, 3):
+        writers = [ody.WeightsAndBiases(), ody.MLflow(tracking_uri=uri)]
+        result = ody.fit(
+            task, optax.sgd(0.1), data, valid, epochs=epochs, writers=writers, directory=tmp_path
+        )
+    (run,) = runs.values()
+    want = [result.metrics_at_start["valid/loss"], *result.history["valid/loss"].tolist()]
+    assert [x["epoch"] for _, x in run.logged] == [-1, 0, 1, 2]
+    np.testing.assert_array_equal(np.float32([x["valid/loss"] for _, x in run.logged]), want)
+    assert run.logged[0][0] == 0  # at step 0
+    ident = (tmp_path / "mlflow_run_id").read_text().split()[0]
+    logged = MlflowClient(uri).get_metric_history(ident, "valid/loss")
+    assert [x.step for x in logged] == [-1, 0, 1, 2]
+    np.testing.assert_array_equal(np.float32([x.value for x in logged]), want)
+
+
 def branched(tmp_path, make, torn=""):
     """Two runs in one directory, of which the second goes on from epoch 2 with another rate."""
     task = ody.pure_task(jnp.zeros(()), lambda w, batch: ((w - batch) ** 2).mean())
