@@ -272,7 +272,6 @@ def make_plan(
     def resolved(schedule: ScheduleFn) -> ScheduleFn:
         if isinstance(schedule, Schedule):
             schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
-            jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
         check_learning_rate(schedule, max(length.steps // accumulate, 1))
         return schedule
 
