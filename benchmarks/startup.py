@@ -9,14 +9,23 @@ in training and in validation. The second part trains a model of many leaves (ea
 vector of its own) over a bare scan of the same steps.
 
 Every version starts cold: nothing compiled before is found again.
+
+Before them, in processes of their own: `import odyssey_jax` over the imports of JAX, Optax and
+NNX; the digits job from the process's start to the end of its first epoch over one bare compiled
+program that does the same (`benchmarks/peers/programs`); and its second start over the first,
+where JAX's persistent compilation cache is on (as `ody.enable_compilation_cache`).
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,6 +46,7 @@ from benchmarks._harness import (
     show_times,
     write_json,
 )
+from benchmarks.peers.__main__ import PEERS, report_of, write_data
 
 BLOCKS, WIDTH, HEADS, LENGTH, VOCABULARY, BATCH, EPOCHS = 6, 128, 4, 32, 64, 8, 2
 RATE = 1e-3
@@ -196,6 +206,43 @@ def cold(function: Callable[..., Any], *args: Any) -> float:
     return time.perf_counter() - start
 
 
+def import_times(rounds: int) -> Times:
+    libraries = "import jax, optax; from flax import nnx"
+    programs = {
+        "jax, optax, nnx": libraries,
+        "odyssey_jax": "import odyssey_jax",
+        "all of them": f"{libraries}; import odyssey_jax; odyssey_jax.nnx_task",
+    }
+
+    def run(program: str) -> None:
+        subprocess.run([sys.executable, "-c", program], check=True)
+
+    return interleave({k: functools.partial(run, x) for k, x in programs.items()}, rounds)
+
+
+def digits_times(rounds: int) -> Times:
+    """Seconds to the end of the first epoch, each in a new process."""
+    peers = {"bare": PEERS["one compiled program"], "fit": PEERS["odyssey_jax"]}
+    root = str(Path(__file__).parents[1])
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_data(Path(folder), 1)
+
+        def start(name: str, **variables: str) -> float:
+            how = {"PYTHONPATH": root, **variables}
+            report = report_of(peers[name], Path(sys.executable), "digits", data, 1, **how)
+            return report["cold"]
+
+        def cached() -> dict[str, float]:
+            with tempfile.TemporaryDirectory() as cache:
+                kept = {"JAX_COMPILATION_CACHE_DIR": cache}
+                kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+                names = "fit, to be kept", "fit, kept"
+                return {name: start("fit", **kept) for name in names}
+
+        versions = {"bare": lambda: start("bare"), "fit": lambda: start("fit"), "cached": cached}
+        return interleave(versions, rounds, warmup=0)
+
+
 def transformer_times(remainder: int, rounds: int) -> Times:
     model = Transformer(rngs=nnx.Rngs(0))
     data = tokens(24, remainder, 0), tokens(8, remainder, 1)
@@ -240,6 +287,15 @@ def main() -> None:
     args = arguments(__doc__ or "")
     ratios: dict[str, Ratio] = {}
     rounds = 1 if args.quick else 5
+    times = import_times(2 if args.quick else 10)
+    show_times("imports", times)
+    for name in ("odyssey_jax", "all of them"):
+        ratios[f"import of {name} / the libraries"] = ratio(times, name, "jax, optax, nnx", 1.15)
+    times = digits_times(1 if args.quick else 7)
+    show_times("the digits, from the start to the first epoch's end", times)
+    ratios["digits, fit / bare"] = ratio(times, "fit", "bare", 1.3)
+    second = ratio(times, "fit, kept", "fit, to be kept", 0.5)
+    ratios["digits, second start / first"] = second
     for remainder, bound in ((0, 1.3), (3, 1.5)):
         times = transformer_times(remainder, rounds)
         show_times("NNX transformer, cold start", times)

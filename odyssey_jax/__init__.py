@@ -4,7 +4,9 @@ What most programs use is here; the rest is in the rooms, such as `ody.schedules
 `ody.callbacks`.
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from odyssey_jax import callbacks as callbacks
 from odyssey_jax import compat as compat
@@ -20,6 +22,7 @@ from odyssey_jax import testing as testing
 from odyssey_jax import train as train
 from odyssey_jax import transforms as transforms
 from odyssey_jax import writers as writers
+from odyssey_jax._compilation_cache import enable_compilation_cache as enable_compilation_cache
 from odyssey_jax._types import Callback as Callback
 from odyssey_jax._types import Clock as Clock
 from odyssey_jax._types import Event as Event
@@ -59,9 +62,6 @@ from odyssey_jax.fit import hook as hook
 from odyssey_jax.fit import load_params as load_params
 from odyssey_jax.fit import profile as profile
 from odyssey_jax.fit import rate_range_test as rate_range_test
-from odyssey_jax.flax import linen_task as linen_task
-from odyssey_jax.flax import nnx_task as nnx_task
-from odyssey_jax.flax import update_model as update_model
 from odyssey_jax.metrics import Accuracy as Accuracy
 from odyssey_jax.metrics import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics import Mean as Mean
@@ -100,6 +100,11 @@ from odyssey_jax.writers import MLflow as MLflow
 from odyssey_jax.writers import ProgressLine as ProgressLine
 from odyssey_jax.writers import TensorBoard as TensorBoard
 from odyssey_jax.writers import WeightsAndBiases as WeightsAndBiases
+
+if _TYPE_CHECKING:
+    from odyssey_jax.flax import linen_task as linen_task
+    from odyssey_jax.flax import nnx_task as nnx_task
+    from odyssey_jax.flax import update_model as update_model
 
 __version__ = _version("odyssey-jax")
 
@@ -147,6 +152,7 @@ __all__ = [
     "data_parallel",
     "describe_run",
     "early_stopping",
+    "enable_compilation_cache",
     "equal_average",
     "eqx_task",
     "errors",
@@ -202,10 +208,19 @@ __all__ = [
 ]
 
 
-# Users read `odyssey_jax.TrainState` in a repr, a pickle and an error, and not a private module.
+# Of `odyssey_jax.flax`, imported when first asked for: Flax takes some 0.4 s.
+_OF_FLAX = ("linen_task", "nnx_task", "update_model")
+
+
+def _show_as_public(value: object) -> None:
+    """Let users read `odyssey_jax.TrainState` in a repr, a pickle and an error."""
+    if getattr(value, "__module__", "").startswith("odyssey_jax."):
+        value.__module__ = "odyssey_jax"
+
+
 for _name in __all__:
-    if getattr(globals()[_name], "__module__", "").startswith("odyssey_jax."):
-        globals()[_name].__module__ = "odyssey_jax"
+    if _name not in _OF_FLAX:
+        _show_as_public(globals()[_name])
 
 _ROOMS = ("schedules", "callbacks", "train", "data", "metrics", "transforms", "errors", "store")
 _ROOMS += ("writers", "plots", "runs", "parallel")
@@ -216,7 +231,12 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    """Say where a name is that lives in a room."""
+    """Import what is of Flax; say where a name is that lives in a room."""
+    if name in _OF_FLAX:
+        value = getattr(_import_module("odyssey_jax.flax"), name)
+        _show_as_public(value)
+        globals()[name] = value
+        return value
     for room in _ROOMS:
         if not name.startswith("_") and hasattr(globals()[room], name):
             raise AttributeError(f"odyssey_jax has no {name!r} at its top: it is ody.{room}.{name}")

@@ -25,7 +25,11 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(x.stem for x in (ROOT / "examples").glob("*.py") if x.stem != "__init__")
 
 # What is shorter than it is for users.
-SHORT = {"byte_transformer": {"steps_per_epoch": 4}, "physics_informed": {"steps_per_epoch": 3}}
+SHORT = {
+    "byte_transformer": {"steps_per_epoch": 4},
+    "physics_informed": {"steps_per_epoch": 3},
+    "sharded_transformer": {"steps_per_epoch": 4},
+}
 IN_X64 = {"physics_informed"}
 EPOCHS, LEFT_AT = 3, 2
 
@@ -55,6 +59,22 @@ def test_it_goes_on_to_the_bit(name, tmp_path):
         assert again.epochs == whole.epochs == EPOCHS
         examples.assert_same(again.state, whole.state)
         examples.assert_same(dict(again.history), dict(whole.history))
+
+
+@pytest.mark.slow
+def test_the_sharded_one_goes_on_with_half_of_the_devices(tmp_path):
+    module = importlib.import_module("examples.sharded_transformer")
+    options = {"epochs": EPOCHS, "writers": [], "steps_per_epoch": 4}
+    whole = module.run(**options)
+    with pytest.raises(KeyError, match="left"):
+        module.run(tmp_path, **options, hooks=[ody.hook(leave)])
+    again = module.run(tmp_path, **options, placement=module.placement(jax.devices()[:4]))
+    assert again.steps == whole.steps
+    for name, column in whole.history.items():
+        np.testing.assert_allclose(again.history[name], column, rtol=2e-3, err_msg=name)
+    kernel = again.model.blocks[0].wide.kernel[...]
+    assert kernel.sharding.spec == jax.P(None, "model")
+    assert len(kernel.sharding.device_set) == 4
 
 
 # Plain JAX beside them: nothing of odyssey_jax but the order of the batches and the steps' keys.

@@ -21,6 +21,7 @@ ALLOWED = {
     "_checks": set(),
     "_text": set(),
     "_files": set(),
+    "_compilation_cache": set(),
     "_direction": set(),
     "_apply_if": PURE,
     "schedules": PURE,
@@ -54,7 +55,18 @@ ALLOWED = {
     "eqx": PURE | {"train", "transforms"},
     "compat": PURE | {"schedules"},
     "_digits": {"", "_text", "plots"},
-    "cli": {"_digits", "_text", "parallel", "store", "errors", "fit", "runs", "plots", "schedules"},
+    "cli": {
+        "_compilation_cache",
+        "_digits",
+        "_text",
+        "parallel",
+        "store",
+        "errors",
+        "fit",
+        "runs",
+        "plots",
+        "schedules",
+    },
     "testing": PURE | {"schedules", "store", "transforms", "callbacks", "train"},
 }
 
@@ -135,7 +147,9 @@ COMPAT = ["compat.torch", "compat.timm", "compat.transformers", "compat.keras"]
 PUBLIC = [
     pytest.param(value, id=f"{module}.{name}")
     for module in ["odyssey_jax", *(f"odyssey_jax.{room}" for room in [*ROOMS, *COMPAT])]
-    for name, value in sorted(vars(importlib.import_module(module)).items())
+    for found in [importlib.import_module(module)]
+    for name in dir(found)
+    for value in [getattr(found, name)]
     if not name.startswith("_") and not inspect.ismodule(value) and callable(value)
 ]
 
@@ -163,6 +177,16 @@ def test_the_shell_opens_no_carry(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("odyssey_jax"):
             assert not HIDDEN & {name.name for name in node.names}
+
+
+def test_one_file_imports_fsspec():
+    packages = ("fsspec", "s3fs", "gcsfs", "boto3", "etils")
+    importers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if any(module.partition(".")[0] in packages for module in imports(path))
+    }
+    assert importers == {"store/_objects.py"}
 
 
 def test_one_file_imports_orbax():

@@ -9,7 +9,7 @@ from odyssey_jax._text import printable
 from odyssey_jax.cli._output import add_command, duration, print_json, print_table, when
 from odyssey_jax.plots import plot_runs
 from odyssey_jax.runs import Run, find_runs, known_mode
-from odyssey_jax.store import local_directory
+from odyssey_jax.store import as_directory
 
 _EXAMPLES = """examples:
   odyssey-jax runs runs
@@ -40,7 +40,7 @@ def runs(parsed: argparse.Namespace) -> None:
     Printed are how far each run got, its best epoch, why it ended, and its learning rate; the
     best run first. A run is what has checkpoints or a metrics.jsonl. Nothing is changed.
     """
-    root = local_directory(parsed.directory)
+    root = as_directory(parsed.directory)
     found = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
     if not found:
         raise ValueError(

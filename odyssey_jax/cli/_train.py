@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from odyssey_jax._compilation_cache import default_directory, enable_compilation_cache
 from odyssey_jax._digits import Options, train_digits
 from odyssey_jax.cli import _run
 from odyssey_jax.cli._output import add_command
@@ -37,6 +40,13 @@ def add_parser(commands: Any) -> None:
         "--distributed", action="store_true", help="train on several processes together"
     )
     _run.add_arguments(command)
+    command.add_argument(
+        "--no-compilation-cache",
+        action="store_true",
+        help="compile anew, and keep no compiled programs; else they are kept in "
+        "$JAX_COMPILATION_CACHE_DIR, or where that is not set in "
+        f"{str(default_directory()).replace('%', '%%')}",
+    )
     for field in dataclasses.fields(Options):
         default: Any = field.default
         many = isinstance(default, tuple)
@@ -66,6 +76,10 @@ def train(parsed: argparse.Namespace) -> int:
         raise ValueError("--coordinator, --processes and --process need --distributed.")
     if not parsed.fresh:
         _check_same_options(parsed.directory, options)
+    if parsed.no_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    else:
+        enable_compilation_cache()
     holds = f"{parsed.directory} holds the run up to its last checkpoint"
     try:
         return train_digits(options, parsed.directory, parsed.fresh, parsed.max_time)

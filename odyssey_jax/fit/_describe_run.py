@@ -37,7 +37,7 @@ def describe_run(
         memory_bytes: What a device has, to see whether the run fits; None is what it says itself,
             which CPUs don't.
         **arguments: Further arguments of `fit`, such as `placement=` and `accumulate_steps=`.
-            `epochs` may be left out.
+            `epochs` and `steps` may be left out.
 
     Returns:
         Parameters, bytes on each device, operations and collectives of a step, and the size of a
@@ -59,7 +59,8 @@ def describe_run(
         (64, 256, {})
     """
     signature = inspect.signature(fit)
-    arguments = {"epochs": 1, **arguments}
+    if arguments.get("steps") is None:
+        arguments = {"epochs": 1, **arguments}
     bound = signature.bind(task, optimizer, train, valid, **arguments)
     bound.apply_defaults()
     given = dict(bound.arguments)

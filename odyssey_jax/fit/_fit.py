@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from pathlib import Path
 from typing import Any
 
 from odyssey_jax._types import Callback, PyTree, ScheduleFn, StopReason, Task
 from odyssey_jax.callbacks import When
 from odyssey_jax.feed import PREFETCH_BYTES
+from odyssey_jax.fit._copied_logs import with_logs
 from odyssey_jax.fit._hooks import Hook
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime
 from odyssey_jax.fit._plan import (
@@ -58,7 +59,7 @@ def fit(
     eval_params: Callable[[PyTree, PyTree], PyTree] | None = None,
     placement: Placement | None = None,
     seed: int = 0,
-    directory: str | Path | None = None,
+    directory: str | os.PathLike[str] | None = None,
     resume: Resume = "latest",
     schedule_change: ScheduleChange = "refuse",
     run_change: RunChange = "refuse",
@@ -158,7 +159,8 @@ def fit(
             state on each, or says in one line that the batches can't be cut so; where
             `jax_default_device` is set, it is that one alone.
         seed: The run's root key is `jax.random.key(seed)`.
-        directory: Where checkpoints and `metrics.jsonl` go; None keeps nothing.
+        directory: Where checkpoints and `metrics.jsonl` go, a path or the URL of a
+            bucket (`gs://`, `s3://`); None keeps nothing.
         resume: What to go on from where the directory holds a run: "latest", "best", a step,
             or False to begin again. Later checkpoints than that one, none of which may be pinned,
             are deleted when the first of this call is committed; until then the run that they
@@ -306,11 +308,11 @@ def _add_result(error: Exception, make: Callable[[], FitResult]) -> None:
 
 def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Reports:
     """Tell the writers where the run begins; on several processes the first one writes."""
-    writers = plan.writers if is_first() else []
+    folder, writers = with_logs(plan.directory, plan.writers if is_first() else [])
     progress = begun.program.look(begun.carry).fetch()
     length, each = plan.length, plan.length.epoch or plan.length.interval
     info = RunInfo(
-        directory=plan.directory,
+        directory=folder,
         epochs=-(-length.steps // each),
         rows=as_rows(progress.history()),
         samples=as_rows(progress.sampled()),

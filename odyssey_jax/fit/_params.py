@@ -18,8 +18,8 @@ from odyssey_jax.store import (
     CheckpointNotFoundError,
     Reader,
     Transfer,
+    as_directory,
     export,
-    local_directory,
     open_foreign,
 )
 
@@ -108,8 +108,10 @@ def load_params(
     """
     if target is None and transfer is not None:
         raise ValueError("a transfer needs a target: pass the parameters to restore into.")
-    path = local_directory(directory)
-    if (foreign := open_foreign(path, step)) is not None:
+    path = as_directory(directory)
+    # Other libraries' files are read from this machine alone.
+    foreign = open_foreign(path, step) if isinstance(path, Path) else None
+    if foreign is not None:
         if monitor is not None or mode is not None:
             raise ValueError(f"{str(path)!r} has no metrics: leave out monitor= and mode=.")
         if target is None:

@@ -36,7 +36,7 @@ from odyssey_jax.fit._sources import as_sources, check_measured, check_valid_ste
 from odyssey_jax.metrics import metric_modes
 from odyssey_jax.parallel import Placement
 from odyssey_jax.schedules import Schedule, check_learning_rate, constant
-from odyssey_jax.store import local_directory
+from odyssey_jax.store import BucketPath, as_directory
 from odyssey_jax.train import (
     Evaluation,
     EvaluationOptions,
@@ -113,7 +113,7 @@ class Plan:
     options: StepOptions
     placement: Placement
     seed: int
-    directory: Path | None
+    directory: Path | BucketPath | None
     resume: Resume
     schedule_change: ScheduleChange
     run_change: RunChange
@@ -253,7 +253,7 @@ def make_plan(
     seed = operator.index(seed)
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must be an integer of 64 bits, got {seed!r}.")
-    directory = None if directory is None else local_directory(directory)
+    directory = None if directory is None else as_directory(directory)
     if writers is None:
         writers = [ProgressLine(), *([JsonLines()] if directory is not None else [])]
     writers = as_writers(writers)
@@ -272,7 +272,6 @@ def make_plan(
     def resolved(schedule: ScheduleFn) -> ScheduleFn:
         if isinstance(schedule, Schedule):
             schedule = schedule.resolve(steps_per_epoch=updates, total_steps=total)
-            jax.eval_shape(schedule, 0)  # tokens are not known here: it says so now
         check_learning_rate(schedule, max(length.steps // accumulate, 1))
         return schedule
 

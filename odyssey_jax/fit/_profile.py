@@ -12,7 +12,7 @@ from odyssey_jax._checks import check_count
 from odyssey_jax.callbacks import at
 from odyssey_jax.data import HostSource
 from odyssey_jax.fit._hooks import Hook, View
-from odyssey_jax.store import local_directory
+from odyssey_jax.store import BucketPath, local_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Profile(Hook):
             raise ValueError(
                 f"{span} lies within a block of {block} train steps, between which no run comes "
                 f"up: use multiples of {block}."
+            )
+        if where is None and isinstance(plan.directory, BucketPath):
+            raise ValueError(
+                f"{span} writes to this machine, and the run to {str(plan.directory)!r}: give "
+                "profile a local directory."
             )
         tracer = _Tracer(str(where or plan.directory / "profile"), begins, ends)
         return Hook(tracer.look, self.when, close=tracer.stop)

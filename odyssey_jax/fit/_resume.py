@@ -74,6 +74,7 @@ def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: F
         "callbacks": _deciding(plan.callbacks),
         "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
         "config": dict(plan.config),
+        "devices": 1 if plan.placement.devices is None else len(plan.placement.devices),
         **schedule_record(plan.schedule, plan.updates),
     }
     if store is not None:
@@ -117,7 +118,12 @@ def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: F
         share = plan.last_step / max(saved["step"], 1)
         last = {part: max(plan.updates, math.ceil(n * share)) for part, n in done.items()}
         _check_schedule(saved, plan, done, last)
-    _say_where(saved, program.look(carry).fetch(), plan, [*found.said, *_skipped(saved, plan)])
+    _say_where(
+        saved,
+        program.look(carry).fetch(),
+        plan,
+        [*found.said, *_elsewhere(saved, about), *_skipped(saved, plan)],
+    )
     return Start(program, carry, about, saved.get("seconds", 0.0))
 
 
@@ -279,6 +285,14 @@ def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Pla
             "Use the same; or go on all the same with run_change='accept'; or begin again with "
             "resume=False or in another directory."
         )
+
+
+def _elsewhere(saved: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """Say that a run goes on where sums are added in another order."""
+    then, now = saved.get("devices", about["devices"]), about["devices"]
+    if then == now:
+        return []
+    return [f"saved on {then:,} device(s), goes on on {now:,}, so not to the bit"]
 
 
 def _say_where(

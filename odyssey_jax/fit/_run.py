@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -15,13 +14,14 @@ from odyssey_jax._checks import check_count, check_kind
 from odyssey_jax._types import PyTree, StopReason
 from odyssey_jax.callbacks import Checkpoint, checkpoint
 from odyssey_jax.data import Calendar
+from odyssey_jax.fit._copied_logs import with_logs
 from odyssey_jax.fit._hooks import as_number
 from odyssey_jax.fit._interrupt import Interrupt, MaxTime, in_seconds
 from odyssey_jax.fit._plan import as_writers
 from odyssey_jax.fit._reports import close_writer
 from odyssey_jax.fit._saving import Cadence
 from odyssey_jax.parallel import greatest, is_first
-from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Store, local_directory
+from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Store, as_directory
 from odyssey_jax.writers import JsonLines, Live, RunInfo, Writer
 
 _CALENDAR = Calendar(epoch=1, data_pass=1, full=1, block=1)  # a loop of one's own has steps alone
@@ -36,7 +36,8 @@ class Run:
     still there: a step that donates it may have taken it along.
 
     Args:
-        directory: Where checkpoints and `metrics.jsonl` go; None keeps nothing.
+        directory: Where checkpoints and `metrics.jsonl` go, a path or the URL of a
+            bucket (`gs://`, `s3://`); None keeps nothing.
         checkpoint: When to save and what to keep, from `checkpoint`; in steps or seconds. None
             saves by time, as `fit` does. Of the best by a metric are those kept that were saved.
         resume: "latest", to go on from the newest checkpoint, or False, to begin again.
@@ -81,7 +82,7 @@ class Run:
         config: Mapping[str, Any] | None = None,
         max_time: MaxTime | None = None,
     ):
-        self._directory: Path | None = None if directory is None else local_directory(directory)
+        self._directory = None if directory is None else as_directory(directory)
         self._saving = _as_saving(checkpoint, self._directory)
         if resume not in ("latest", False):
             raise ValueError(f"resume must be 'latest' or False, got {resume!r}.")
@@ -250,8 +251,9 @@ class Run:
         self._cadence = Cadence(self._saving, _CALENDAR, self.step)
         self._written, self._begun_at = len(self.rows), self.step
         self._begun = time.monotonic()
-        info = RunInfo(self._directory, last, list(self.rows), (), self.step, self._config, 1)
-        self._writers = self._writers if is_first() else []
+        writers = self._writers if is_first() else []
+        folder, self._writers = with_logs(self._directory, writers)
+        info = RunInfo(folder, last, list(self.rows), (), self.step, self._config, 1)
         for writer in self._writers:
             self._stack.push(lambda kind, error, _, writer=writer: close_writer(writer, error))
             writer.open(info)
@@ -286,7 +288,7 @@ class Run:
                 self._save(step, state)
 
 
-def _as_saving(given: Any, directory: Path | None) -> Checkpoint:
+def _as_saving(given: Any, directory: Any) -> Checkpoint:
     if given is None:
         return checkpoint()
     check_kind("checkpoint", given, Checkpoint, "checkpoint(every(steps=1_000))")

@@ -49,7 +49,7 @@ class Throughput:
         enough: Pairs of calls to measure; their median counts.
     """
 
-    def __init__(self, calendar: Calendar, enough: int = 5):
+    def __init__(self, calendar: Calendar, enough: int = 3):
         self._calendar, self._enough = calendar, enough
         self._steps, self._epochs, self._seconds = 0, 0, 0.0
         self._without: float | None = None

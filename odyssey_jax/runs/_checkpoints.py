@@ -11,7 +11,7 @@ from odyssey_jax.store import (
     CheckpointError,
     CheckpointNotFoundError,
     Reader,
-    local_directory,
+    as_directory,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -47,7 +47,7 @@ def open_checkpoints(
         ...     reader.monitor, reader.best()
         ('valid/loss', 10)
     """
-    root = local_directory(directory)
+    root = as_directory(directory)
     if not root.is_dir():
         raise CheckpointNotFoundError(
             f"there is no checkpoint in {os.fspath(directory)!r}: it is not a directory; give that "

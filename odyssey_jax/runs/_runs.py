@@ -9,7 +9,9 @@ import dataclasses
 import json
 import math
 import os
+import re
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -21,13 +23,16 @@ from odyssey_jax._types import Mode
 from odyssey_jax.runs._checkpoints import CHECKPOINTS, unknown_mode
 from odyssey_jax.schedules import named_form
 from odyssey_jax.store import (
+    BucketPath,
     CheckpointError,
     CheckpointNotFoundError,
     Reader,
-    local_directory,
+    as_directory,
 )
+from odyssey_jax.store._objects import Objects
 
 _LINES = "metrics.jsonl"
+_COMMITTED = re.compile(rf"(.*/|){CHECKPOINTS}/[0-9]+\.committed")
 _MOST_BYTES = 2**28  # of a file of lines that is read: 256 MB
 _MOST_LETTERS = 2**20  # of a line
 _MOST_CELLS = 2**25  # of a history: 256 MB of numbers
@@ -66,7 +71,7 @@ class Run:
         troubles: What could not be read, and why.
     """
 
-    directory: Path
+    directory: Path | BucketPath
     history: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     metadata: Mapping[str, Any] = dataclasses.field(repr=False)
     troubles: tuple[str, ...] = ()
@@ -195,32 +200,48 @@ def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
         rate0.1 constant(value=0.1) 2 completed all 2 epochs
         rate0.5 constant(value=0.5) 2 completed all 2 epochs
     """
-    root = local_directory(directory)
+    root = as_directory(directory)
     if not root.is_dir():
         raise ValueError(f"{str(root)!r} is not a directory: give that of a run, or of many.")
     return tuple(sorted(_found(root), key=lambda run: run.directory))
 
 
-def _found(root: Path) -> Iterator[Run]:
+def _found(root: Path | BucketPath) -> Iterator[Run]:
+    if isinstance(root, BucketPath):
+        yield from _found_in_bucket(root)
+        return
     unlisted: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=unlisted.append):
         if CHECKPOINTS in folders or _LINES in files or _LINES in folders:
-            yield _read(Path(folder))
+            yield _read(Path(folder), Path(folder, _LINES))
         if CHECKPOINTS in folders:
             folders.remove(CHECKPOINTS)  # nothing below it is a run
     for error in unlisted:
         yield Run(Path(error.filename), {}, {}, (f"it cannot be listed: {error.strerror}",))
 
 
-def _read(directory: Path) -> Run:
+def _found_in_bucket(root: BucketPath) -> Iterator[Run]:
+    objects = Objects(root)
+    names = list(objects.sizes())
+    lines = {name for name in names if name.rpartition("/")[2] == _LINES}
+    folders = {name.rpartition("/")[0] for name in lines}
+    folders |= {found[1].rstrip("/") for name in names if (found := _COMMITTED.fullmatch(name))}
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as here:
+            copy, name = Path(here, _LINES), f"{folder}/{_LINES}".lstrip("/")
+            if name in lines:
+                objects.download({name: copy})
+            yield _read(root / folder if folder else root, copy)
+
+
+def _read(directory: Path | BucketPath, lines: Path) -> Run:
     troubles: list[str] = []
     saved = _metadata(directory / CHECKPOINTS, troubles)
-    lines = directory / _LINES
     rows = _rows(lines, troubles) if os.path.lexists(lines) else list(map(_row, saved))
     return Run(directory, _columns(rows), saved[-1] if saved else {}, tuple(troubles))
 
 
-def _metadata(checkpoints: Path, troubles: list[str]) -> list[dict[str, Any]]:
+def _metadata(checkpoints: Path | BucketPath, troubles: list[str]) -> list[dict[str, Any]]:
     """Return the metadata of each checkpoint that can be read."""
     found: list[dict[str, Any]] = []
     try:

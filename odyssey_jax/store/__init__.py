@@ -22,6 +22,8 @@ from odyssey_jax.store._huggingface import unstack_layers as unstack_layers
 from odyssey_jax.store._leaves import SavedLeaf as SavedLeaf
 from odyssey_jax.store._match import Report as Report
 from odyssey_jax.store._match import Transfer as Transfer
+from odyssey_jax.store._objects import BucketPath as BucketPath
+from odyssey_jax.store._objects import as_directory as as_directory
 from odyssey_jax.store._reader import Reader as Reader
 from odyssey_jax.store._reader import Restored as Restored
 from odyssey_jax.store._retain import retain as retain

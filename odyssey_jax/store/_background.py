@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures.thread
+import os
 import sys
 import threading
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Literal, get_args
 
 from odyssey_jax._checks import check_words
@@ -188,7 +188,7 @@ class Failures:
         if raised:
             raise raised[0]
 
-    def sum_up(self, directory: Path) -> None:
+    def sum_up(self, directory: os.PathLike[str]) -> None:
         """Warn once more at the end: a warning in the middle of a long log is not seen."""
         if self.count and self.policy == "warn":
             _warn(f"{_failed(self.count)} in all, in {str(directory)!r}")

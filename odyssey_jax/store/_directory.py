@@ -20,6 +20,8 @@ from odyssey_jax.store._errors import (
     CheckpointSkippedWarning,
     CheckpointVersionError,
 )
+from odyssey_jax.store._folder import open_folder
+from odyssey_jax.store._objects import as_directory
 from odyssey_jax.store._retain import Mode, ranked
 from odyssey_jax.store._stored_step import StoredStep
 
@@ -41,7 +43,7 @@ class Directory:
 
     Raises:
         ValueError: If the mode is neither, or None and the name does not say, or the directory is
-            not on this machine.
+            a URL of another kind than those of buckets.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class Directory:
         if mode is None:
             mode = "min" if monitor is None else better(monitor)
         check_words("mode", mode, ("min", "max"))
-        self.directory = _files.local_directory(directory)
+        self.directory = as_directory(directory)
+        self._folder = open_folder(self.directory)
         self.monitor = monitor
         self.mode: Mode = mode
         self._values: dict[int, float | None] = {}
@@ -80,7 +83,7 @@ class Directory:
 
     def _committed(self) -> tuple[int, ...]:
         """Return the committed steps as this process sees them."""
-        return _files.committed_steps(self.directory)
+        return self._folder.committed()
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -170,7 +173,7 @@ class Directory:
             ...     store.steps(), store.pinned()
             ((1, 2), (1,))
         """
-        return tuple(sorted(_files.pinned_steps(self.directory).intersection(self.steps())))
+        return tuple(sorted(self._folder.pinned().intersection(self.steps())))
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Read what was saved with a step.
@@ -228,7 +231,7 @@ class Directory:
             True
         """
         step = check_step(step)
-        with self._open(step) as opened:
+        with self._open(step, arrays=True) as opened:
             return opened.verify()
 
     def size(self, step: int) -> int:
@@ -255,7 +258,7 @@ class Directory:
         """
         step = check_step(step)
         with contextlib.suppress(FileNotFoundError):  # another program deletes it meanwhile
-            size = _files.size_of(self.directory / str(step))
+            size = self._folder.size(step)
             if step in self.steps():
                 return size
         raise self._not_found(step)
@@ -345,15 +348,17 @@ class Directory:
         )
 
     @contextlib.contextmanager
-    def _open(self, step: int) -> Iterator[StoredStep]:
+    def _open(self, step: int, *, arrays: bool = False) -> Iterator[StoredStep]:
         """Open a step; what is wrong with it is one error that says what and where.
 
-        What is wrong elsewhere, such as a device without memory, is raised as it is.
+        Its arrays can be read if they were asked for. What is wrong elsewhere, such as a device
+        without memory, is raised as it is.
         """
         if step not in self._committed():
             raise self._not_found(step)
         try:
-            yield StoredStep(self.directory / str(step), self._name(step))
+            self._folder.fetch(step, arrays=arrays)
+            yield StoredStep(self._folder.path / str(step), self._name(step))
         except CheckpointVersionError:
             raise
         except Exception as error:
@@ -365,6 +370,7 @@ class Directory:
             if _files.errno_of(error) in _files.REFUSALS:
                 raise CheckpointError(message) from error
             if isinstance(error, CheckpointCorruptError | OSError):
+                self._folder.forget(step)
                 raise CheckpointCorruptError(message, why) from error
             if isinstance(error, CheckpointError):
                 raise CheckpointError(message) from error
@@ -373,11 +379,11 @@ class Directory:
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, OSError) and error.filename:
-            return f"{os.path.relpath(error.filename, self.directory)}: {_files.reason(error)}"
+            return f"{os.path.relpath(error.filename, self._folder.path)}: {_files.reason(error)}"
         return _files.reason(error)
 
     def _not_found(self, step: int) -> CheckpointNotFoundError:
-        odd = _files.why_no_step(self.directory, step)
+        odd = self._folder.why_no_step(step)
         return CheckpointNotFoundError(
             f"no step {step} in {str(self.directory)!r}; committed are {list(self._committed())}"
             f"{f'; {odd}' if odd else ''}"

@@ -18,6 +18,7 @@ from odyssey_jax.parallel._agree import ProcessFailedError
 from odyssey_jax.store._errors import (
     CheckpointCorruptError,
     CheckpointError,
+    CheckpointInUseError,
     CheckpointWriteError,
     CheckpointWriteWarning,
 )
@@ -139,7 +140,7 @@ def make_directory(directory: Path) -> None:
             f"the file system of {str(directory)!r} cannot sync a directory: a power loss may take "
             "the newest checkpoints, though not the older ones",
             CheckpointWriteWarning,
-            stacklevel=4,  # the line that made the store
+            stacklevel=5,  # the line that made the store
         )
 
 
@@ -441,7 +442,7 @@ def reason(error: BaseException) -> str:
         >>> reason(ValueError("Failed to write: No space [os_error_code='28']"))
         'No space left on device'
     """
-    if isinstance(error, ProcessFailedError):
+    if isinstance(error, ProcessFailedError | CheckpointWriteError | CheckpointInUseError):
         return str(error)
     if (number := errno_of(error)) is not None:
         return os.strerror(number)

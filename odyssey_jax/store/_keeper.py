@@ -15,7 +15,7 @@ from odyssey_jax._checks import check_count
 from odyssey_jax.parallel._agree import ProcessFailedError, from_first, greatest, is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import Background, Failures, OnFailedSave
-from odyssey_jax.store._barriers import check_shared, read_alike
+from odyssey_jax.store._barriers import read_alike
 from odyssey_jax.store._directory import Result, Which, check_step
 from odyssey_jax.store._errors import (
     CheckpointError,
@@ -24,8 +24,6 @@ from odyssey_jax.store._errors import (
     CheckpointWriteError,
     CheckpointWriteWarning,
 )
-from odyssey_jax.store._files import pinned_steps
-from odyssey_jax.store._lock import WriterLock
 from odyssey_jax.store._reader import Reader
 from odyssey_jax.store._retain import Mode, retain, superseded
 
@@ -74,10 +72,10 @@ class Keeper(Reader):
         self._told: set[Path] = set()
         self._closed = False
         with together():
-            _files.make_directory(self.directory)
-            check_shared(self.directory)
-        self._lock = WriterLock(self.directory)
-        self._tidy_unless_in_use()
+            self._folder.make()
+        self._lock = self._folder.lock()
+        if self._folder.tidied_when_opened:
+            self._tidy_unless_in_use()
         self._tell_undeleted()
 
     def acquire(self) -> None:
@@ -205,7 +203,7 @@ class Keeper(Reader):
         step = check_step(step)
         with together():
             if is_first():
-                _files.pin(self.directory, step)
+                self._folder.pin(step)
             if step not in self.steps():  # looked at last, when nobody would delete it any more
                 self._unpin(step)
                 raise self._not_found(step)
@@ -240,7 +238,7 @@ class Keeper(Reader):
 
     def _unpin(self, step: int) -> None:
         if is_first():
-            _files.unpin(self.directory, step)
+            self._folder.unpin(step)
         from_first(None, "Store.unpin")  # the others wait until it is done
 
     def forget(self, steps: Iterable[int]) -> None:
@@ -319,7 +317,7 @@ class Keeper(Reader):
             raise CheckpointNotFoundError(
                 f"no steps {unknown} in {str(self.directory)!r}; committed are {list(self.steps())}"
             )
-        if pinned := sorted(doomed & pinned_steps(self.directory)):
+        if pinned := sorted(doomed & self._folder.pinned()):
             raise CheckpointError(
                 f"steps {pinned} in {str(self.directory)!r} are pinned; unpin them first to "
                 "delete them"
@@ -332,14 +330,14 @@ class Keeper(Reader):
 
     def _drop_given_up(self) -> None:
         given_up = self._given_up.keys() & set(self._committed())
-        if doomed := given_up - pinned_steps(self.directory):
+        if doomed := given_up - self._folder.pinned():
             self._drop(doomed)
 
     def _delete_old(self, step: int) -> None:
         """Delete what the rule does not keep, now that a step is committed."""
         # What cannot be read is not ours to delete: it may be of a newer format.
         values, _ = self._read_values(set(self._committed()) - self._skipped.keys())
-        pinned = pinned_steps(self.directory)
+        pinned = self._folder.pinned()
         old = values.keys() - self._retained(values, pinned)
         # What was skipped for being corrupt takes nobody's place in the rule, and goes when the
         # run is past it.
@@ -350,7 +348,7 @@ class Keeper(Reader):
 
     def _drop(self, steps: Iterable[int]) -> None:
         if is_first():
-            _files.remove(self.directory, sorted(steps))
+            self._folder.remove(sorted(steps))
         for step in steps:
             self._values.pop(step, None)
             self._skipped.pop(step, None)
@@ -383,7 +381,7 @@ class Keeper(Reader):
 
     def _sweep(self) -> None:
         if is_first():
-            self._undeleted.update(_files.sweep(self.directory, unfinished=self._lock.held))
+            self._undeleted.update(self._folder.sweep(unfinished=self._lock.held))
 
     def _tell_undeleted(self) -> None:
         """Warn once of each deleted step whose files the system does not delete."""
@@ -407,7 +405,7 @@ class Keeper(Reader):
         if not is_first():
             return
         found = {step: self._metadata_or_none(step) for step in self._committed()}
-        pinned = pinned_steps(self.directory)
+        pinned = self._folder.pinned()
         doomed = superseded(found)
         left = {step: metadata for step, metadata in found.items() if step not in doomed}
         newest = max(left, default=None)

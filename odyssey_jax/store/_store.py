@@ -35,14 +35,19 @@ class Store(Keeper):
     and pin steps. Where the file system has no locks, nobody is refused, and what killed saves
     left stays.
 
+    In a bucket a step is committed by an object that is written last, when its other files are
+    uploaded, and the lock is a lease, which expires 60 s after its program was killed.
+
     On several processes (`jax.distributed`) the directory is one that all of them share, and
     all call the same methods in the same order, from the main thread: of an array that is
     spread over them each writes its own part, process 0 writes what is replicated and what it
     has for itself, deletes, and decides where they might see different things. A save that
-    fails in one fails in all. To look at a directory in one process only, use a `Reader`.
+    fails in one fails in all. A bucket is refused there. To look at a directory in one
+    process only, use a `Reader`.
 
     Args:
-        directory: Where the steps are; made if it does not exist.
+        directory: Where the steps are, a path or the URL of a bucket (``gs://``, ``s3://``); made
+            if it does not exist.
         keep_last: How many of the newest steps to keep, at least 1; None keeps all.
         keep_best: How many of the best steps by ``monitor`` to keep beside those.
         keep_every: Steps that are multiples of it are kept for good; None for none.
@@ -60,7 +65,7 @@ class Store(Keeper):
         clock: Returns the time in seconds since the epoch, for the metadata.
 
     Raises:
-        ValueError: If an argument makes no sense, or the directory is not on this machine.
+        ValueError: If an argument makes no sense, or the directory is a URL of another kind.
         CheckpointError: If the directory is a file, or a file or a link in it is called as a step.
         CheckpointWriteError: If the directory cannot be made.
 
@@ -105,12 +110,12 @@ class Store(Keeper):
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
         self._save_seconds = 0.0
-        self._barriers = Barriers(self.directory)
+        self._barriers = Barriers(self._folder.path)
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
         kind = _orbax.Writer if is_first() else _orbax.ShardWriter
-        self._writer = kind(self.directory, self._barriers)
+        self._writer = kind(self._folder.path, self._barriers)
 
     @property
     def in_flight(self) -> int:
@@ -221,9 +226,8 @@ class Store(Keeper):
             )
 
     def _is_committed(self, step: int) -> bool:
-        """Look for one step: to list the directory takes 1 to 2 ms after a save."""
         with together():
-            return from_first(os.path.lexists(self.directory / str(step)), "Store.save")
+            return from_first(self._folder.has(step), "Store.save")
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))
@@ -258,7 +262,9 @@ class Store(Keeper):
         try:
             with self._barriers.together():
                 with self._in_place_of(step):
+                    self._folder.prepare(step)
                     self._writer.write(step, head, layout, snapshot.on_host(layout))
+                    self._folder.publish(step)
                 # Committed, and on the disk. Only now may anything be deleted: whatever happens
                 # from here on, or has happened before, one good step is there.
                 self._values[step] = value
@@ -284,7 +290,7 @@ class Store(Keeper):
         # The rename that commits needs the name to be free, so the old step is set aside first,
         # under a name from which the next store puts it back if this program is killed.
         if is_first() and step in self._replaceable() and step in self._committed():
-            return _files.set_aside(self.directory, step)
+            return self._folder.in_place_of(step)
         return contextlib.nullcontext()
 
     def close(self) -> None:

@@ -70,7 +70,13 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, root: jax.Array) -> Keys:
         """Derive them; the same root always gives the same ones."""
-        return cls(*(jax.random.fold_in(root, use) for use in range(len(cls._fields))))
+        return cls(*_children(root))
+
+
+@jax.jit
+def _children(root: jax.Array) -> list[jax.Array]:
+    """Derive the keys in one call: each of its own would take 0.5 ms of every run."""
+    return [jax.random.fold_in(root, use) for use in range(len(Keys._fields))]
 
 
 def evaluation_key(root: jax.Array) -> jax.Array:

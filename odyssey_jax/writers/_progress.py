@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import collections
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.live import Live as LiveDisplay
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from odyssey_jax._text import printable
 from odyssey_jax.writers._writer import Live, Row, RunInfo
+
+if TYPE_CHECKING:  # Rich takes some 50 ms to import
+    from rich.console import Console
+    from rich.live import Live as LiveDisplay
 
 _REDRAW = 0.5  # s, the least from one drawing to the next
 _RECENT = 10.0  # s, over which the throughput is shown
@@ -24,11 +24,17 @@ _BAR = 20  # the most columns of the bar
 _LEAST_BAR = 8
 
 
-class _StdErr(Console):
-    """The standard error, which falls silent when its pipe is closed: Rich ends the program."""
+@functools.cache
+def _std_err_class() -> type[Console]:
+    from rich.console import Console
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
+    class StdErr(Console):
+        """The standard error; silent when its pipe is closed, where Rich ends the program."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return StdErr
 
 
 class ProgressLine:
@@ -47,7 +53,7 @@ class ProgressLine:
     wants_progress = True
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
-        self._console, self._clock = console or _StdErr(stderr=True), clock
+        self._console, self._clock = console or _std_err_class()(stderr=True), clock
         self._run = RunInfo(None, 1, [])
         self._row: Row | None = None
         self._loss: float | None = None
@@ -68,6 +74,9 @@ class ProgressLine:
 
             self._cell = display(_unquoted(self._line()), display_id=True)
         elif self._console.is_terminal:
+            from rich.live import Live as LiveDisplay
+            from rich.text import Text
+
             self._display = LiveDisplay(
                 get_renderable=lambda: Text(self._line(), no_wrap=True, overflow="crop"),
                 console=self._console,
@@ -130,6 +139,8 @@ class ProgressLine:
 
     def _line(self) -> str:
         """Return the line, as wide as the console at the most."""
+        from rich.cells import cell_len
+
         run, width = self._run, self._console.width - 1
         each = run.steps_per_epoch
         total, done = (self._total, self._step) if each else (run.epochs, self._epochs_done)

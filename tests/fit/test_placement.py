@@ -130,6 +130,8 @@ def test_a_run_goes_on_in_another_placement(alone, tmp_path, capsys):
     assert last.steps == whole.steps
     said = capsys.readouterr().err
     assert said.count("resumed from step") == 4
+    assert said.count("saved on 8 device(s), goes on on 1, so not to the bit") == 1
+    assert said.count("saved on 1 device(s), goes on on 8, so not to the bit") == 1
 
 
 def test_a_model_that_is_made_in_parts_is_never_whole_on_a_device():

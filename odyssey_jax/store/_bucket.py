@@ -1,0 +1,262 @@
+"""Steps in a bucket: written and read in a directory of this machine, and copied.
+
+A bucket has no rename and no lock. So a step is committed by an object that is written last, its
+marker, which names the folder of the step's files and has the checksum of their checksums; and a
+`Lease` keeps other writers out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from odyssey_jax.store import _checksums, _files
+from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError, CheckpointInUseError
+from odyssey_jax.store._folder import Folder
+from odyssey_jax.store._lease import Lease
+from odyssey_jax.store._lock import WriterLock
+from odyssey_jax.store._objects import BucketPath, Objects
+
+_MARKER = re.compile(r"(0|[1-9][0-9]*)\.committed")
+_PIN = re.compile(r"(0|[1-9][0-9]*)\.pinned")
+_FOLDER = re.compile(r"(0|[1-9][0-9]*)(\.[0-9a-f]{8})?")
+_YOUNG = 60.0  # seconds in which a staging directory may not be locked yet
+
+
+class _Marker(NamedTuple):
+    """What commits a step: the folder of its files, and the SHA-256 of their `checksums.json`."""
+
+    folder: str
+    checksums: str
+
+
+class Bucket(Folder):
+    """A prefix in a bucket, by a staging directory of this process.
+
+    While the lease is held nobody else commits or deletes, so that what is committed is known
+    without asking. Steps leave the staging directory when they are uploaded.
+
+    Args:
+        url: The prefix.
+
+    Raises:
+        ImportError: If what it needs is not installed.
+    """
+
+    tidied_when_opened = False  # to take the lease for that would keep others out
+
+    def __init__(self, url: BucketPath) -> None:
+        self._url, self._objects = url, Objects(url)
+        self._lease = Lease(self._objects)
+        self._known: dict[int, _Marker | None] = {}
+        self._known_by: Any = None  # the lease that the list was made under
+        self._staging: Path | None = None
+
+    @property
+    def path(self) -> Path:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The staging directory, made when it is first asked for."""
+        if self._staging is None:
+            self._staging = _make_staging(self._url)
+            lock = WriterLock(self._staging)
+            lock.acquire()
+            weakref.finalize(self, _end, lock, self._staging)
+        return self._staging
+
+    def make(self) -> None:
+        """Check that the bucket answers, and that one process writes there."""
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"directory is {str(self._url)!r}, and a bucket is written to by one process, not "
+                f"by {jax.process_count()}: give a directory on a file system that all share."
+            )
+        self._objects.entries()
+
+    def lock(self) -> Lease:
+        """Return the lease of its writer."""
+        return self._lease
+
+    def committed(self) -> tuple[int, ...]:
+        """Return the steps that have a marker, ascending."""
+        holds = self._lease.id
+        if holds is not None and self._known_by is holds:
+            return tuple(sorted(self._known))
+        found = (_MARKER.fullmatch(name) for name in self._objects.entries())
+        steps = {int(x[1]) for x in found if x}
+        self._known = dict.fromkeys(steps)
+        self._known_by = holds
+        return tuple(sorted(steps))
+
+    def has(self, step: int) -> bool:
+        """Return whether a step is committed."""
+        return step in self.committed()
+
+    def _marker(self, step: int) -> _Marker:
+        """Read a step's marker; raise FileNotFoundError if it has none."""
+        holds = self._lease.id
+        if holds is not None and self._known_by is holds and (known := self._known.get(step)):
+            return known
+        name = f"{step}.committed"
+        said = _checksums.parse(name, self._objects.read(name))
+        folder, checksums = said.get("folder"), said.get("checksums")
+        if not isinstance(folder, str) or not isinstance(checksums, str):
+            raise CheckpointCorruptError(f"{name} makes no sense")
+        if (found := _FOLDER.fullmatch(folder)) is None or int(found[1]) != step:
+            raise CheckpointCorruptError(f"{name} makes no sense")
+        marker = _Marker(folder, checksums)
+        if step in self._known:
+            self._known[step] = marker
+        return marker
+
+    def fetch(self, step: int, *, arrays: bool = True) -> None:
+        """Download what is not here of a step."""
+        marker = self._marker(step)
+        local = self.path / str(step)
+        sums = local / _checksums.FILE
+        if not (sums.is_file() and _digest(sums.read_bytes()) == marker.checksums):
+            shutil.rmtree(local, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                self._objects.download({f"{marker.folder}/{_checksums.FILE}": sums})
+            if not sums.is_file():
+                local.mkdir(exist_ok=True)
+                raise CheckpointCorruptError(f"{_checksums.FILE} is missing")
+            if _digest(sums.read_bytes()) != marker.checksums:
+                self.forget(step)
+                raise CheckpointCorruptError(
+                    f"{_checksums.FILE} is damaged: it is not the one that was committed"
+                )
+        wanted = _checksums.load(local)
+        names = [n for n in wanted if arrays or not _checksums.is_chunk(n)]
+        if names := [n for n in names if not (local / n).exists()]:
+            there = self._objects.sizes(marker.folder)
+            files: dict[str, Path] = {}
+            for name in names:
+                size = there.get(f"{marker.folder}/{name}")
+                if size is None:
+                    raise _checksums.missing(name)
+                if size != wanted[name].size:
+                    raise CheckpointCorruptError(
+                        f"{name} is {size} bytes long, not {wanted[name].size}"
+                    )
+                files[f"{marker.folder}/{name}"] = local / name
+            self._objects.download(files)
+
+    def forget(self, step: int) -> None:
+        """Delete what was downloaded of a step: it is asked for again."""
+        shutil.rmtree(self.path / str(step), ignore_errors=True)
+
+    def size(self, step: int) -> int:
+        """Return the bytes of a step's objects."""
+        return sum(self._objects.sizes(self._marker(step).folder).values())
+
+    def in_place_of(self, step: int) -> contextlib.AbstractContextManager[Any]:
+        """Do nothing: the marker is replaced, and then no marker names the old files."""
+        del step
+        return contextlib.nullcontext()
+
+    def prepare(self, step: int) -> None:
+        """Make room in the staging directory for a step to be written."""
+        self.forget(step)
+
+    def publish(self, step: int) -> None:
+        """Upload a step, and then its marker, if the lease is held still."""
+        local = self.path / str(step)
+        try:
+            self._lease.check()
+            entries = self._objects.entries()
+            folder = f"{step}.{secrets.token_hex(4)}" if entries.get(str(step)) else str(step)
+            files = sorted(path for path in local.rglob("*") if path.is_file())
+            self._objects.upload({f"{folder}/{f.relative_to(local).as_posix()}": f for f in files})
+            marker = _Marker(folder, _digest((local / _checksums.FILE).read_bytes()))
+            self._lease.check()
+            self._objects.write(f"{step}.committed", json.dumps(marker._asdict()).encode())
+            self._known[step] = marker
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
+
+    def remove(self, steps: Iterable[int]) -> None:
+        """Delete the markers of steps; their other objects go at the next `sweep`."""
+        steps = list(steps)
+        self._lease.check()
+        try:
+            self._objects.delete([f"{step}.committed" for step in steps])
+        except BaseException:
+            self._known_by = None  # to be listed anew
+            raise
+        for step in steps:
+            self._known.pop(step, None)
+            self.forget(step)
+
+    def sweep(self, *, unfinished: bool) -> list[Path]:
+        """Delete the folders that no marker names, as those of killed uploads."""
+        if unfinished:
+            _files.sweep(self.path, unfinished=True)
+            with contextlib.suppress(CheckpointError, FileNotFoundError):
+                entries = self._objects.entries()
+                steps = {int(x[1]) for name in entries if (x := _MARKER.fullmatch(name))}
+                named = {self._marker_or_none(step) for step in steps}
+                if None in named:  # which folder it names is not known
+                    return []
+                self._lease.check()
+                for name, is_folder in entries.items():
+                    if is_folder and _FOLDER.fullmatch(name) and name not in named:
+                        self._objects.delete(self._objects.sizes(name))
+        return []
+
+    def _marker_or_none(self, step: int) -> str | None:
+        try:
+            return self._marker(step).folder
+        except CheckpointCorruptError:
+            return None
+
+    def pinned(self) -> frozenset[int]:
+        """Return the steps that are pinned."""
+        found = (_PIN.fullmatch(name) for name in self._objects.entries())
+        return frozenset(int(x[1]) for x in found if x)
+
+    def pin(self, step: int) -> None:
+        """Pin a step."""
+        self._objects.write(f"{step}.pinned", b"\n")
+
+    def unpin(self, step: int) -> None:
+        """Take a pin away."""
+        self._objects.delete([f"{step}.pinned"])
+
+    def why_no_step(self, step: int) -> str | None:
+        """Return None: what has no marker is not there."""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _make_staging(url: BucketPath) -> Path:
+    """Make a staging directory, and delete those that killed programs left of the same URL."""
+    prefix = f"odyssey-jax-{_digest(str(url).encode())[:16]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError, CheckpointInUseError):
+            status = left.lstat()
+            ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if ours and time.time() - status.st_mtime > _YOUNG:
+                lock = WriterLock(left)
+                lock.acquire(wait=False)
+                if lock.held:
+                    _end(lock, left)
+    return Path(tempfile.mkdtemp(prefix=prefix))
+
+
+def _end(lock: WriterLock, staging: Path) -> None:
+    lock.release()
+    shutil.rmtree(staging, ignore_errors=True)
