@@ -211,6 +211,8 @@ def as_markdown(found: Mapping[str, Mapping[str, list[Any]]], rounds: int) -> st
         "cnn": "A CNN on images that are streamed",
     }
     for job, title in titles.items():
+        if not found[job]:
+            continue
         rows = []
         for name, reports in found[job].items():
             cells = [name]
