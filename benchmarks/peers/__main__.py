@@ -152,7 +152,7 @@ def report_of(
         report = Path(folder) / "report.json"
         kept = [str(Path(folder) / "checkpoints")] if job == "digits saved" else []
         environment = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment |= variables
+        environment |= {"PYTHONDONTWRITEBYTECODE": "", **variables}  # as what is installed has it
         given["started"] = time.time()
         command = [python, f"{peer.program}.py", json.dumps(given), data[base["name"]], report]
         try:
