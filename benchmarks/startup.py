@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import subprocess
 import sys
 import tempfile
@@ -214,10 +215,14 @@ def import_times(rounds: int) -> Times:
         "all of them": f"{libraries}; import odyssey_jax; odyssey_jax.nnx_task",
     }
 
-    def run(program: str) -> None:
-        subprocess.run([sys.executable, "-c", program], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # What is installed has its bytecode; a checkout need not have it.
+        variables = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
 
-    return interleave({k: functools.partial(run, x) for k, x in programs.items()}, rounds)
+        def run(program: str) -> None:
+            subprocess.run([sys.executable, "-c", program], env=variables, check=True)
+
+        return interleave({k: functools.partial(run, x) for k, x in programs.items()}, rounds)
 
 
 def digits_times(rounds: int) -> Times:
@@ -225,10 +230,11 @@ def digits_times(rounds: int) -> Times:
     peers = {"bare": PEERS["one compiled program"], "fit": PEERS["odyssey_jax"]}
     root = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as folder:
+        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
         data = write_data(Path(folder), 1)
 
         def start(name: str, **variables: str) -> float:
-            how = {"PYTHONPATH": root, **variables}
+            how = {"PYTHONPATH": root, **bytecode, **variables}
             report = report_of(peers[name], Path(sys.executable), "digits", data, 1, **how)
             return report["cold"]
 
@@ -240,7 +246,7 @@ def digits_times(rounds: int) -> Times:
                 return {name: start("fit", **kept) for name in names}
 
         versions = {"bare": lambda: start("bare"), "fit": lambda: start("fit"), "cached": cached}
-        return interleave(versions, rounds, warmup=0)
+        return interleave(versions, rounds)
 
 
 def transformer_times(remainder: int, rounds: int) -> Times:

@@ -152,7 +152,7 @@ def report_of(
         report = Path(folder) / "report.json"
         kept = [str(Path(folder) / "checkpoints")] if job == "digits saved" else []
         environment = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment |= variables
+        environment |= {"PYTHONDONTWRITEBYTECODE": "", **variables}  # as what is installed has it
         given["started"] = time.time()
         command = [python, f"{peer.program}.py", json.dumps(given), data[base["name"]], report]
         try:
@@ -211,6 +211,8 @@ def as_markdown(found: Mapping[str, Mapping[str, list[Any]]], rounds: int) -> st
         "cnn": "A CNN on images that are streamed",
     }
     for job, title in titles.items():
+        if not found[job]:
+            continue
         rows = []
         for name, reports in found[job].items():
             cells = [name]

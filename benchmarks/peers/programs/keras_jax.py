@@ -46,7 +46,7 @@ def train(job, data, checkpoints, at_epoch):
     model.compile(
         keras.optimizers.AdamW(job["rate"], weight_decay=1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        ["accuracy"],
+        metrics=["accuracy"],
         steps_per_execution=job["steps_per_execution"],
     )
     callbacks = [

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from _measure import run
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 
 def digits():
@@ -42,9 +42,15 @@ class Examples(Dataset):
         return np.array(self.x[index]), int(self.y[index])
 
 
+def resident(data, part):
+    arrays = np.array(data[f"{part}_image"]), np.array(data[f"{part}_label"], np.int64)
+    return TensorDataset(*map(torch.from_numpy, arrays))
+
+
 def loaders(job, data):
-    train = DataLoader(Examples(data, "train"), job["batch"], shuffle=True, drop_last=True)
-    return train, DataLoader(Examples(data, "valid"), job["valid_batch"])
+    kind = Examples if job["streamed"] else resident
+    train = DataLoader(kind(data, "train"), job["batch"], shuffle=True, drop_last=True)
+    return train, DataLoader(kind(data, "valid"), job["valid_batch"])
 
 
 def train(job, data, checkpoints, at_epoch):
