@@ -242,8 +242,8 @@ def data_parallel(mesh: Mesh | None = None, *, batch: PartitionSpec | None = Non
 
     Example:
         >>> import odyssey_jax as ody
-        >>> ody.data_parallel().batch_spec
-        PartitionSpec('data',)
+        >>> ody.data_parallel().mesh.axis_names
+        ('data',)
     """
     return _on_mesh(mesh, batch, lambda *_: ())
 
