@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,6 +33,14 @@ def check_count(
     if count > most:
         raise ValueError(f"{name} must be at most 2**31 - 1, got {value!r}.")
     return count
+
+
+def check_pattern(name: str, pattern: Any) -> re.Pattern[str]:
+    """Return a pattern, compiled; raise ValueError unless it is a regular expression."""
+    try:
+        return re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}.") from error
 
 
 def check_finite(name: str, value: Any) -> None:

@@ -74,7 +74,7 @@ def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: F
         "callbacks": _deciding(plan.callbacks),
         "chain": [callback_signature(c) for c in plan.callbacks.callbacks],
         "config": dict(plan.config),
-        "devices": 1 if plan.placement.devices is None else len(plan.placement.devices),
+        "placement": plan.placement.words,
         **schedule_record(plan.schedule, plan.updates),
     }
     if store is not None:
@@ -289,10 +289,10 @@ def _check_made_of(saved: Mapping[str, Any], about: Mapping[str, Any], plan: Pla
 
 def _elsewhere(saved: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     """Say that a run goes on where sums are added in another order."""
-    then, now = saved.get("devices", about["devices"]), about["devices"]
+    then, now = saved.get("placement", about["placement"]), about["placement"]
     if then == now:
         return []
-    return [f"saved on {then:,} device(s), goes on on {now:,}, so not to the bit"]
+    return [f"saved in the placement {then!r}, goes on in {now!r}, so not to the bit"]
 
 
 def _say_where(

@@ -97,7 +97,7 @@ def placed(placement: Any, train: Source, valid: Any) -> Placement:
     if placement is None:
         placement, idle = placement_for(lambda parts: size % parts == 0)
         if idle is not None:
-            warnings.warn(idle, RuntimeWarning, stacklevel=4)
+            warnings.warn(idle, RuntimeWarning, stacklevel=5)
     if not hasattr(placement, "constrain"):
         raise TypeError(
             "placement must be from ody.data_parallel, ody.fully_sharded, ody.sharded, "

@@ -13,6 +13,7 @@ import numpy as np
 from jax import core, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from odyssey_jax._checks import check_count
 from odyssey_jax._types import PyTree, asks_for
 from odyssey_jax.parallel._alike import check_alike
 from odyssey_jax.parallel._placement import AxisNames, OneDevice, Placement, is_key
@@ -56,7 +57,7 @@ class OnMesh:
     def check(self, batch_size: int) -> None:
         """Raise ValueError unless the mesh can hold such a batch, and spans all processes."""
         try:
-            self._of_batch.shard_shape((batch_size,))
+            self._batch_sharding.shard_shape((batch_size,))
         except ValueError as error:
             raise ValueError(
                 f"a batch of {batch_size} examples can't be cut evenly by {self.batch_spec} over "
@@ -76,7 +77,7 @@ class OnMesh:
         return math.prod(self.mesh.shape[name] for name in _axes_of(self.batch_spec))
 
     @property
-    def _of_batch(self) -> NamedSharding:
+    def _batch_sharding(self) -> NamedSharding:
         return NamedSharding(self.mesh, self.batch_spec)
 
     @property
@@ -122,6 +123,12 @@ class OnMesh:
         return Layout(rules, self.mesh, params, model_state)
 
     @property
+    def words(self) -> str:
+        """The mesh's axes, and how the train state lies."""
+        axes = " x ".join(f"{name}={n}" for name, n in self.mesh.shape.items())
+        return f"{axes}, {', '.join(rule.words for rule in self.rules) or 'data parallel'}"
+
+    @property
     def devices(self) -> Sequence[Any]:
         """Those of the mesh."""
         return list(self.mesh.devices.flat)
@@ -153,7 +160,7 @@ class OnMesh:
 
     def of_batch(self, batch: PyTree) -> PyTree:
         """Return how each array of a batch lies."""
-        return jax.tree.map(lambda x: self._cut(self._of_batch, x.shape), batch)
+        return jax.tree.map(lambda x: self._cut(self._batch_sharding, x.shape), batch)
 
     def _cut(self, sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
         try:
@@ -286,13 +293,10 @@ def fully_sharded(
         >>> import odyssey_jax as ody
         >>> placement = ody.fully_sharded(min_size=2**16)
     """
-    if isinstance(min_size, bool) or not isinstance(min_size, int) or min_size < 0:
-        raise ValueError(f"min_size must be an integer, at least 0, got {min_size!r}.")
+    min_size = check_count("min_size", min_size, most=math.inf)
 
     def rules_of(mesh: Mesh, batch: PartitionSpec) -> tuple[Rule, ...]:
-        along = (
-            tuple(x for entry in batch for x in names_of(entry)) if axis is None else names_of(axis)
-        )
+        along = _axes_of(batch) if axis is None else names_of(axis)
         _check_axes("axis", along, mesh)
         if not along:
             raise ValueError("axis must name an axis of the mesh, where batch names none.")

@@ -55,6 +55,11 @@ class Placement(Protocol):
         ...
 
     @property
+    def words(self) -> str:
+        """What is compared, and said, where a run goes on in another placement."""
+        ...
+
+    @property
     def devices(self) -> Sequence[Any] | None:
         """The devices that train; None is JAX's default one."""
         ...
@@ -120,6 +125,11 @@ class OneDevice:
     def put(self, tree: PyTree) -> PyTree:
         """Return the tree as it is."""
         return tree
+
+    @property
+    def words(self) -> str:
+        """Its name."""
+        return "one device"
 
     @property
     def devices(self) -> None:

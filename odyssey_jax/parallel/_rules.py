@@ -6,12 +6,13 @@ import collections
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from odyssey_jax._checks import check_pattern
 from odyssey_jax._types import ModelState, PyTree
 from odyssey_jax.parallel._placement import AxisNames
 
@@ -19,7 +20,13 @@ Names = tuple[str, ...]  # the keys on the way to a leaf
 
 
 class Rule(Protocol):
-    """What decides where a leaf of the train state lies; hashable."""
+    """What decides where a leaf of the train state lies; hashable.
+
+    Attributes:
+        words: What it is called.
+    """
+
+    words: ClassVar[str]
 
     def of(self, axis_names: Callable[[], AxisNames], init: Callable[[], PyTree]) -> Self:
         """Return the rule of a task: see `Placement.of`."""
@@ -39,6 +46,7 @@ class ByPath:
     """Specs by patterns on the paths; the first that is found decides."""
 
     patterns: tuple[tuple[str, PartitionSpec], ...]
+    words: ClassVar[str] = "by rules"
 
     def of(self, axis_names: Any, init: Any) -> Self:
         """Return itself."""
@@ -65,6 +73,7 @@ class Annotated:
     mesh: Mesh
     axes: tuple[tuple[str, Any], ...]
     names: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    words: ClassVar[str] = "as annotated"
 
     def of(self, axis_names: Callable[[], AxisNames], init: Any) -> Self:
         """Take in what the task's parameters are annotated with."""
@@ -120,6 +129,7 @@ class LargestAxis:
     axis: tuple[str, ...]
     size: int
     min_size: int
+    words: ClassVar[str] = "fully sharded"
 
     def of(self, axis_names: Any, init: Any) -> Self:
         """Return itself."""
@@ -149,6 +159,7 @@ class AsGiven:
     """Where the arrays that a task starts from lie already."""
 
     specs: tuple[tuple[str, PartitionSpec], ...] = ()
+    words: ClassVar[str] = "as given"
 
     def of(self, axis_names: Any, init: Callable[[], PyTree]) -> Self:
         """Look where the arrays lie, unless it is known."""
@@ -157,6 +168,12 @@ class AsGiven:
             return self
         found = [(name, getattr(x, "sharding", None)) for name, x in named_leaves(init())]
         specs = [(name, x.spec) for name, x in found if isinstance(x, NamedSharding)]
+        if not specs:
+            raise ValueError(
+                "as_given keeps arrays where they lie on a mesh, and none of the task's lies on "
+                "one: put them there, as by jax.device_put(params, shardings), or choose another "
+                "placement, such as ody.fully_sharded(mesh)."
+            )
         return dataclasses.replace(self, specs=tuple(specs))
 
     def spec(self, name: str, shape: tuple[int, ...], so_far: PartitionSpec) -> PartitionSpec:
@@ -176,7 +193,7 @@ def named_leaves(
     parts = model_state if isinstance(model_state, ModelState) else (model_state,)
     for tree in (params, *parts):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
-            yield "/".join(_keys(path)), leaf
+            yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
 class Layout:
@@ -249,7 +266,8 @@ def _in_order(part: Names, whole: Names) -> bool:
 
 
 def _keys(path: Any) -> Names:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    """Return the keys of a path; one that has slashes itself, as Haiku's have, is several."""
+    return tuple(jax.tree_util.keystr(path, simple=True, separator="/").split("/")) if path else ()
 
 
 def names_of(entry: Any) -> Names:
@@ -272,8 +290,5 @@ def as_patterns(rules: Mapping[str, PartitionSpec]) -> tuple[tuple[str, Partitio
             f"as {{'kernel$': PartitionSpec(None, 'model')}}, got {rules!r}."
         )
     for pattern in rules:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"rules: {pattern!r} is no regular expression: {error}.") from error
+        check_pattern("rules", pattern)
     return tuple(rules.items())

@@ -93,8 +93,8 @@ class _Watch(threading.Thread):
                 mine = json.dumps({**who, "count": count})
                 self._client.key_value_set(f"{_ALIVE}/{self._me}", mine, allow_overwrite=True)
                 found = dict(self._client.key_value_dir_get(f"{_ALIVE}/"))
-            except jax.errors.JaxRuntimeError:  # the coordinator is over: so is the program
-                return
+            except jax.errors.JaxRuntimeError:  # asked again; JAX ends us if it is over
+                continue
             others = {
                 key.rpartition("/")[2]: json.loads(value)
                 for key, value in found.items()

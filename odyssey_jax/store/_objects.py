@@ -173,7 +173,6 @@ class Objects:
     def read(self, name: str, most: int = 2**20) -> bytes:
         """Read an object, or as much of it as `most` bytes."""
         read = lambda: self._fs.cat_file(self._at(name), start=0, end=most)
-        # A range of an empty object is refused by some.
         return self._try("read", name, read)
 
     def write(self, name: str, content: bytes) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from odyssey_jax._checks import check_flag, check_rate_factor
+from odyssey_jax._checks import check_flag, check_pattern, check_rate_factor
 from odyssey_jax._types import Parts, PyTree
 
 
@@ -132,7 +132,7 @@ def _compiled(layers: Sequence[str]) -> list[re.Pattern[str]]:
         )
     patterns = []
     for layer in layers:
-        pattern = _pattern("layers", layer)
+        pattern = check_pattern("layers", layer)
         if pattern.groups > 1:
             raise ValueError(
                 f"layers: {layer!r} has {pattern.groups} groups, and may have one, for the "
@@ -353,7 +353,7 @@ def _patterns(argument: str, patterns: Any) -> list[re.Pattern[str]]:
         raise ValueError(
             f"{argument} must be a sequence of patterns, at least one; got {patterns!r}."
         )
-    return [_pattern(argument, pattern) for pattern in patterns]
+    return [check_pattern(argument, pattern) for pattern in patterns]
 
 
 def _check_found(argument: str, patterns: Sequence[re.Pattern[str]], names: Sequence[str]) -> None:
@@ -363,14 +363,6 @@ def _check_found(argument: str, patterns: Sequence[re.Pattern[str]], names: Sequ
                 f"{argument}: {pattern.pattern!r} is found in no parameter; there are: "
                 f"{', '.join(names)}."
             )
-
-
-def _pattern(argument: str, pattern: Any) -> re.Pattern[str]:
-    """Compile a regular expression, or raise ValueError in the argument's name."""
-    try:
-        return re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ValueError(f"{argument}: {pattern!r} is no regular expression: {error}.") from error
 
 
 def _name(path: Any) -> str:

@@ -1,5 +1,6 @@
 """Runs over several devices: they learn the same, and each device holds its part."""
 
+import itertools
 import math
 import re
 
@@ -130,8 +131,10 @@ def test_a_run_goes_on_in_another_placement(alone, tmp_path, capsys):
     assert last.steps == whole.steps
     said = capsys.readouterr().err
     assert said.count("resumed from step") == 4
-    assert said.count("saved on 8 device(s), goes on on 1, so not to the bit") == 1
-    assert said.count("saved on 1 device(s), goes on on 8, so not to the bit") == 1
+    places = ["data=8, fully sharded", "data=2 x model=4, by rules", "one device"]
+    places += ["data=2 x model=4, by rules, fully sharded", "data=8, data parallel"]
+    for then, now in itertools.pairwise(places):
+        assert f"saved in the placement '{then}', goes on in '{now}', so not to the bit" in said
 
 
 def test_a_model_that_is_made_in_parts_is_never_whole_on_a_device():

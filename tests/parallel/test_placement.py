@@ -61,6 +61,14 @@ def test_what_mirrors_a_parameter_lies_as_it_does():
     assert (found["a"]["kernel"], found["b"]["kernel"]) == (P(), P("m"))
 
 
+def test_keys_with_slashes_of_their_own_are_found_and_mirrored():
+    params = {"mlp/~/linear_0": {"w": jnp.zeros((8, 8)), "b": jnp.zeros(8)}}
+    placement = ody.sharded(jax.make_mesh((8,), ("m",)), {"linear_0/w$": P("m")}, batch=P())
+    found = specs(placement, params, optax.adam(1.0).init(params))
+    assert found.params["mlp/~/linear_0"] == {"w": P("m"), "b": P()}
+    assert found.opt_state[0].mu == found.params
+
+
 def test_what_is_not_trained_goes_by_the_rules_too():
     frozen = ody.train.ModelState({"mean": jnp.zeros(8)}, {"base": jnp.zeros((8, 8), jnp.int8)})
     placement = ody.sharded(jax.make_mesh((8,), ("m",)), {"^base$": P("m")}, batch=P())
@@ -129,6 +137,11 @@ def test_the_arrays_may_stay_where_they_are(mesh):
             r"'decoder/scale' of shape \[7\] can't be cut as .*'data'",
         ),
         (lambda m: ody.data_parallel().check(12), ValueError, "multiple of 8"),
+        (
+            lambda m: specs(ody.parallel.as_given(m, batch=P())),
+            ValueError,
+            "none of the task's lies on one: put them there",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(mesh, make, error, message):
