@@ -27,6 +27,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
 jax.config.update("jax_compilation_cache_dir", f"{CACHE}/own")
@@ -117,6 +118,24 @@ def trim():
 
 
 MEMORY = Memory()
+
+
+SETTINGS = [
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_enable_compilation_cache",
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache():
+    """Put back the suite's own cache where a test, or a docstring's example, sets another."""
+    before = [getattr(jax.config, name) for name in SETTINGS]
+    yield
+    if [getattr(jax.config, name) for name in SETTINGS] != before:
+        for name, value in zip(SETTINGS, before, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)

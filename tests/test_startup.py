@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import odyssey_jax as ody
 from odyssey_jax.cli import main
@@ -50,21 +49,6 @@ def test_what_is_of_flax_is_there_when_asked_for():
     assert python(code) == ["odyssey_jax", True, True, True]
 
 
-@pytest.fixture
-def own_settings():
-    """Put back the suite's own cache."""
-    names = [
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-        "jax_enable_compilation_cache",
-    ]
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 CACHED = """
 import json, jax, odyssey_jax as ody
 jax.jit(lambda x: x + 1)(1.0)  # before the cache is there
@@ -86,7 +70,7 @@ def test_a_program_is_compiled_once_for_all_processes(tmp_path):
     assert python(CACHED, **own) == [path, 1]
 
 
-def test_the_directory_that_is_set_for_jax_is_kept(tmp_path, own_settings):
+def test_the_directory_that_is_set_for_jax_is_kept(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "set"))
     assert ody.enable_compilation_cache() == tmp_path / "set"
     assert ody.enable_compilation_cache(tmp_path / "given") == tmp_path / "given"
@@ -94,7 +78,7 @@ def test_the_directory_that_is_set_for_jax_is_kept(tmp_path, own_settings):
 
 
 @pytest.mark.parametrize("home", ["", "relative"])
-def test_without_a_place_of_its_own_it_is_below_the_home(home, monkeypatch, tmp_path, own_settings):
+def test_without_a_place_of_its_own_it_is_below_the_home(home, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", home)
     monkeypatch.setenv("HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
@@ -102,7 +86,7 @@ def test_without_a_place_of_its_own_it_is_below_the_home(home, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("given", [[], ["--no-compilation-cache"]])
-def test_the_command_keeps_programs_unless_told_not_to(given, monkeypatch, tmp_path, own_settings):
+def test_the_command_keeps_programs_unless_told_not_to(given, monkeypatch, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "set"))
     seen = []
     monkeypatch.setattr(
