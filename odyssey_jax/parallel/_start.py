@@ -76,7 +76,19 @@ class _Watch(threading.Thread):
         self._client = _agree.client()
         self._me = str(jax.process_index())
         self._over = threading.Event()
+        self._answers, self._first = 0, {"host": "another host", "pid": "unknown"}
         atexit.register(self._leave)  # a process that has ended well is not missed
+        if jax.process_index() != 0:
+            how = {"name": "odyssey_jax watch of process 0", "daemon": True}
+            threading.Thread(target=self._watch_service, **how).start()
+
+    def _watch_service(self) -> None:
+        """End this process when process 0 doesn't answer: it has what all say, and calls hang."""
+        seen = Seen(time.monotonic())
+        while not self._over.wait(self._every):
+            first = {"0": {**self._first, "count": self._answers}}
+            if gone := seen.gone(first, time.monotonic(), self._timeout):
+                self._end(gone)
 
     def _leave(self) -> None:
         self._over.set()
@@ -100,6 +112,7 @@ class _Watch(threading.Thread):
                 for key, value in found.items()
                 if key.rpartition("/")[2] != self._me
             }
+            self._answers, self._first = count, others.get("0", self._first)
             if gone := seen.gone(others, time.monotonic(), self._timeout):
                 self._end(gone)
 
