@@ -43,11 +43,12 @@ class Hosts:
 
     Attributes:
         hosts: How many.
+        writers: How many of them hold the first copy of the train state, which alone is written.
         state: Bytes of the train state: parameters and moments.
         copy: Bytes per second from a host's devices to its memory.
-        bandwidth: Bytes per second that a host writes or reads, of its own.
-        storage: Bytes per second that the file system or bucket takes of all.
-        files: Files of a checkpoint.
+        bandwidth: Bytes per second that a host writes or reads.
+        storage: Bytes per second that the file system gives and takes in all.
+        files: Files of a checkpoint: arrays times the devices that each is cut over.
         files_per_second: Files that a host makes in a second.
         fixed: Seconds that a save takes however small it is.
         per_host: Seconds that a decision of all takes for each host.
@@ -56,14 +57,15 @@ class Hosts:
     """
 
     hosts: int = 1000
+    writers: int = 32
     state: float = 12 * 70e9  # 70e9 parameters in float32 with Adam's two moments
     copy: float = 10e9
     bandwidth: float = 1e9
     storage: float = 200e9
-    files: float = 1000 * 8 * 80
-    files_per_second: float = 1000.0
-    fixed: float = 0.02
-    per_host: float = 1e-3
+    files: float = 3 * 100 * 256
+    files_per_second: float = 500.0
+    fixed: float = 0.1
+    per_host: float = 0.33e-3
     start: float = 180.0
     mtbf_host: float = 54 * 86_400 * 2048 / 419  # Llama 3: 419 failures of 2,048 hosts in 54 days
 
@@ -73,25 +75,29 @@ class Hosts:
         return self.hosts * self.per_host
 
     @property
-    def blocked(self) -> float:
-        """Seconds that a save holds the training up: a copy and 4 decisions."""
-        return self.state / self.hosts / self.copy + 4 * self.decision
+    def loop(self) -> float:
+        """The share of the time that 2 decisions before each call take: see `CallLength`."""
+        call = min(max(0.5, 100 * self.decision), 10.0)
+        return 2 * self.decision / (call + 2 * self.decision)
 
     @property
-    def moved(self) -> float:
-        """Seconds to write or read the bytes."""
-        return self.state / min(self.bandwidth * self.hosts, self.storage)
+    def blocked(self) -> float:
+        """Seconds that a save holds the training up: a copy and 4 decisions."""
+        return self.state / self.writers / self.copy + 4 * self.decision
 
     @property
     def save(self) -> float:
         """Seconds until a save is committed, behind the training: bytes, files and 5 decisions."""
-        made = self.files / self.hosts / self.files_per_second
-        return self.fixed + self.blocked + self.moved + made + 5 * self.decision
+        moved = self.state / min(self.bandwidth * self.writers, self.storage)
+        made = self.files / self.writers / self.files_per_second
+        return self.fixed + self.blocked + moved + made + 5 * self.decision
 
     @property
     def restart(self) -> float:
-        """Seconds from a failure to the first step."""
-        return self.start + self.moved + 10 * self.decision
+        """Seconds from a failure to the first step: each host reads its part."""
+        own = self.state / self.writers
+        read = max(own / self.bandwidth, own * self.hosts / self.storage)
+        return self.start + read + 10 * self.decision
 
     @property
     def mtbf(self) -> float:
@@ -113,7 +119,8 @@ class Hosts:
             interval: Seconds of training between two saves.
         """
         lost = interval / 2 + self.save + self.restart  # a save that was cut short is none
-        return interval / (interval + self.blocked) * max(0.0, 1 - lost / self.mtbf)
+        kept = interval / (interval + self.blocked) * max(0.0, 1 - lost / self.mtbf)
+        return (1 - self.loop) * kept
 
 
 def timed(function: Callable[[], Any], times: int) -> float:
@@ -144,7 +151,7 @@ def loop(leaves: int, quick: bool) -> dict[str, float]:
     loss = lambda p, x: sum(((w * x.mean()) ** 2).mean() for w in p.values()) / leaves
     task = ody.pure_task(params, loss)
     data = ody.ArrayDataset(np.ones((64 * 64, 2), np.float32), batch_size=64)
-    quick = quick or jax.device_count() > 8  # a step of many on few cores takes its time
+    quick = quick or leaves * jax.device_count() > 1000  # a step takes its time, and compiling
     steps = 128 if quick else 512
 
     def fit(validate: int, **how: Any) -> float:
@@ -307,17 +314,19 @@ def model(per_host: float) -> dict[str, Ratio]:
     """Show the model for what is measured here and said in `Hosts`."""
     print(f"\nmodelled, for {per_host * 1e3:.2f} ms of a decision for each host")
     ratios = {}
-    for hosts in (1, 10, 100, 1000, 4000):
-        # Each host has the same share: the model grows with them.
-        share = {"state": 0.84e9 * hosts, "files": 640.0 * hosts}
+    for hosts in (1, 8, 32, 256, 1000, 4000):
+        # Up to 32 hosts the model grows with them; from there on copies of it do.
+        writers = min(hosts, 32)
+        part = writers / 32
+        share = {"writers": writers, "state": Hosts.state * part, "files": Hosts.files * part}
         run = Hosts(hosts=hosts, per_host=per_host, **share)
         goodput = run.goodput(run.interval)
         print(
-            f"{hosts:5} hosts: a decision {run.decision:5.2f} s, blocked {run.blocked:5.2f} s, "
-            f"save {run.save:6.1f} s, restart {run.restart:4.0f} s, fails each "
-            f"{run.mtbf / 3600:7.1f} h, saves each {run.interval / 60:5.1f} min, "
-            f"goodput {goodput:.4f}; each 10 min {run.goodput(600):.4f}, "
-            f"each 60 min {run.goodput(3600):.4f}"
+            f"{hosts:5} hosts: a decision {run.decision:5.2f} s, the loop {run.loop:.3f}, "
+            f"blocked {run.blocked:4.1f} s, save {run.save:4.0f} s, restart {run.restart:4.0f} s, "
+            f"fails each {run.mtbf / 3600:7.1f} h, saves each {run.interval / 60:5.1f} min, "
+            f"goodput {goodput:.3f}; each 10 min {run.goodput(600):.3f}, "
+            f"each 60 min {run.goodput(3600):.3f}"
         )
         ratios[f"goodput of {hosts} hosts"] = Ratio([goodput], 0.0, "higher")
     for hours in (8, 4, 2, 1):

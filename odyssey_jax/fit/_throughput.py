@@ -15,7 +15,7 @@ class CallLength:
     """The steps per compiled call, chosen so that a call takes about 0.5 s.
 
     On many processes it takes up to 10 s (`_LONGEST`), so that what they agree on before each
-    takes a small share of it: 1 % for each decision (`_OUTLASTS`).
+    takes a small share of it: 1 % for each of 2 decisions (`_OUTLASTS`).
 
     Args:
         seconds: How long a call should take. Short enough for a progress line and for Ctrl-C,
