@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 ROOT = str(HERE.parent.parent)
 PROGRAMS = ("program.py", "wrong.py")
@@ -24,6 +26,7 @@ def _is_of_jax(error):
     return unknown and "device: Unknown | Sharding" in error["message"]
 
 
+@pytest.mark.slow
 def test_pyright_accepts_the_right_program_and_refuses_each_wrong_line(tmp_path):
     for name in PROGRAMS:
         (tmp_path / name).write_text((HERE / name).read_text())
@@ -41,6 +44,7 @@ def test_pyright_accepts_the_right_program_and_refuses_each_wrong_line(tmp_path)
     _check(found, "# wrong")
 
 
+@pytest.mark.slow
 def test_mypy_accepts_the_right_program_and_refuses_each_wrong_line(tmp_path):
     for name in PROGRAMS:
         (tmp_path / name).write_text((HERE / name).read_text())
