@@ -204,9 +204,10 @@ def _scale_rates(ax: Axes, curves: Sequence[np.ndarray]) -> None:
         ax.set_ylim(bottom=0)
         _style.scale_values(ax, ())
         return
-    _style.scale_values(ax, [np.ravel(typical)], log=True)
     least = min(curve.min() for curve in positive if curve.size)
-    ax.set_ylim(bottom=max(float(least), 1e-2 * float(np.min(typical))))
+    bottom = max(float(least), 1e-2 * float(np.min(typical)))
+    _style.scale_values(ax, [np.array([bottom, np.max(typical)])], log=True)
+    ax.set_ylim(bottom=bottom)
 
 
 def plot_runs(
