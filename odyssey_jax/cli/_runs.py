@@ -22,7 +22,9 @@ _COLUMNS = ("run", "epochs#", "best", "ended", "time#", "saved", "learning rate"
 def add_parser(commands: Any) -> None:
     """Add the command."""
     command = add_command(commands, runs, _EXAMPLES)
-    command.add_argument("directory", metavar="DIR", help="that of one run, or of many")
+    command.add_argument(
+        "directory", metavar="DIR", help="the directory of a run, or one with runs below it"
+    )
     command.add_argument(
         "--metric",
         metavar="NAME",
