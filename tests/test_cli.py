@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_other_options_are_refused_and_say_what_differs(learned, capsys):
     assert "--hidden [128, 64] then, [32, 32] now; --seed 0 then, 1 now" in error
     assert "--fresh" in error
     assert (learned / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(learned, tmp_path, job):
+    shutil.copytree(learned, tmp_path / "digits")
+    checkpoints = tmp_path / "digits/checkpoints"
+    newest = checkpoints / str(max(map(int, os.listdir(checkpoints))))
+    (newest / "metadata/metadata").write_bytes(b"damaged")
+    assert len(os.listdir(checkpoints)) > 1
+    assert train(tmp_path / "digits", "--seed", "1") == 1
+    assert train(tmp_path / "digits") == 0
 
 
 @pytest.fixture

@@ -273,6 +273,8 @@ def show(parsed: argparse.Namespace) -> None:
         text = value if isinstance(value, str) else json.dumps(plain(value))
         if name == "epoch" and (last := _epoch(metadata)) is not None:
             text = f"{last}, the last that has ended"
+        elif name == "timestamp" and isinstance(value, float):
+            text = when(value)
         print(printable(f"{name}: {text}"))
     print()
     depth = parsed.depth or max((len(leaf.keys) for leaf in leaves), default=0)

@@ -12,7 +12,7 @@ import numpy as np
 from odyssey_jax._text import printable
 from odyssey_jax._types import Mode
 from odyssey_jax.plots import _style
-from odyssey_jax.runs import Run, find_runs, known_mode
+from odyssey_jax.runs import Run, find_runs, known_mode, name_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -283,7 +283,7 @@ def plot_runs(
 def _named(runs: Any) -> dict[str, Run]:
     """Return the runs by their names."""
     if isinstance(runs, str | os.PathLike):
-        found = {str(run.directory.relative_to(runs)): run for run in find_runs(runs)}
+        found = {name_below(runs, run): run for run in find_runs(runs)}
     elif isinstance(runs, Mapping):
         found = {str(name): run for name, run in runs.items()}
     else:
