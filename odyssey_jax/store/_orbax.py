@@ -99,11 +99,19 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
 
+# Of a part that several devices have copies of each writes a slice, if slices are so large: a file
+# each, and of thousands of devices as many files for each array.
+_LEAST_SLICE = 32 * 2**20  # bytes
+
+
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
     registry = type_handlers.create_type_handler_registry(
         # The snapshot is ours alone, so Orbax need not copy it once more.
         (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, type_handlers.ArrayHandler()),
+        (
+            jax.Array,
+            type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE),
+        ),
     )
     return ocp.PyTreeCheckpointHandler(
         use_ocdbt=False, use_compression=False, type_handler_registry=registry

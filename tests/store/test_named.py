@@ -56,6 +56,15 @@ def test_what_is_large_or_spread_lies_by_itself(saved):
     assert_same(saved.restore(wanted).tree, tree())
 
 
+def test_a_part_is_one_file_however_many_copies_there_are(tmp_path):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]).reshape(2, 4), ("data", "fsdp"))
+    array = jax.device_put(jnp.ones((64, 64)), jax.NamedSharding(mesh, jax.P("fsdp")))
+    with Store(tmp_path) as store:
+        store.save(1, {"w": array}, {})
+    files = {path.name for path in (tmp_path / "1" / "state" / "tree.w").iterdir()}
+    assert files == {".zarray", *(f"{n}.0" for n in range(4))}
+
+
 def test_the_size_may_be_chosen(tmp_path):
     leaf = np.arange(6, dtype=np.float32)
     with Store(tmp_path, keep_last=None, pack_below=24) as store:
