@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,10 @@ class Folder:
     def fetch(self, step: int, *, arrays: bool = True) -> None:
         """Have a committed step in `path`: its documents, and its arrays where they are read."""
 
+    def has_files(self, step: int) -> bool:
+        """Return whether the files of a committed step are in `path`, to be linked to."""
+        return self.has(step)
+
     def forget(self, step: int) -> None:
         """Take note that what was fetched of a step is not good."""
 
@@ -85,8 +89,16 @@ class Folder:
     def prepare(self, step: int) -> None:
         """Make room in `path` for a step to be written."""
 
-    def publish(self, step: int) -> None:
-        """Commit a step that was written to `path`."""
+    def publish(
+        self, step: int, constant: Collection[str] = (), linked_to: int | None = None
+    ) -> None:
+        """Commit a step that was written to `path`.
+
+        Args:
+            step: The step.
+            constant: The files that later steps may link to.
+            linked_to: The step that has all of those.
+        """
 
     def remove(self, steps: Iterable[int]) -> None:
         """Take steps off the list; their bytes go at the next `sweep`."""
