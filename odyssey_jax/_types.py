@@ -6,11 +6,21 @@ import dataclasses
 import enum
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from odyssey_jax._direction import Mode as Mode
 from odyssey_jax._direction import better
@@ -21,6 +31,48 @@ Batch = PyTree
 Transform = Callable[[Batch, Any], Batch]
 Outputs = Mapping[str, Any]
 ScheduleFn = Callable[[Any], Any]
+# What a user's loss returns, and the model that it is given.
+Loss = ArrayLike | tuple[ArrayLike, Outputs]
+Model = TypeVar("Model")
+# With more by name; the second, for lambdas, whose types mypy infers from no other.
+LossFn = Callable[Concatenate[Model, Batch, ...], Loss] | Callable[[Model, Batch], Loss]
+
+
+class Transformation(Protocol):
+    """What Optax calls a gradient transformation, `optax.MultiSteps` included."""
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """Parameters to the first state."""
+        ...
+
+    @property
+    def update(self) -> Callable[..., Any]:
+        """Gradients and state to updates and the next state."""
+        ...
+
+
+class HasTransformation(Protocol):
+    """An `nnx.Optimizer`."""
+
+    @property
+    def tx(self) -> Any:
+        """Its transformation."""
+        ...
+
+
+class MetricLike(Protocol):
+    """What is taken as a metric: a `Metric`, one of `nnx.metrics`, a class of clu or metrax."""
+
+    @property
+    def compute(self) -> Callable[..., Any]:
+        """Return the value of the metric."""
+        ...
+
+
+Optimizer = Transformation | HasTransformation | Callable[[Any], Transformation]
+OptimizerLike = Optimizer | Mapping[str, Optimizer]
+Update = Callable[..., tuple["TrainState", Outputs]]
 
 # What NaN counts as.
 NanPolicy = Literal["bad", "ignore"]
@@ -276,7 +328,9 @@ class Signal(NamedTuple):
         )
 
     @classmethod
-    def stop_if(cls, condition: Any, reason: Any = StopReason.REQUESTED, detail: Any = 0) -> Signal:
+    def stop_if(
+        cls, condition: ArrayLike, reason: ArrayLike = StopReason.REQUESTED, detail: ArrayLike = 0
+    ) -> Signal:
         """Ask to stop where a condition holds.
 
         Args:
@@ -456,7 +510,7 @@ class Reporting(Protocol):
         ...
 
 
-class Task(NamedTuple):
+class Task(NamedTuple, Generic[Model]):
     """What is trained: three pure functions, and the way back to the user's own model.
 
     `nnx_task`, `linen_task` and `pure_task` make one from a model and a loss.
@@ -482,8 +536,8 @@ class Task(NamedTuple):
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
     evaluate: Callable[..., Outputs]
-    rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
-    update: Callable[..., tuple[TrainState, Outputs]] | None = None
+    rebuild: Callable[[PyTree, PyTree], Model] = lambda params, model_state: params
+    update: Update | None = None
     axis_names: Callable[[], Mapping[str, Sequence[str | None]]] = dict
 
     def __repr__(self) -> str:
