@@ -186,6 +186,14 @@ class Bucket(Folder):
         """Return the bytes of a step's objects."""
         return sum(self._sizes(self._marker(step)).values())
 
+    def freed(self, steps: Collection[int]) -> int:
+        """Return the bytes that go with steps, and that no other step has."""
+        others = [self._marker_or_none(step) for step in self.committed() if step not in steps]
+        left = {marker.constant for marker in others if marker is not None}
+        going = [self._marker(step) for step in steps]
+        folders = {name for marker in going for name in (marker.folder, marker.constant)}
+        return sum(sum(self._objects.sizes(name).values()) for name in folders - left if name)
+
     def in_place_of(self, step: int) -> contextlib.AbstractContextManager[Any]:
         """Do nothing: the marker is replaced, and then no marker names the old files."""
         del step

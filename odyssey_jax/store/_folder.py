@@ -82,6 +82,10 @@ class Folder:
         """Return the bytes of a step's files; raise FileNotFoundError if it is gone."""
         return _files.size_of(self.path / str(step))
 
+    def freed(self, steps: Collection[int]) -> int:
+        """Return the bytes that go with steps, and that no other step has."""
+        return _files.freed(self.path / str(step) for step in steps)
+
     def in_place_of(self, step: int) -> contextlib.AbstractContextManager[Any]:
         """Enclose the writing of a step that is committed already."""
         return _files.set_aside(self.path, step)

@@ -90,7 +90,7 @@ class Compiled:
 
     def jaxpr(self, loop: Any, *args: Any) -> Any:
         """Return what it was traced to, when it was called with arrays of this form."""
-        with loop.placement.context():
+        with loop.placement.context(), jax.disable_jit(False):
             jitted = loop.programs.jitted(self._function, **self._options)
             return jitted.trace(Caller(loop), *args).jaxpr
 

@@ -167,6 +167,12 @@ def test_mixed_precision_leaves_it_as_it_is(tmp_path):
     assert [times(tmp_path, name) for name in (BASE, TEACHER)] == [1, 3]
 
 
+def test_without_jit_it_is_found_all_the_same(tmp_path):
+    with jax.disable_jit():
+        fit(lora(), tmp_path, epochs=2)
+    assert [times(tmp_path, name) for name in (BASE, KERNEL)] == [1, 2]
+
+
 def test_a_run_without_it_names_nothing(tmp_path, monkeypatch):
     named, save = [], Store.save
 

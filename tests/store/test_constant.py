@@ -18,6 +18,7 @@ import pytest
 from odyssey_jax.store import (
     BucketPath,
     CheckpointCorruptError,
+    CheckpointNotFoundError,
     CheckpointSkippedWarning,
     CheckpointWriteError,
     CheckpointWriteWarning,
@@ -127,6 +128,9 @@ def test_bytes_live_as_long_as_a_step_has_them(tmp_path):
         store.pin(4)
         save(store, 6, metrics={"loss": 0.9})
         assert (store.steps(), file(tmp_path, 6).stat().st_nlink) == ((4, 6), 2)
+        assert (store.freed([6]) < 2**21, store.freed([4, 6]) > 2**21) == (True, True)
+        with pytest.raises(CheckpointNotFoundError, match="no step 5"):
+            store.freed([4, 5])
         store.unpin(4)
         store.forget([4])
         assert_same(store.restore(tree(0)).tree, tree(6))
@@ -328,6 +332,7 @@ def test_in_a_bucket_it_is_uploaded_once(url):
         save(store, 1, 2, 3)
         assert_same(store.restore(tree(0), 2).tree, tree(2))
         assert store.size(3) > store.verify(3) > 2**21
+        assert (store.freed([2]) < 2**21, store.freed([2, 3]) > 2**21) == (True, True)
     assert bases(url) == [named(url, 2)] == [named(url, 3)]
     with Store(url, keep_last=2) as store:  # a resume has read it
         assert_same(store.restore(tree(0)).tree, tree(3))
@@ -361,7 +366,7 @@ def test_an_upload_that_fails_loses_nothing(url, monkeypatch, after):
                 save(store, 2)
         assert_same(Reader(url).restore(tree(0)).tree, tree(1))
         save(store, 2, 3)
-    assert {named(url, 2), named(url, 3)} <= set(bases(url))
+    assert {named(url, step) for step in (1, 2, 3)} == set(bases(url)), "and what failed is swept"
     for step in (1, 2, 3):
         assert_same(Reader(url).restore(tree(0), step).tree, tree(step))
 
