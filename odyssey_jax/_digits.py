@@ -47,10 +47,12 @@ class Options:
             raise ValueError(f"--hidden must be widths of at least 1, got {list(self.hidden)}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout must be at least 0 and less than 1, got {self.dropout}.")
+        if self.epochs < 1:
+            raise ValueError(f"--epochs must be at least 1, got {self.epochs}.")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(
                 f"--warmup-epochs must be from 0 to --epochs, {self.epochs}; got "
-                f"{self.warmup_epochs}."
+                f"{self.warmup_epochs}: pass fewer of them, or more --epochs."
             )
 
 

@@ -212,19 +212,40 @@ def _without_schedule(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree
         if not _is_free(node):
             return node
 
-        def one(z: Any, y: jax.Array) -> jax.Array:
-            if is_masked(z):  # another group's
-                return y
-            wide = jnp.promote_types(y.dtype, z.dtype)
-            b1 = node.b1.astype(wide)
-            return ((y.astype(wide) - (1 - b1) * z.astype(wide)) / b1).astype(y.dtype)
-
+        # Where z is masked the parameter is another group's.
+        one = lambda z, y: y if is_masked(z) else where_evaluated(y, z, node.b1)
         params = jax.tree.map(one, node.z, params, is_leaf=is_masked)
         like = lambda z, x: z if is_masked(z) else x.astype(z.dtype)
         return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=is_masked))
 
     opt_state = jax.tree.map(moved, opt_state, is_leaf=lambda x: _is_free(x) or _is_parts(x))
     return params, opt_state
+
+
+def where_evaluated(y: Any, z: Any, b1: Any) -> Any:
+    """Return where a schedule-free parameter is evaluated, $x = (y - (1 - b_1) z) / b_1$."""
+    wide = jnp.promote_types(y.dtype, z.dtype)
+    b1 = b1.astype(wide)
+    return ((y.astype(wide) - (1 - b1) * z.astype(wide)) / b1).astype(y.dtype)
+
+
+def schedule_free_states(opt_state: PyTree) -> list[tuple[str, str]]:
+    """Return the part of the parameters that each schedule-free state is of, and its path."""
+    found: list[tuple[str, str]] = []
+    is_leaf = lambda x: _is_free(x) or _is_parts(x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_leaf):
+        here = jax.tree_util.keystr(path, simple=True, separator="/")
+        if _is_free(leaf):
+            found.append(("", here))
+        for name, own in leaf.items() if _is_parts(leaf) else ():
+            below = _joined(here, "inner_states", name)
+            pairs = schedule_free_states(own)
+            found += [(_joined(name, part), _joined(below, path)) for part, path in pairs]
+    return found
+
+
+def _joined(*names: str) -> str:
+    return "/".join(filter(None, names))
 
 
 def real_dtype(x: Any) -> Any:

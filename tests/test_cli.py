@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_other_options_are_refused_and_say_what_differs(learned, capsys):
     assert "--hidden [128, 64] then, [32, 32] now; --seed 0 then, 1 now" in error
     assert "--fresh" in error
     assert (learned / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(learned, tmp_path, job):
+    shutil.copytree(learned, tmp_path / "digits")
+    checkpoints = tmp_path / "digits/checkpoints"
+    newest = checkpoints / str(max(map(int, os.listdir(checkpoints))))
+    (newest / "metadata/metadata").write_bytes(b"damaged")
+    assert len(os.listdir(checkpoints)) > 1
+    assert train(tmp_path / "digits", "--seed", "1") == 1
+    assert train(tmp_path / "digits") == 0
 
 
 @pytest.fixture
@@ -153,7 +164,7 @@ def test_a_signal_ends_it_with_its_own_status(tmp_path, capsys):
         (["--max-time", "0"], "max_time must be seconds greater than 0 or a datetime.timedelta"),
         (["--patience", "-1"], "patience must be an integer of at least 0, got -1"),
         (["--batch-size", "9999"], "batch_size must be an integer from 1 to"),
-        (["--epochs", "0"], "0"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--warmup-epochs", "200"], "--warmup-epochs must be from 0 to --epochs, 100; got 200"),
         (["--hidden", "0"], "--hidden must be widths of at least 1, got [0]"),
         (["--dropout", "2"], "--dropout must be at least 0 and less than 1, got 2.0"),
@@ -172,6 +183,46 @@ def test_a_directory_that_is_a_file_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "run" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["--verison"], "odyssey-jax: error: unrecognized arguments: --verison; did you mean "),
+        (["runs", ".", "--metrc=a"], "usage: odyssey-jax runs "),
+        (["runs", ".", "--metrc=a"], "--metrc=a; did you mean '--metric'?"),
+        (["train", "--epoch", "3"], "did you mean '--epochs'?"),  # no abbreviations
+        (["checkpoints", ".", "verfy"], "did you mean 'verify'?"),
+        (["checkpoints", ".", "prune", "--keep-last", "1", "--ys"], "did you mean '--yes'?"),
+    ],
+)
+def test_what_is_misspelt_is_guessed(arguments, message, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_command_there_is_the_help(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "run a Python program on each of several processes, with jax.distributed" in " ".join(
+        shown.err.split()
+    )
+
+
+def test_an_error_of_the_system_has_no_number(tmp_path, capsys):
+    assert main(["schedule", "cosine_decay(1.0, 9)", "--save", str(tmp_path / "no/lr.png")]) == 1
+    assert capsys.readouterr().err.endswith(
+        "lr.png could not be written: No such file or directory\n"
+    )
+
+
+def test_a_program_that_is_not_there_is_named_before_anything_starts(capsys):
+    assert main(["run", "no.py"]) == 1
+    assert capsys.readouterr().err.startswith("odyssey-jax: there is no program 'no.py': ")
 
 
 def test_help_names_every_option_with_its_default(capsys):

@@ -88,7 +88,7 @@ def test_what_is_broken_is_told_below(root, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("no\n")
     assert main(["runs", str(tmp_path)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[1].split() == [".", "0"]
+    assert out[1].split() == [tmp_path.name, "0"]  # rather than "."
     assert out[2] == f"? {tmp_path}/metrics.jsonl, line 1 is no row of a history: 'no'"
 
 

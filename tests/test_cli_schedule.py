@@ -41,6 +41,7 @@ def test_it_warns_and_compares_and_resolves(capsys):
         ("__import__('os').system('true')", "can't be called: only a schedule's name can"),
         ("constant(0.1).__class__", "is not allowed: a schedule is written with"),
         ("eval('1')", "there is no schedule named 'eval'; there are: "),
+        ("cosin_decay(1.0, 9)", "no schedule named 'cosin_decay'; did you mean 'cosine_decay'?"),
         ("from_callable(constant(0.1))", "no schedule named 'from_callable'"),
         ("from_python('x')", "no schedule named 'from_python'"),
         ("lint(constant(0.1), 5)", "no schedule named 'lint'"),

@@ -2,6 +2,7 @@
 
 import operator
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import nbformat
 import numpy as np
 import optax
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 
 import odyssey_jax as ody
@@ -21,8 +23,12 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 NOTEBOOKS = {  # what the last cell prints, and how many pictures there are
+    "colab_tpu.ipynb": ("validation accuracy", 1),
     "data_from_grain.ipynb": ("validation accuracy", 2),
+    "flax_loops_of_ones_own.ipynb": ("validation accuracy", 2),
     "quickstart.ipynb": ("test accuracy", 4),
+    "schedules_in_optax_chains.ipynb": ("best validation loss", 6),
+    "sweep.ipynb": ("accuracy", 2),
 }
 
 
@@ -181,6 +187,54 @@ def test_the_documents_name_what_is_there(document):
 
 def test_every_notebook_is_run():
     assert {path.name for path in (ROOT / "notebooks").glob("*.ipynb")} == set(NOTEBOOKS)
+
+
+def cells(name):
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    return ["".join(cell.source) for cell in notebook.cells]
+
+
+INSTALL = re.compile(
+    r"^(REPOSITORY = .*?\n    import odyssey_jax as ody\n)\n(?:import|from)", re.DOTALL
+)
+
+
+def test_every_notebook_installs_the_same_way_and_opens_in_colab():
+    """By the address in one variable: no index has the package."""
+    ways = set()
+    for name in NOTEBOOKS:
+        sources = cells(name)
+        assert f"/blob/main/notebooks/{name})" in sources[0]
+        (found,) = filter(None, map(INSTALL.match, sources))
+        ways.add(found[1])
+        assert 'print(f"{jax.device_count()} x {jax.devices()[0].device_kind}")' in found.string
+    (way,) = ways
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    assert way.startswith(f'REPOSITORY = "{urls["Source"]}"\n')
+
+
+@pytest.mark.parametrize("in_a_checkout", [True, False])
+def test_notebooks_install_from_the_checkout_or_from_the_repository(
+    in_a_checkout, tmp_path, monkeypatch
+):
+    (folder := tmp_path / "notebooks").mkdir()
+    if in_a_checkout:
+        (tmp_path / "odyssey_jax").mkdir()
+        (tmp_path / "odyssey_jax/__init__.py").touch()
+    monkeypatch.chdir(folder)
+    shell = InteractiveShell()
+    installed = []
+
+    def pip(line):
+        installed.append(line)
+        monkeypatch.setitem(sys.modules, "odyssey_jax", ody)
+
+    shell.register_magic_function(pip, "line", "pip")
+    monkeypatch.setitem(sys.modules, "odyssey_jax", None)  # not there
+    shell.run_cell(INSTALL.match(cells("quickstart.ipynb")[1])[1]).raise_error()
+    where = tmp_path.as_uri() if in_a_checkout else "git+https://github.com/odyssey-jax/odyssey_jax"
+    assert installed == [f'install --quiet "odyssey-jax[digits,grain] @ {where}" "jax[]"']
+    assert shell.user_ns["ody"] is ody
 
 
 @pytest.mark.slow

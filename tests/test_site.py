@@ -12,6 +12,7 @@ import operator
 import re
 import runpy
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def tool(name):
     return module
 
 
-errors, reference = tool("errors"), tool("reference")
+errors, notebooks, reference = map(tool, ("errors", "notebooks", "reference"))
 
 INCLUDED = re.compile(r'--8<-- "([\w/.]+?\.py)(?::\w+)?"')
 
@@ -83,6 +84,12 @@ def test_programs_run_as_printed(name, tmp_path, monkeypatch, capsys):
         assert any(checker.check_output(line + "\n", got + "\n", how) for got in printed), line
 
 
+def test_no_program_hides_a_package_that_it_needs():
+    """Copied under the name above it, `orbax.py` would be what `import orbax` finds."""
+    packages = {*metadata.packages_distributions(), *sys.stdlib_module_names}
+    assert not packages & {Path(name).stem for name in NAMES}
+
+
 def test_every_program_is_on_a_page():
     on_pages = {name for text in PAGES.values() for name in INCLUDED.findall(text)}
     assert on_pages == set(NAMES)
@@ -99,6 +106,20 @@ def test_the_indices_list_every_page(folder):
     listed = re.findall(r"\]\((\w+\.md)\)", PAGES[f"{folder}/index.md"])
     found = {path.split("/")[1] for path in PAGES if path.startswith(f"{folder}/")}
     assert sorted([*listed, "index.md"]) == sorted(found)
+
+
+def test_the_index_of_notebooks_lists_every_one():
+    listed = re.findall(r"\]\((\w+)\.md\)", PAGES["notebooks/index.md"])
+    opened = re.findall(r"/blob/main/notebooks/(\w+)\.ipynb\)", PAGES["notebooks/index.md"])
+    found = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert sorted(listed) == sorted(opened) == found
+
+
+def test_the_pictures_of_notebooks_are_of_cells_that_there_are():
+    for picture in notebooks.PICTURES.glob("*.png"):
+        name, _, index = picture.stem.rpartition("_")
+        cells = notebooks.cells(notebooks.NOTEBOOKS / f"{name}.ipynb")
+        assert cells[int(index)]["cell_type"] == "code"
 
 
 def test_programs_show_whole_sections():

@@ -21,6 +21,7 @@ sys.path[:0] = PATHS
 
 import errors
 import llms
+import notebooks
 import reference
 
 README = ROOT / "README.md"
@@ -48,6 +49,8 @@ def on_config(config: Any) -> Any:
             listed = re.findall(r"\]\((\w+\.md)\)", (docs / folder / "index.md").read_text())
             found = {path.name for path in (docs / folder).glob("*.md")} - {"index.md"}
             pages += [f"{folder}/{name}" for name in dict.fromkeys([*listed, *sorted(found)])]
+        elif title == "Notebooks":
+            pages += [path for path, _ in notebooks.pages()]
         elif title == "Troubleshooting":
             pages.append({"Every error": "errors.md"})
         elif title == "Reference":
@@ -62,7 +65,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are generated."""
-    pages = dict(reference.pages())
+    pages = dict(reference.pages()) | dict(notebooks.pages())
     pages["errors.md"] = errors.page()
     for source, page in DOCUMENTS.items():
         pages[page] = _on_site((ROOT / source).read_text(), Path(source).parent.as_posix())

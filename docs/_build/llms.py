@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SECTIONS = {"": "The project", "tutorials": "Tutorials", "how-to": "How-to", "migration": "Migration",
-            "reference": "Reference"}  # fmt: skip
+            "notebooks": "Notebooks", "reference": "Reference"}  # fmt: skip
 
 
 def text(config: Any, pages: list[Any]) -> str:

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
+import notebooks
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/pictures"
@@ -38,6 +39,7 @@ def main() -> None:
         for program, picture in DRAWN.items():
             runpy.run_path(str(PROGRAMS / program))
             shutil.copy(picture, PICTURES / picture)
+    notebooks.draw()
 
 
 def first_program(document: str) -> str:

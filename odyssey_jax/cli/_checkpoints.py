@@ -42,7 +42,9 @@ _SHOWN = 3  # metrics in the list if none is monitored
 def add_parser(commands: Any) -> None:
     """Add the command and its actions; without an action it lists."""
     command = add_command(commands, checkpoints, _EXAMPLES)
-    command.add_argument("directory", metavar="DIR", help="that of a run, or of its checkpoints")
+    command.add_argument(
+        "directory", metavar="DIR", help="the directory of a run, or of its checkpoints"
+    )
     command.add_argument(
         "--monitor",
         metavar="NAME",
@@ -50,7 +52,12 @@ def add_parser(commands: Any) -> None:
     )
     command.add_argument("--mode", choices=("min", "max"), help="whether less or more is better")
     command.add_argument("--json", action="store_true", help="print JSON")
-    actions = command.add_subparsers(title="actions", metavar="ACTION")
+    # The usage by hand, as an action may be left out; its own begins as `prog` says.
+    actions = command.add_subparsers(title="actions", metavar="ACTION", prog=f"{command.prog} DIR")
+    command.usage = (
+        "%(prog)s [-h] [--monitor NAME] [--mode {min,max}]\n"
+        "                               [--json] DIR [ACTION ...]"
+    )
 
     action = add_command(actions, verify)
     action.add_argument("steps", nargs="*", metavar="STEP", help=f"{_STEP} (default: all)")
@@ -266,6 +273,8 @@ def show(parsed: argparse.Namespace) -> None:
         text = value if isinstance(value, str) else json.dumps(plain(value))
         if name == "epoch" and (last := _epoch(metadata)) is not None:
             text = f"{last}, the last that has ended"
+        elif name == "timestamp" and isinstance(value, float):
+            text = when(value)
         print(printable(f"{name}: {text}"))
     print()
     depth = parsed.depth or max((len(leaf.keys) for leaf in leaves), default=0)

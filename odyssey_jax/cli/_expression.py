@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import odyssey_jax.schedules as library
+from odyssey_jax.cli._output import near
 from odyssey_jax.schedules import Schedule
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -97,7 +98,9 @@ def _call(node: ast.Call) -> Any:
         raise ValueError(f"{_source(node.func)!r} can't be called: only a schedule's name can.")
     name = node.func.id
     if name not in names():
-        raise ValueError(f"there is no schedule named {name!r}; there are: {', '.join(names())}.")
+        nearest = near(name, names())
+        known = nearest or f"; there are: {', '.join(names())}."
+        raise ValueError(f"there is no schedule named {name!r}{known}")
     if any(isinstance(x, ast.Starred) for x in node.args) or any(
         x.arg is None for x in node.keywords
     ):

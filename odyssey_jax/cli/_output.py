@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import itertools
 import json
 import math
+import re
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -35,7 +37,7 @@ def add_command(
         The command's parser, to add its arguments to.
     """
     text = " ".join((run.__doc__ or run.__name__).split())
-    first = text.partition(".")[0]
+    first = text.partition(". ")[0].removesuffix(".")
     # The formatter that leaves examples as they are leaves the description as it is, too.
     command = commands.add_parser(
         run.__name__,
@@ -43,9 +45,40 @@ def add_command(
         description=textwrap.fill(text, 79),
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, parser=command)
     return command
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what a misspelt command or option is nearest to."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit with status 2."""
+        for word, known in self._unknown(message):
+            message += near(word, known)
+        super().error(message)
+
+    def _unknown(self, message: str) -> Iterator[tuple[str, Iterable[str]]]:
+        """Yield what is not known, and what there is in its place."""
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            yield found[1], re.split(r"[', ]+", found[2])
+        elif found := re.match("unrecognized arguments: (.*)", message):
+            options = [name for action in self._actions for name in action.option_strings]
+            words = (word.partition("=")[0] for word in found[1].split() if word[0] == "-")
+            yield from ((word, options) for word in words)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return a question for the known word that is nearest to one that is not.
+
+    Example:
+        >>> near("trian", ["train", "run"]), near("x", ["train", "run"])
+        ("; did you mean 'train'?", '')
+    """
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

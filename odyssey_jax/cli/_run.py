@@ -34,6 +34,8 @@ def run(parsed: argparse.Namespace) -> None:
     first process is, how many there are and which this one is. A process that dies is named, and
     ends the others; the same command goes on.
     """
+    if not os.path.isfile(parsed.program):
+        raise ValueError(f"there is no program {parsed.program!r}: give the path of a Python file.")
     start(parsed)
     sys.argv = [parsed.program, *parsed.arguments]
     sys.path.insert(0, os.path.dirname(os.path.abspath(parsed.program)))

@@ -8,7 +8,7 @@ from typing import Any
 from odyssey_jax._text import printable
 from odyssey_jax.cli._output import add_command, duration, print_json, print_table, when
 from odyssey_jax.plots import plot_runs
-from odyssey_jax.runs import Run, find_runs, known_mode
+from odyssey_jax.runs import Run, find_runs, known_mode, name_below
 from odyssey_jax.store import as_directory
 
 _EXAMPLES = """examples:
@@ -22,7 +22,9 @@ _COLUMNS = ("run", "epochs#", "best", "ended", "time#", "saved", "learning rate"
 def add_parser(commands: Any) -> None:
     """Add the command."""
     command = add_command(commands, runs, _EXAMPLES)
-    command.add_argument("directory", metavar="DIR", help="that of one run, or of many")
+    command.add_argument(
+        "directory", metavar="DIR", help="the directory of a run, or one with runs below it"
+    )
     command.add_argument(
         "--metric",
         metavar="NAME",
@@ -41,7 +43,7 @@ def runs(parsed: argparse.Namespace) -> None:
     best run first. A run is what has checkpoints or a metrics.jsonl. Nothing is changed.
     """
     root = as_directory(parsed.directory)
-    found = {str(run.directory.relative_to(root)): run for run in find_runs(root)}
+    found = {name_below(root, run): run for run in find_runs(root)}
     if not found:
         raise ValueError(
             f"there is no run in {str(root)!r}: nothing there or below has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ from odyssey_jax._compilation_cache import default_directory, enable_compilation
 from odyssey_jax._digits import Options, train_digits
 from odyssey_jax.cli import _run
 from odyssey_jax.cli._output import add_command
-from odyssey_jax.errors import CheckpointNotFoundError
+from odyssey_jax.errors import CheckpointCorruptError, CheckpointNotFoundError
 from odyssey_jax.runs import open_checkpoints
+from odyssey_jax.store import Reader
 
 
 def add_parser(commands: Any) -> None:
@@ -96,15 +98,23 @@ def _check_same_options(directory: Path, options: Options) -> None:
         reader = open_checkpoints(directory)
     except CheckpointNotFoundError:
         return
-    then = reader.metadata(reader.steps()[-1]).get("config", {})
+    then = _newest_config(reader)
     now = dataclasses.asdict(options) | {"hidden": list(options.hidden)}
     differs = [
         f"--{name.replace('_', '-')} {then.get(name)} then, {value} now"
         for name, value in now.items()
-        if then.get(name) != value
+        if then is not None and then.get(name) != value
     ]
     if differs:
         raise ValueError(
             f"the run in {directory} was begun with other options: {'; '.join(differs)}. Use "
             "those, another --directory, or --fresh to start over."
         )
+
+
+def _newest_config(reader: Reader) -> dict[str, Any] | None:
+    """Return what the newest checkpoint that is good was begun with, as `fit` goes on from it."""
+    for step in reversed(reader.steps()):
+        with contextlib.suppress(CheckpointCorruptError):  # `fit` says of it what there is to say
+            return reader.metadata(step).get("config", {})
+    return None

@@ -137,7 +137,8 @@ def why(
     if over and stop is StopReason.NONE:
         stop = StopReason.COMPLETED
     if stop is not StopReason.COMPLETED:
-        return stop, stop.sentence(progress.detail, length.unit)
+        unit = "evaluation" if progress.cadences.leave_out(progress.epoch) else length.unit
+        return stop, stop.sentence(progress.detail, unit)
     if length.rows_are_epochs:
         return stop, stop.sentence(progress.epoch)
     return stop, StopReason.MAX_STEPS.sentence(progress.step)

@@ -12,7 +12,7 @@ import numpy as np
 from odyssey_jax._text import printable
 from odyssey_jax._types import Mode
 from odyssey_jax.plots import _style
-from odyssey_jax.runs import Run, find_runs, known_mode
+from odyssey_jax.runs import Run, find_runs, known_mode, name_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,9 +204,10 @@ def _scale_rates(ax: Axes, curves: Sequence[np.ndarray]) -> None:
         ax.set_ylim(bottom=0)
         _style.scale_values(ax, ())
         return
-    _style.scale_values(ax, [np.ravel(typical)], log=True)
     least = min(curve.min() for curve in positive if curve.size)
-    ax.set_ylim(bottom=max(float(least), 1e-2 * float(np.min(typical))))
+    bottom = max(float(least), 1e-2 * float(np.min(typical)))
+    _style.scale_values(ax, [np.array([bottom, np.max(typical)])], log=True)
+    ax.set_ylim(bottom=bottom)
 
 
 def plot_runs(
@@ -282,7 +283,7 @@ def plot_runs(
 def _named(runs: Any) -> dict[str, Run]:
     """Return the runs by their names."""
     if isinstance(runs, str | os.PathLike):
-        found = {str(run.directory.relative_to(runs)): run for run in find_runs(runs)}
+        found = {name_below(runs, run): run for run in find_runs(runs)}
     elif isinstance(runs, Mapping):
         found = {str(name): run for name, run in runs.items()}
     else:

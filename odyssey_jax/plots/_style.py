@@ -7,6 +7,8 @@ display is needed.
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -45,7 +47,16 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing("matplotlib", "plot") from error
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    vars(figure)["_repr_png_"] = functools.partial(_as_png, figure)
+    return figure
+
+
+def _as_png(figure: Figure) -> bytes:
+    """Return a figure as a notebook asks for it where pyplot, which would see to it, is unused."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def new_axes(*heights: float, x: str) -> tuple[Figure, list[Axes]]:

@@ -206,6 +206,20 @@ def find_runs(directory: str | os.PathLike[str]) -> tuple[Run, ...]:
     return tuple(sorted(_found(root), key=lambda run: run.directory))
 
 
+def name_below(directory: str | os.PathLike[str], run: Run) -> str:
+    """Return what a run that was found under a directory is called.
+
+    Args:
+        directory: What was given to `find_runs`.
+        run: One of those found.
+
+    Returns:
+        Its path from there; of the directory itself, its name.
+    """
+    path = str(run.directory.relative_to(as_directory(directory)))
+    return run.directory.name if path == "." else path
+
+
 def _found(root: Path | BucketPath) -> Iterator[Run]:
     if isinstance(root, BucketPath):
         yield from _found_in_bucket(root)

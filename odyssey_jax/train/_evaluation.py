@@ -166,6 +166,12 @@ class Cadences:
         when = dict(self.sets)
         return all(bool(holds_in(when[x], epoch)) for x in cadences_of(name, when))
 
+    def leave_out(self, epochs: int) -> bool:
+        """Return whether a metric was not measured in some of the first epochs."""
+        return not all(
+            bool(holds_in(when, epoch)) for _, when in self.sets for epoch in range(epochs)
+        )
+
 
 def prefix_of(name: str) -> str:
     """Return what the metrics of a set of validation data are named under.

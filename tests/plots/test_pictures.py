@@ -202,6 +202,20 @@ def test_import_needs_no_matplotlib_and_drawing_no_pyplot(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_a_notebook_shows_a_figure_without_pyplot(tmp_path):
+    program = (
+        "import copy, pickle, sys\n"
+        "from IPython.core.formatters import DisplayFormatter\n"
+        "from odyssey_jax import plot_history\n"
+        "figure = plot_history({'train/loss': [2.0, 1.0]})\n"
+        "for each in (figure, copy.deepcopy(figure), pickle.loads(pickle.dumps(figure))):\n"
+        "    shown, _ = DisplayFormatter().format(each)\n"
+        "    assert shown['image/png'].startswith(b'\\x89PNG')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_metrics_that_are_one_name():
     with pytest.raises(ValueError, match=r"several names, such as \['loss'\], got 'loss'"):
         plot_history({"train/loss": np.array([1.0])}, "loss")

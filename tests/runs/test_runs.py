@@ -202,6 +202,8 @@ def test_rates_of_runs_that_are_decades_apart_are_logarithmic():
         rates = ody.plots.plot_runs(runs).axes[1]
         assert rates.get_yscale() == scale
     assert rates.get_ylim()[0] > 1e-7, "the end of a cosine takes no room"
+    low, high = np.log10(rates.get_ylim())
+    assert len(rates.get_yticks()) <= high - low + 3, "a mark a decade, where there are many"
 
 
 def test_a_picture_names_every_run_as_it_is_called(tmp_path):

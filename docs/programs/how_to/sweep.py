@@ -39,6 +39,8 @@ inputs = ody.train.Inputs(train, valid, schedules)
 carry = members.init(jax.random.split(jax.random.key(0), len(rates)), inputs)
 carry = jax.jit(members.run)(carry, inputs, 240)  # at most 240 train steps
 
-losses = carry.history.metrics["valid/loss"]  # [member, epoch], NaN after its end
-for rate, loss in zip(rates, np.nanmin(losses, axis=1), strict=True):
+history = carry.history  # of each member `length` rows are filled
+losses = history.metrics["valid/loss"]  # [member, epoch]
+losses = jnp.where(jnp.arange(30) < history.length[:, None], losses, jnp.inf)
+for rate, loss in zip(rates, losses.min(axis=1), strict=True):
     print(f"{rate:.0e}  {loss:.2f}")

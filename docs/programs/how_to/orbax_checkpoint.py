@@ -32,9 +32,7 @@ with ocp.StandardCheckpointer() as orbax:
     orbax.save(theirs, nnx.to_pure_dict(nnx.state(make_model(), nnx.Param)))
 
 model = make_model()
-params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-with ocp.StandardCheckpointer() as orbax:
-    nnx.update(model, orbax.restore(theirs, params))
+ody.update_model(model, ody.load_params(theirs))
 
 # Train on from there.
 ody.fit(
