@@ -6,11 +6,21 @@ import dataclasses
 import enum
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from odyssey_jax._direction import Mode as Mode
 from odyssey_jax._direction import better
@@ -21,6 +31,48 @@ Batch = PyTree
 Transform = Callable[[Batch, Any], Batch]
 Outputs = Mapping[str, Any]
 ScheduleFn = Callable[[Any], Any]
+# What a user's loss returns, and the model that it is given.
+Loss = ArrayLike | tuple[ArrayLike, Outputs]
+Model = TypeVar("Model")
+# With more by name; the second, for lambdas, whose types mypy infers from no other.
+LossFn = Callable[Concatenate[Model, Batch, ...], Loss] | Callable[[Model, Batch], Loss]
+
+
+class Transformation(Protocol):
+    """What Optax calls a gradient transformation, `optax.MultiSteps` included."""
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """Parameters to the first state."""
+        ...
+
+    @property
+    def update(self) -> Callable[..., Any]:
+        """Gradients and state to updates and the next state."""
+        ...
+
+
+class HasTransformation(Protocol):
+    """An `nnx.Optimizer`."""
+
+    @property
+    def tx(self) -> Any:
+        """Its transformation."""
+        ...
+
+
+class MetricLike(Protocol):
+    """What is taken as a metric: a `Metric`, one of `nnx.metrics`, a class of clu or metrax."""
+
+    @property
+    def compute(self) -> Callable[..., Any]:
+        """Return the value of the metric."""
+        ...
+
+
+Optimizer = Transformation | HasTransformation | Callable[[Any], Transformation]
+OptimizerLike = Optimizer | Mapping[str, Optimizer]
+Update = Callable[..., tuple["TrainState", Outputs]]
 
 # What NaN counts as.
 NanPolicy = Literal["bad", "ignore"]
@@ -160,19 +212,40 @@ def _without_schedule(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree
         if not _is_free(node):
             return node
 
-        def one(z: Any, y: jax.Array) -> jax.Array:
-            if is_masked(z):  # another group's
-                return y
-            wide = jnp.promote_types(y.dtype, z.dtype)
-            b1 = node.b1.astype(wide)
-            return ((y.astype(wide) - (1 - b1) * z.astype(wide)) / b1).astype(y.dtype)
-
+        # Where z is masked the parameter is another group's.
+        one = lambda z, y: y if is_masked(z) else where_evaluated(y, z, node.b1)
         params = jax.tree.map(one, node.z, params, is_leaf=is_masked)
         like = lambda z, x: z if is_masked(z) else x.astype(z.dtype)
         return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=is_masked))
 
     opt_state = jax.tree.map(moved, opt_state, is_leaf=lambda x: _is_free(x) or _is_parts(x))
     return params, opt_state
+
+
+def where_evaluated(y: Any, z: Any, b1: Any) -> Any:
+    """Return where a schedule-free parameter is evaluated, $x = (y - (1 - b_1) z) / b_1$."""
+    wide = jnp.promote_types(y.dtype, z.dtype)
+    b1 = b1.astype(wide)
+    return ((y.astype(wide) - (1 - b1) * z.astype(wide)) / b1).astype(y.dtype)
+
+
+def schedule_free_states(opt_state: PyTree) -> list[tuple[str, str]]:
+    """Return the part of the parameters that each schedule-free state is of, and its path."""
+    found: list[tuple[str, str]] = []
+    is_leaf = lambda x: _is_free(x) or _is_parts(x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_leaf):
+        here = jax.tree_util.keystr(path, simple=True, separator="/")
+        if _is_free(leaf):
+            found.append(("", here))
+        for name, own in leaf.items() if _is_parts(leaf) else ():
+            below = _joined(here, "inner_states", name)
+            pairs = schedule_free_states(own)
+            found += [(_joined(name, part), _joined(below, path)) for part, path in pairs]
+    return found
+
+
+def _joined(*names: str) -> str:
+    return "/".join(filter(None, names))
 
 
 def real_dtype(x: Any) -> Any:
@@ -276,7 +349,9 @@ class Signal(NamedTuple):
         )
 
     @classmethod
-    def stop_if(cls, condition: Any, reason: Any = StopReason.REQUESTED, detail: Any = 0) -> Signal:
+    def stop_if(
+        cls, condition: ArrayLike, reason: ArrayLike = StopReason.REQUESTED, detail: ArrayLike = 0
+    ) -> Signal:
         """Ask to stop where a condition holds.
 
         Args:
@@ -456,7 +531,7 @@ class Reporting(Protocol):
         ...
 
 
-class Task(NamedTuple):
+class Task(NamedTuple, Generic[Model]):
     """What is trained: three pure functions, and the way back to the user's own model.
 
     `nnx_task`, `linen_task` and `pure_task` make one from a model and a loss.
@@ -482,8 +557,8 @@ class Task(NamedTuple):
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     loss: Callable[..., tuple[jax.Array, tuple[PyTree, Outputs]]]
     evaluate: Callable[..., Outputs]
-    rebuild: Callable[[PyTree, PyTree], Any] = lambda params, model_state: params
-    update: Callable[..., tuple[TrainState, Outputs]] | None = None
+    rebuild: Callable[[PyTree, PyTree], Model] = lambda params, model_state: params
+    update: Update | None = None
     axis_names: Callable[[], Mapping[str, Sequence[str | None]]] = dict
 
     def __repr__(self) -> str:

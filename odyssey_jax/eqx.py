@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from odyssey_jax._text import missing
-from odyssey_jax._types import ModelState, PyTree, Task
+from odyssey_jax._types import LossFn, Model, ModelState, PyTree, Task, Update
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
     ByValue,
@@ -82,12 +82,12 @@ class _EqxEvaluate(_EqxModel):
 
 
 def eqx_task(
-    model: Any,
-    loss_fn: Callable[..., Any],
+    model: Model,
+    loss_fn: LossFn[Model],
     *,
     trainable: Sequence[str] | None = None,
-    update: Callable[..., Any] | None = None,
-) -> Task:
+    update: Update | None = None,
+) -> Task[Model]:
     """Make a task from an Equinox model.
 
     Its floating-point arrays are trained. The loss sees the model as it is given here when it
@@ -134,7 +134,7 @@ def eqx_task(
     eqx = _equinox()
     check_loss_fn(loss_fn)
     has_state = isinstance(model, tuple) and len(model) == 2
-    module, state = model if has_state else (model, None)
+    module, state = cast(tuple[Any, Any], model) if has_state else (model, None)
     if not isinstance(module, eqx.Module) or not isinstance(state, eqx.nn.State | None):
         raise TypeError(
             "model must be an equinox.Module, or a pair of one and its equinox.nn.State, got "

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import linen, nnx, traverse_util
 from flax.core import meta
 from flax.core.scope import in_filter, union_filters
 
-from odyssey_jax._types import ModelState, PyTree, Task
+from odyssey_jax._types import LossFn, ModelState, PyTree, Task, Update
 from odyssey_jax.parallel import named_leaves
 from odyssey_jax.train._passed_on import passed_on
 from odyssey_jax.train._user_functions import (
@@ -29,6 +29,8 @@ from odyssey_jax.train._user_functions import (
     remedy_for,
     united_state,
 )
+
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,12 +160,12 @@ def _arrays(model: nnx.Module, trainable: Any = None) -> tuple[PyTree, PyTree]:
 
 
 def nnx_task(
-    model: nnx.Module | Callable[..., nnx.Module],
-    loss_fn: Callable[..., Any],
+    model: Module | Callable[..., Module],
+    loss_fn: LossFn[Module],
     *,
     trainable: Any = None,
-    update: Callable[..., Any] | None = None,
-) -> Task:
+    update: Update | None = None,
+) -> Task[Module]:
     """Make a task from a Flax NNX model.
 
     The loss sees the model in training mode (`model.train()`) when it trains and in evaluation
@@ -237,7 +239,7 @@ def nnx_task(
     template.eval()
     evaluate = _NnxEvaluate.of(template, loss_fn, trainable)
 
-    def rebuild(params, model_state):
+    def rebuild(params: PyTree, model_state: PyTree) -> Any:
         return evaluate.merge(params, model_state, jax.random.key(0))
 
     return Task(init, loss, evaluate, rebuild, checked_update(update), lambda: _annotated(template))
@@ -432,13 +434,13 @@ class _LinenEvaluate(_LinenModel):
 
 def linen_task(
     module: linen.Module,
-    loss_fn: Callable[..., Any],
+    loss_fn: LossFn[Callable[..., Any]],
     *sample: Any,
     rngs: Sequence[str] = ("dropout",),
     trainable: Sequence[str] | None = None,
-    update: Callable[..., Any] | None = None,
+    update: Update | None = None,
     **sample_kwargs: Any,
-) -> Task:
+) -> Task[dict[str, Any]]:
     """Make a task from a Flax Linen model.
 
     Args:

@@ -21,6 +21,16 @@ jax.distributed.initialize(
 sys.argv[1:] = sys.argv[4:]
 """
 
+# The same, where a process that is no more ends the others.
+WATCHED = """
+import sys
+import jax
+import odyssey_jax as ody
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+ody.parallel.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), timeout=8)
+sys.argv[1:] = sys.argv[4:]
+"""
+
 
 def address_here():
     """An address at which the first process may listen."""
@@ -38,10 +48,10 @@ def environment_of(devices):
     }
 
 
-def start(program, *arguments, processes=2, devices=2):
+def start(program, *arguments, processes=2, devices=2, begin=BEGIN):
     """Starts them, connected with each other; `arguments` are their `sys.argv[1:]`."""
     address, environment = address_here(), environment_of(devices)
-    whole = [sys.executable, "-c", BEGIN + program, address, str(processes)]
+    whole = [sys.executable, "-c", begin + program, address, str(processes)]
     return [
         subprocess.Popen(
             [*whole, str(process), *map(str, arguments)],

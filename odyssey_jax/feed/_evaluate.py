@@ -11,7 +11,13 @@ import numpy as np
 import optax
 
 from odyssey_jax._checks import check_count
-from odyssey_jax._types import PyTree, Task, Told, TrainState
+from odyssey_jax._types import (
+    MetricLike,
+    PyTree,
+    Task,
+    Told,
+    TrainState,
+)
 from odyssey_jax.data import HostSource, IndexedSource, Source, as_source
 from odyssey_jax.feed._chunks import Chunk, chunk_size, int32
 from odyssey_jax.feed._driven import PREFETCH_BYTES, observe
@@ -22,10 +28,10 @@ from odyssey_jax.train import Loop, compiled, evaluation_key, make_loop
 
 @jax.transfer_guard("allow")
 def evaluate(
-    task: Task,
+    task: Task[Any],
     state: TrainState,
     data: Any,
-    metrics: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, MetricLike] | None = None,
     *,
     batch_size: int | None = None,
     steps: int | None = None,
@@ -80,7 +86,7 @@ def placed_for_evaluation(
     task: Task,
     state: TrainState,
     placement: Placement | None,
-    metrics: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, MetricLike] | None = None,
 ) -> tuple[Loop, TrainState]:
     """Return a loop to evaluate with, and the state where its placement has it."""
     state = state.for_evaluation._replace(opt_state=None, average=None)

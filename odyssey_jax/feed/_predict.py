@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odyssey_jax._types import Batch, PyTree, Task, Told, TrainState
+from odyssey_jax._types import Batch, Model, PyTree, Task, Told, TrainState
 from odyssey_jax.data import HostSource, IndexedSource, Source
 from odyssey_jax.feed._chunks import Chunk, OfPass, Stacked, int32, one_batch
 from odyssey_jax.feed._evaluate import (
@@ -30,10 +30,10 @@ _AHEAD = 2  # batches that the device may be ahead of the host
 
 @jax.transfer_guard("allow")
 def predict(
-    task: Task,
+    task: Task[Model],
     state: TrainState,
     data: Any,
-    function: Callable[[Any, Batch], PyTree] | None = None,
+    function: Callable[[Model, Batch], PyTree] | None = None,
     *,
     batch_size: int | None = None,
     steps: int | None = None,

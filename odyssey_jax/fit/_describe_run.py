@@ -7,15 +7,15 @@ import inspect
 import warnings
 from typing import Any
 
-from odyssey_jax._types import Task
+from odyssey_jax._types import OptimizerLike, Task
 from odyssey_jax.fit._fit import fit
 from odyssey_jax.fit._plan import make_plan
 from odyssey_jax.train import Description, StepOptions
 
 
 def describe_run(
-    task: Task,
-    optimizer: Any,
+    task: Task[Any],
+    optimizer: OptimizerLike,
     train: Any,
     valid: Any = None,
     *,

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from typing import Any
 
-from odyssey_jax._types import Callback, PyTree, ScheduleFn, StopReason, Task
+from odyssey_jax._types import (
+    Callback,
+    MetricLike,
+    Model,
+    OptimizerLike,
+    PyTree,
+    ScheduleFn,
+    StopReason,
+    Task,
+)
 from odyssey_jax.callbacks import When
 from odyssey_jax.feed import PREFETCH_BYTES
 from odyssey_jax.fit._copied_logs import with_logs
@@ -36,8 +45,8 @@ from odyssey_jax.writers import RunInfo, Writer
 
 
 def fit(
-    task: Task,
-    optimizer: Any,
+    task: Task[Model],
+    optimizer: OptimizerLike,
     train: Any,
     valid: Any = None,
     *,
@@ -45,8 +54,8 @@ def fit(
     steps: int | None = None,
     validate: When | None = None,
     learning_rate: ScheduleFn | float | Mapping[str, ScheduleFn | float] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    train_metrics: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, MetricLike] | None = None,
+    train_metrics: Mapping[str, MetricLike] | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     steps_per_epoch: int | None = None,
     batch_size: int | None = None,
@@ -71,7 +80,7 @@ def fit(
     max_time: MaxTime | None = None,
     on_interrupt: OnInterrupt = "raise",
     hooks: Sequence[Hook] = (),
-) -> FitResult:
+) -> FitResult[Model]:
     """Train a model: one compiled program, with validation, callbacks and checkpoints.
 
     An epoch is a pass over the data, or `steps_per_epoch` train steps. At its end, or where

@@ -5,22 +5,27 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Mode, PyTree
+from odyssey_jax._types import Mode, PyTree, TrainState, where_evaluated
+from odyssey_jax.parallel import Placement, check_placement
 from odyssey_jax.runs import open_checkpoints
 from odyssey_jax.store import (
     CheckpointError,
     CheckpointNotFoundError,
+    Foreign,
     Reader,
     Transfer,
     as_directory,
+    by_name,
     export,
-    open_foreign,
+    find_foreign,
 )
 
 # What `fit` returned, wherever a checkpoint has it; any other subtree is a path.
@@ -43,6 +48,7 @@ def load_params(
     step: Step = "latest",
     *,
     transfer: Transfer | None = None,
+    placement: Placement | None = None,
     subtree: str = "params",
     monitor: str | None = None,
     mode: Mode | None = None,
@@ -51,40 +57,54 @@ def load_params(
 
     Without a target neither the optimizer nor the model's code is needed. With one, the
     parameters must be like it, except where a transfer says otherwise: so a run begins from
-    another run's parameters. On several processes each may call this, all of them or one.
+    another run's parameters. With a placement they come as it says, of a target or without one,
+    and no device holds more than its part. On several processes each may call this, all of them
+    or one.
 
     Of other libraries are read, and found by looking at what is there: plain Orbax checkpoints
     (of `StandardCheckpointer`, a `CheckpointManager`'s step, Orbax's v1), safetensors files and
     their index, Flax's msgpack (`flax.serialization.to_bytes`) and NumPy's `.npz`. A name such as
     "h.0.attn.weight" in safetensors, or "h/0/w" in `.npz`, is a path. Of them a leaf is found by
-    its name alone, whatever kind of key it has; a target's shardings say what is read where. The
-    layouts of Hugging Face's models are turned by `ody.store.from_huggingface`.
+    its name alone, whatever kind of key it has. The layouts of Hugging Face's models are turned by
+    `ody.store.from_huggingface`.
+
+    A leaf that a placement, or a target's sharding, cuts is read by parts, of which a process reads
+    those of its own devices: of a run (from `Store`'s `pack_below` on, 1 MiB), of Orbax and of
+    safetensors. Read whole into host memory first, and put on the devices by parts, are msgpack and
+    `.npz`, what a transfer converts, and a schedule-free run, which is evaluated elsewhere than it
+    is trained. What lies in a bucket is downloaded first.
 
     Args:
         directory: The run's directory, or that of its checkpoints; or another library's file, or
-            the directory of one.
+            the directory of one. A path, or the URL of a bucket.
         target: Parameters of the same structure, shapes and dtypes, arrays or
             `jax.ShapeDtypeStruct`; None reads what is there.
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step, also
             one of a `CheckpointManager`.
         transfer: What is converted, renamed, initialized and ignored on the way to the target.
+        placement: Where the parameters are put, as for `fit`, such as `ody.fully_sharded()`;
+            patterns of `ody.sharded` are on the paths of what is returned. None puts them where the
+            target's lie.
         subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
-            where it was told so; with `step="best"` those that were measured there, or restored by
-            the same metric; of a task with `trainable=` all of them, trained and not. "model_state"
-            is what the model itself updates, such as batch statistics, alike. Anything else is a
-            node of the checkpoint by its path: "state/params" are the parameters as they were
-            trained. In another library's file "params" is the node of that name, or all of it where
-            there is none.
+            where it was told so, or where a schedule-free optimizer evaluates them (to rounding);
+            with `step="best"` those that were measured there, or restored by the same metric; of a
+            task with `trainable=` all of them, trained and not. "model_state" is what the model
+            itself updates, such as batch statistics, alike. Anything else is a node of the
+            checkpoint by its path: "state/params" are the parameters as they were trained. In
+            another library's file "params" is the node of that name, or all of it where there is
+            none.
         monitor: The metric that says what is best; None is the run's.
         mode: Whether "min" or "max" of `monitor` is better; None is as the run kept its
             checkpoints by it, or as its name says.
 
     Returns:
-        With a target a tree like it; without, dicts, lists and tuples of numpy arrays.
+        With a target a tree like it; without, dicts, lists and tuples of numpy arrays, or with a
+        placement of jax arrays.
 
     Raises:
-        ValueError: If a transfer has no target, or `monitor` or `step` is given for a file that has
-            no steps.
+        TypeError: If the placement is none.
+        ValueError: If a transfer has no target, `monitor` or `step` is given for a file that has no
+            steps, or the placement does not go with what is there.
         CheckpointError: If there is no such checkpoint or subtree, it can't be read, it is of a
             kind that is not read, or it is not like the target.
 
@@ -108,30 +128,24 @@ def load_params(
     """
     if target is None and transfer is not None:
         raise ValueError("a transfer needs a target: pass the parameters to restore into.")
-    path = as_directory(directory)
-    # Other libraries' files are read from this machine alone.
-    foreign = open_foreign(path, step) if isinstance(path, Path) else None
-    if foreign is not None:
-        if monitor is not None or mode is not None:
-            raise ValueError(f"{str(path)!r} has no metrics: leave out monitor= and mode=.")
+    if placement is not None:
+        check_placement(placement)
+    with find_foreign(as_directory(directory), step) as foreign:
+        if foreign is None:
+            source = _Saved.at(directory, step, subtree, monitor, mode)
+        elif monitor is not None or mode is not None:
+            raise ValueError(
+                f"{os.fspath(directory)!r} has no metrics: leave out monitor= and mode=."
+            )
+        else:
+            source = _Foreign(foreign, subtree)
+        if target is None and placement is None:
+            return source.load()
         if target is None:
-            return foreign.load(subtree)
-        return foreign.restore(target, transfer, subtree)[0]
-    reader = _reader(directory, step, monitor, mode)
-    number, paths = _where(reader, step, subtree)
-    if target is None:
-        return _loaded(reader, number, paths)
-    if not paths[0].startswith(_AVERAGE):
-        return reader.restore(target, number, transfer=transfer, subtree=paths).tree
-    # An average is kept in at least 32 bits, and returned in the parameters' own.
-    names = [leaf.name for leaf in reader.leaves(number)]
-    own = {name.removeprefix(f"{path}/") for path in paths[1:] for name in names}
-    wide = jax.tree_util.tree_map_with_path(
-        lambda at, x: x if _name(at) in own else _wide(x), target
-    )
-    found = reader.restore(wide, number, transfer=transfer, subtree=paths).tree
-    like = lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype)
-    return jax.tree.map(like, found, target)
+            target, transfer = source.describe(), by_name(None)
+        if placement is not None:
+            target = _placed(target, placement, transfer)
+        return source.restore(target, transfer)
 
 
 def export_params(
@@ -181,9 +195,8 @@ def export_params(
         'model.safetensors'
     """
     chosen = _format(Path(path), format)
-    reader = _reader(directory, step, monitor, mode)
-    number, paths = _where(reader, step, subtree)
-    return export(_loaded(reader, number, paths), path, chosen, {"step": str(number)})
+    saved = _Saved.at(directory, step, subtree, monitor, mode)
+    return export(saved.load(), path, chosen, {"step": str(saved.step)})
 
 
 def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
@@ -199,71 +212,168 @@ def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
     return chosen
 
 
+def _placed(target: PyTree, placement: Placement, transfer: Transfer | None) -> PyTree:
+    """Describe a target as a placement lays it out; what a transfer initializes is put there."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(target)
+    leaves = {_name(path): leaf for path, leaf in pairs}
+    placement = placement.of(dict, lambda: (leaves, None))
+    state = TrainState(leaves)
+    shardings = placement.shardings(leaves, state) or dict.fromkeys(leaves)
+    kept = [] if transfer is None else transfer.initialize
+
+    def place(name: str, leaf: Any) -> Any:
+        if not hasattr(leaf, "dtype"):  # a Python value
+            return leaf
+        if any(re.search(pattern, name) for pattern in kept):
+            return placement.place({name: leaf}, state)[name]
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name])
+
+    return jax.tree.unflatten(structure, [place(*pair) for pair in leaves.items()])
+
+
+class _Foreign(NamedTuple):
+    """A node of another library's parameters."""
+
+    found: Foreign
+    subtree: str
+
+    def load(self) -> PyTree:
+        return self.found.load(self.subtree)
+
+    def describe(self) -> PyTree:
+        return self.found.describe(self.subtree)
+
+    def restore(self, target: PyTree, transfer: Transfer | None) -> PyTree:
+        return self.found.restore(target, transfer, self.subtree)[0]
+
+
 _AVERAGE = "state/average/"
 
 
-def _where(reader: Reader, step: Step, subtree: str) -> tuple[int, list[str]]:
-    """Return the step that is read, which is verified, and the paths of a subtree in it.
+class _Saved(NamedTuple):
+    """A node of a run's checkpoint.
 
-    The parameters that a task does not train are in a place of their own.
+    Attributes:
+        reader: The run's checkpoints.
+        step: The one that is read, which is verified.
+        paths: Where the node is; the parameters that a task does not train are in another place.
+        schedule_free: The part of the parameters that each schedule-free state is of, and its path,
+            where the node is trained elsewhere than it is evaluated.
     """
-    if step == "latest":
-        number = reader.latest(verify=True)
-    elif step == "best":
-        number = reader.best(verify=True)
-    else:
-        number = step
-    if number is None:
-        raise CheckpointNotFoundError(
-            f"there is no checkpoint in {str(reader.directory)!r} with a metric that is a number"
+
+    reader: Reader
+    step: int
+    paths: Sequence[str]
+    schedule_free: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def at(
+        cls,
+        directory: str | os.PathLike[str],
+        step: Step,
+        subtree: str,
+        monitor: str | None,
+        mode: Mode | None,
+    ) -> _Saved:
+        """Find a node."""
+        reader = _reader(directory, step, monitor, mode)
+        if step == "latest":
+            number = reader.latest(verify=True)
+        elif step == "best":
+            number = reader.best(verify=True)
+        else:
+            number = step
+        if number is None:
+            raise CheckpointNotFoundError(
+                f"there is no checkpoint in {str(reader.directory)!r} with a metric that is a "
+                "number"
+            )
+        paths = reader.metadata(number).get("paths") if subtree in RETURNED else None
+        if paths is None:  # or a store of one's own, without `fit`
+            return cls(reader, number, [subtree])
+        # The best of a run that restores it may be in a later checkpoint alone.
+        other = step == "best" and paths["monitor"] != reader.monitor
+        found = paths["measured" if other else "result"]
+        own = found[subtree]
+        more = [found["untrained"]] if subtree == "params" and "untrained" in found else []
+        free = paths.get("schedule_free", []) if own == "state/params" else []
+        return cls(reader, number, [own, *more], [tuple(pair) for pair in free])
+
+    def load(self) -> PyTree:
+        """Return what is there in arrays of NumPy's."""
+        read = lambda path: self.reader.load(self.step, subtree=path).tree
+        tree = self._united(read, lambda x, dtype: x.astype(dtype))
+        moved = {}
+        for part, path in self.schedule_free:
+            b1 = read(f"{path}/b1")
+            for at, z in jax.tree_util.tree_leaves_with_path(read(f"{path}/z")):
+                moved["/".join(filter(None, (part, _name(at))))] = z, b1
+        evaluated = lambda at, y: where_evaluated(y, *moved[at]) if at in moved else y
+        return jax.tree_util.tree_map_with_path(lambda at, y: evaluated(_name(at), y), tree)
+
+    def describe(self) -> PyTree:
+        """Return what is there with a `jax.ShapeDtypeStruct` for each array."""
+        read = lambda path: self.reader.describe(self.step, subtree=path)
+        return self._united(read, lambda x, dtype: x.update(dtype=dtype))
+
+    def restore(self, target: PyTree, transfer: Transfer | None) -> PyTree:
+        """Return a tree like the target."""
+        if self.schedule_free:
+            what = f"checkpoint {self.step} in {str(self.reader.directory)!r}"
+            return Foreign(what, self.load()).restore(target, transfer, "")[0]
+        how = {"transfer": transfer, "subtree": self.paths}
+        if not self.paths[0].startswith(_AVERAGE):
+            return self.reader.restore(target, self.step, **how).tree
+        # An average is kept in at least 32 bits, and returned in the parameters' own.
+        names = [leaf.name for leaf in self.reader.leaves(self.step)]
+        own = {name.removeprefix(f"{path}/") for path in self.paths[1:] for name in names}
+        wide = jax.tree_util.tree_map_with_path(
+            lambda at, x: x if _name(at) in own else _wide(x), target
         )
-    paths = reader.metadata(number).get("paths") if subtree in RETURNED else None
-    if paths is None:  # or a store of one's own, without `fit`
-        return number, [subtree]
-    # The best of a run that restores it may be in a later checkpoint alone.
-    other = step == "best" and paths["monitor"] != reader.monitor
-    found = paths["measured" if other else "result"]
-    more = [found["untrained"]] if subtree == "params" and "untrained" in found else []
-    return number, [found[subtree], *more]
+        found = self.reader.restore(wide, self.step, **how).tree
+        like = lambda x, like: x.astype(like.dtype) if hasattr(like, "dtype") else x
+        return jax.tree.map(like, found, target)
+
+    def _united(self, read: Callable[[str], Any], cast: Callable[[Any, Any], Any]) -> PyTree:
+        """Read the paths as one tree; an average in the dtypes of what it is of, as `fit` does."""
+        dtypes = {leaf.name: leaf.dtype for leaf in self.reader.leaves(self.step)}
+
+        def one(path: str) -> Any:
+            tree = read(path)
+            if not path.startswith(_AVERAGE):
+                return tree
+            raw = "state/" + path.removeprefix(_AVERAGE)
+
+            def as_trained(where: Any, x: Any) -> Any:
+                dtype = dtypes[f"{raw}/{_name(where)}".rstrip("/")]
+                return x if dtype.startswith("key<") else cast(x, jnp.dtype(dtype))
+
+            return jax.tree_util.tree_map_with_path(as_trained, tree)
+
+        return functools.reduce(_as_one, map(one, self.paths))
 
 
-def _loaded(reader: Reader, step: int, paths: list[str]) -> PyTree:
-    """Return what is at these paths, as one tree."""
-    load = lambda path: _as_returned(reader, step, path, reader.load(step, subtree=path).tree)
-    return functools.reduce(_united, map(load, paths))
-
-
-def _united(one: Any, other: Any) -> Any:
+def _as_one(one: Any, other: Any) -> Any:
     """Return two trees that have different leaves of one tree as that tree."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return {key: _united(one.get(key), other.get(key)) for key in {**one, **other}}
+        return {key: _as_one(one.get(key), other.get(key)) for key in {**one, **other}}
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return type(one)(itertools.starmap(_united, zip(one, other, strict=True)))
+        return type(one)(itertools.starmap(_as_one, zip(one, other, strict=True)))
     return other if one is None else one
-
-
-def _as_returned(reader: Reader, step: int, path: str, tree: PyTree) -> PyTree:
-    """Return an average in the dtypes of the parameters that it is of, as `fit` returns it."""
-    if not path.startswith(_AVERAGE):
-        return tree
-    raw = "state/" + path.removeprefix(_AVERAGE)
-    dtypes = {leaf.name: leaf.dtype for leaf in reader.leaves(step)}
-
-    def cast(where: Any, x: Any) -> Any:
-        dtype = dtypes[f"{raw}/{_name(where)}".rstrip("/")]
-        return x if dtype.startswith("key<") else x.astype(jnp.dtype(dtype))
-
-    return jax.tree_util.tree_map_with_path(cast, tree)
 
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _wide(x: Any) -> jax.ShapeDtypeStruct:
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    dtype = jnp.promote_types(x.dtype, jnp.float32) if floating else x.dtype
-    return jax.ShapeDtypeStruct(x.shape, dtype)
+def _wide(x: Any) -> Any:
+    """Return a leaf in at least 32 bits, the same kind of array and placed alike."""
+    if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if dtype == x.dtype:
+        return x
+    return x.update(dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)
 
 
 def _reader(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from odyssey_jax._checks import check_count
-from odyssey_jax._types import Task
+from odyssey_jax._types import OptimizerLike, Task
 from odyssey_jax.data import Source
 from odyssey_jax.fit._fit import fit
 from odyssey_jax.plots._style import new_axes, save_picture
@@ -74,8 +74,8 @@ class RateRange:
 
 
 def rate_range_test(
-    task: Task,
-    optimizer: Any,
+    task: Task[Any],
+    optimizer: OptimizerLike,
     train: Source,
     *,
     start: float = 1e-7,

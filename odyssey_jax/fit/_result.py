@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import numpy as np
 
-from odyssey_jax._types import StopReason, Task, TrainState
+from odyssey_jax._types import Model, StopReason, Task, TrainState
 from odyssey_jax.callbacks import Best, Tracked
 from odyssey_jax.fit._interrupt import Interrupt
 from odyssey_jax.fit._length import Length
@@ -19,7 +19,7 @@ from odyssey_jax.train import Program, Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class FitResult:
+class FitResult(Generic[Model]):
     """The result of `fit`.
 
     Attributes:
@@ -56,7 +56,7 @@ class FitResult:
             `max_time` is spent, as timeout(1) has it.
     """
 
-    model: Any = dataclasses.field(repr=False)
+    model: Model = dataclasses.field(repr=False)
     state: TrainState = dataclasses.field(repr=False)
     stop_reason: StopReason
     reason: str
@@ -77,13 +77,13 @@ class FitResult:
 
 @jax.transfer_guard("allow")
 def make_result(
-    task: Task,
+    task: Task[Model],
     start: Start,
     length: Length,
     carry: Any,
     steps_per_second: float,
     interrupt: Interrupt,
-) -> FitResult:
+) -> FitResult[Model]:
     """Let the callbacks finish, and make the result of a run."""
     program = start.program
     progress = program.look(carry).fetch()
@@ -137,7 +137,8 @@ def why(
     if over and stop is StopReason.NONE:
         stop = StopReason.COMPLETED
     if stop is not StopReason.COMPLETED:
-        return stop, stop.sentence(progress.detail, length.unit)
+        unit = "evaluation" if progress.cadences.leave_out(progress.epoch) else length.unit
+        return stop, stop.sentence(progress.detail, unit)
     if length.rows_are_epochs:
         return stop, stop.sentence(progress.epoch)
     return stop, StopReason.MAX_STEPS.sentence(progress.step)

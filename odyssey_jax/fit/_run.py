@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -74,7 +75,7 @@ class Run:
 
     def __init__(
         self,
-        directory: Any = None,
+        directory: str | os.PathLike[str] | None = None,
         *,
         checkpoint: Checkpoint | None = None,
         resume: Literal["latest", False] = "latest",

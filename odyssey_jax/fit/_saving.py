@@ -225,10 +225,13 @@ class Saver:
         store = self._store
         if store is None or progress.step == self._saved_step:  # nothing is done yet
             return
-        store.check_for_errors()
         took, cadence = store.save_seconds, self._cadence
         busy = not cadence.is_free(took)
-        due, busy = greatest(cadence.due(progress.step, took), busy, what="fit")
+        # One decision for all of it: of many processes each takes its time.
+        due = cadence.due(progress.step, took)
+        failed, due, busy = greatest(store.has_failed, due, busy, what="fit")
+        if failed:
+            store.check_for_errors()
         if busy and not due and self._pending.accepts(progress):
             self._pending.put(carry, progress)
         elif due or progress.save:

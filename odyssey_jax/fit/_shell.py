@@ -130,7 +130,9 @@ class Shell:
         reports.take(carry, progress, float("nan"), float("nan"))
         columns: Mapping[str, float] | None = None
         while not self._is_over(progress):
+            begun = time.perf_counter()
             steps = self._interrupt.agree(length.steps)
+            length.agreed(time.perf_counter() - begun)
             if self._interrupt.reason:
                 break  # what is due here is the run's last save, which says why it ended
             if not progress.reading.validating:

@@ -13,7 +13,7 @@ import numpy as np
 from odyssey_jax._types import cadences_of
 from odyssey_jax.callbacks import When
 from odyssey_jax.data import HostSource, Source, as_source, is_array, is_unbatched
-from odyssey_jax.parallel import Placement, check_whole, placement_for
+from odyssey_jax.parallel import Placement, check_placement, check_whole, placement_for
 from odyssey_jax.train import Evaluation, as_sets, holds_in, prefix_of
 
 _LOOKED_AT = 2**20  # epochs at a time
@@ -98,11 +98,7 @@ def placed(placement: Any, train: Source, valid: Any) -> Placement:
         placement, idle = placement_for(lambda parts: size % parts == 0)
         if idle is not None:
             warnings.warn(idle, RuntimeWarning, stacklevel=5)
-    if not hasattr(placement, "constrain"):
-        raise TypeError(
-            "placement must be from ody.data_parallel, ody.fully_sharded, ody.sharded, "
-            f"ody.parallel.as_given or ody.parallel.one_device, got {placement!r}."
-        )
+    check_placement(placement)
     placement.check(size)
     for source in (train, *as_sets(valid).values()):
         if shares(source) > 1:

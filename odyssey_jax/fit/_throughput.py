@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import statistics
 
 from odyssey_jax.data import Calendar
 
+_OUTLASTS = 100  # times as long as a decision of the processes
+_LONGEST = 10.0  # seconds: a signal acts when a call is over, and whoever sends it waits 30 s
+
 
 class CallLength:
     """The steps per compiled call, chosen so that a call takes about 0.5 s.
+
+    On many processes it takes up to 10 s (`_LONGEST`), so that what they agree on before each
+    takes a small share of it: 1 % for each of 2 decisions (`_OUTLASTS`).
 
     Args:
         seconds: How long a call should take. Short enough for a progress line and for Ctrl-C,
@@ -20,7 +27,12 @@ class CallLength:
 
     def __init__(self, seconds: float = 0.5, first: int = 1, growth: int = 8):
         self._seconds, self._growth = seconds, growth
+        self._agreed: collections.deque[float] = collections.deque(maxlen=5)
         self.steps = max(first, 1)
+
+    def agreed(self, seconds: float) -> None:
+        """Take note of how long the processes took to agree on a call."""
+        self._agreed.append(seconds)
 
     def took(self, steps: int, seconds: float) -> None:
         """Take note of a call.
@@ -31,7 +43,8 @@ class CallLength:
         """
         if steps <= 0:
             return
-        wanted = self._seconds * steps / max(seconds, 1e-9)
+        outlasts = _OUTLASTS * statistics.median(self._agreed or [0.0])
+        wanted = max(self._seconds, min(outlasts, _LONGEST)) * steps / max(seconds, 1e-9)
         self.steps = max(1, int(min(wanted, self._growth * max(self.steps, steps))))
 
 

@@ -12,6 +12,7 @@ batch as much weight as any other, where `Mean` weighs by examples.
 A metric whose `mode` is "min" or "max" says so to the callbacks that monitor it.
 """
 
+from odyssey_jax._types import MetricLike as MetricLike
 from odyssey_jax.metrics._classification import Accuracy as Accuracy
 from odyssey_jax.metrics._classification import ConfusionMatrix as ConfusionMatrix
 from odyssey_jax.metrics._mean import Mean as Mean

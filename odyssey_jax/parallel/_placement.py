@@ -153,6 +153,15 @@ class OneDevice:
         return jax.device_put(batches)
 
 
+def check_placement(placement: Any) -> None:
+    """Raise TypeError if it is no placement."""
+    if not hasattr(placement, "constrain"):
+        raise TypeError(
+            "placement must be from ody.data_parallel, ody.fully_sharded, ody.sharded, "
+            f"ody.parallel.as_given or ody.parallel.one_device, got {placement!r}."
+        )
+
+
 def check_whole(what: str, tree: PyTree) -> None:
     """Raise ValueError if an array lies in parts on several devices: one device would hold it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -170,7 +170,7 @@ class AsGiven:
         specs = [(name, x.spec) for name, x in found if isinstance(x, NamedSharding)]
         if not specs:
             raise ValueError(
-                "as_given keeps arrays where they lie on a mesh, and none of the task's lies on "
+                "as_given keeps arrays where they lie on a mesh, and none of the arrays lies on "
                 "one: put them there, as by jax.device_put(params, shardings), or choose another "
                 "placement, such as ody.fully_sharded(mesh)."
             )

@@ -18,7 +18,7 @@ import jax
 from odyssey_jax._text import say
 from odyssey_jax.parallel import _agree
 
-_ALIVE = "odyssey_jax/alive"
+_ALIVE, _GONE = "odyssey_jax/alive", "odyssey_jax/gone"
 _ENDED = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed
 
 
@@ -68,7 +68,11 @@ def initialize(
 
 
 class _Watch(threading.Thread):
-    """Says that this process lives, and ends it when another one doesn't."""
+    """Says that this process lives, and ends it when another one doesn't.
+
+    Process 0, which has what all say, looks for who is silent and tells the others; these look
+    whether it answers. So what is asked for grows as the processes do, and not as their square.
+    """
 
     def __init__(self, timeout: float):
         super().__init__(name="odyssey_jax watch", daemon=True)
@@ -76,7 +80,12 @@ class _Watch(threading.Thread):
         self._client = _agree.client()
         self._me = str(jax.process_index())
         self._over = threading.Event()
+        self._seen = Seen(time.monotonic())
+        self._answers, self._first = 0, {"host": "another host", "pid": "unknown"}
         atexit.register(self._leave)  # a process that has ended well is not missed
+        if self._me != "0":
+            how: dict[str, Any] = {"name": "odyssey_jax watch of process 0", "daemon": True}
+            threading.Thread(target=self._watch_first, **how).start()
 
     def _leave(self) -> None:
         self._over.set()
@@ -86,21 +95,42 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         who = {"host": socket.gethostname(), "pid": os.getpid()}
-        seen, count = Seen(time.monotonic()), 0
+        look = self._look if self._me == "0" else self._listen
+        count = 0
         while not self._over.wait(self._every):
             count += 1
-            try:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # JAX ends us if it is over
                 mine = json.dumps({**who, "count": count})
                 self._client.key_value_set(f"{_ALIVE}/{self._me}", mine, allow_overwrite=True)
-                found = dict(self._client.key_value_dir_get(f"{_ALIVE}/"))
-            except jax.errors.JaxRuntimeError:  # asked again; JAX ends us if it is over
-                continue
-            others = {
-                key.rpartition("/")[2]: json.loads(value)
-                for key, value in found.items()
-                if key.rpartition("/")[2] != self._me
-            }
-            if gone := seen.gone(others, time.monotonic(), self._timeout):
+                if gone := look():
+                    self._end(gone)
+                self._answers = count
+
+    def _look(self) -> Mapping[str, Mapping[str, Any]]:
+        others = self._all(_ALIVE)
+        others.pop(self._me, None)
+        gone = self._seen.gone(others, time.monotonic(), self._timeout)
+        for name, who in gone.items():
+            self._client.key_value_set(f"{_GONE}/{name}", json.dumps(who))
+        if gone:
+            self._over.wait(3 * self._every)  # the others ask this process, until it ends
+        return gone
+
+    def _listen(self) -> Mapping[str, Mapping[str, Any]]:
+        if not self._answers:
+            first = self._client.blocking_key_value_get(f"{_ALIVE}/0", int(1000 * self._timeout))
+            self._first = json.loads(first)
+        return self._all(_GONE)
+
+    def _all(self, where: str) -> dict[str, Any]:
+        found = dict(self._client.key_value_dir_get(f"{where}/"))
+        return {key.rpartition("/")[2]: json.loads(value) for key, value in found.items()}
+
+    def _watch_first(self) -> None:
+        """End this process when process 0 doesn't answer: calls to it hang."""
+        while not self._over.wait(self._every):
+            first = {"0": {**self._first, "count": self._answers}}
+            if gone := self._seen.gone(first, time.monotonic(), self._timeout):
                 self._end(gone)
 
     def _end(self, gone: Mapping[str, Mapping[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -29,6 +30,7 @@ from odyssey_jax.schedules._fields import (
 from odyssey_jax.schedules._numbers import real
 from odyssey_jax.schedules._parts import Part, known_steps, last_end, limited
 from odyssey_jax.schedules._steps import StepCount, step_count
+from odyssey_jax.schedules._units import Steps
 
 
 @node
@@ -146,7 +148,7 @@ class Scale(_Changed):
 
 
 @builds(Scale)
-def scale(schedule: Schedule | Callable[[Any], Any], factor: Any) -> Scale:
+def scale(schedule: Schedule | Callable[[Any], Any], factor: ArrayLike) -> Scale:
     r"""Multiply a schedule by a number.
 
     $$g(t) = c \, f(t)$$
@@ -205,7 +207,9 @@ class Clip(_Changed):
 
 @builds(Clip)
 def clip(
-    schedule: Schedule | Callable[[Any], Any], min_value: Any = None, max_value: Any = None
+    schedule: Schedule | Callable[[Any], Any],
+    min_value: ArrayLike | None = None,
+    max_value: ArrayLike | None = None,
 ) -> Clip:
     r"""Keep a schedule within bounds.
 
@@ -318,13 +322,13 @@ class WithNoise(Schedule):
 @builds(WithNoise)
 def with_noise(
     schedule: Schedule | Callable[[Any], Any],
-    limit: Any,
-    seed: Any = 0,
-    noise_begin: Any = 0,
-    noise_end: Any = None,
+    limit: ArrayLike,
+    seed: ArrayLike = 0,
+    noise_begin: Steps = 0,
+    noise_end: ArrayLike | None = None,
     mode: NoiseMode = "multiplicative",
     *,
-    std: Any = None,
+    std: ArrayLike | None = None,
 ) -> WithNoise:
     r"""Add noise to a schedule, in a range of steps.
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -29,6 +30,7 @@ from odyssey_jax.schedules._join import Join, join
 from odyssey_jax.schedules._numbers import canonical_exponent, real
 from odyssey_jax.schedules._parts import Part, known_steps, limited
 from odyssey_jax.schedules._steps import ONE_STEP, Interval, Phase, StepCount, select, step_count
+from odyssey_jax.schedules._units import Steps
 from odyssey_jax.schedules._warmups import (
     cosine_warmup,
     exponential_warmup,
@@ -111,13 +113,13 @@ _SHAPES: dict[str, Callable[[Phase], Phase]] = {
 @builds(Cooldown)
 def cooldown(
     schedule: Schedule | Callable[[Any], Any],
-    cooldown_begin: Any,
-    cooldown_steps: Any,
-    end_value: Any = 0.0,
+    cooldown_begin: Steps,
+    cooldown_steps: Steps,
+    end_value: ArrayLike = 0.0,
     shape: DecayShape = "linear",
     *,
-    decay_power: Any = None,
-    decay_ratio: Any = None,
+    decay_power: ArrayLike | None = None,
+    decay_ratio: ArrayLike | None = None,
     freeze: bool = False,
     end_on_last_step: bool = False,
 ) -> Cooldown:
@@ -168,9 +170,9 @@ def cooldown(
 @recipe
 def swa(
     schedule: Schedule | Callable[[Any], Any],
-    swa_value: Any,
-    swa_start: Any,
-    anneal_steps: Any = 10,
+    swa_value: ArrayLike,
+    swa_start: Steps,
+    anneal_steps: Steps = 10,
     anneal: Literal["linear", "cosine"] = "cosine",
 ) -> Cooldown:
     r"""Go from the value in force to the one at which weights are averaged, and stay there.
@@ -221,19 +223,19 @@ _WARMUPS = {
 
 @recipe
 def warmup_stable_decay(
-    peak_value: Any,
-    warmup_steps: Any,
-    decay_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
+    peak_value: ArrayLike,
+    warmup_steps: Steps,
+    decay_steps: Steps,
+    total_steps: Steps,
+    init_value: ArrayLike = 0.0,
+    end_value: ArrayLike = 0.0,
     *,
     warmup: WarmupShape = "linear",
     stable: StableShape = "constant",
     decay: DecayShape = "1-sqrt",
-    stable_timescale: Any = None,
-    decay_power: Any = None,
-    decay_ratio: Any = None,
+    stable_timescale: Steps | None = None,
+    decay_power: ArrayLike | None = None,
+    decay_ratio: ArrayLike | None = None,
     end_on_last_step: bool = False,
 ) -> Join:
     r"""Warm up, stay, and decay over the last `decay_steps` (WSD, also called trapezoidal).
@@ -288,13 +290,13 @@ def warmup_stable_decay(
     FINITE("peak_value", peak_value)
     warmup_steps = STEPS("warmup_steps", warmup_steps)
     decay_steps = STEPS("decay_steps", decay_steps)
-    total_steps = STEPS("total_steps", total_steps)
+    total = STEPS("total_steps", total_steps)
     both = warmup_steps + decay_steps
-    require_part("warmup_steps + decay_steps", both, "total_steps", total_steps)
+    require_part("warmup_steps + decay_steps", both, "total_steps", total)
     require_choice("warmup", warmup, get_args(WarmupShape))
     rest = cooldown(
         _stable(peak_value, stable, stable_timescale, warmup_steps),
-        total_steps - both,
+        total - both,
         decay_steps,
         end_value,
         decay,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._builds import builds, recipe
@@ -24,6 +25,7 @@ from odyssey_jax.schedules._fields import (
 from odyssey_jax.schedules._join import Join, join
 from odyssey_jax.schedules._numbers import canonical_exponent, choose, pair
 from odyssey_jax.schedules._steps import Interval, Phase
+from odyssey_jax.schedules._units import Steps
 from odyssey_jax.schedules._warmups import linear_warmup
 
 
@@ -73,12 +75,12 @@ class CosineDecay(Ending):
 
 @builds(CosineDecay)
 def cosine_decay(
-    init_value: Any,
-    decay_steps: Any,
-    end_value: Any = 0.0,
-    exponent: Any = None,
-    num_cycles: Any = None,
-    k_decay: Any = None,
+    init_value: ArrayLike,
+    decay_steps: Steps,
+    end_value: ArrayLike = 0.0,
+    exponent: ArrayLike | None = None,
+    num_cycles: ArrayLike | None = None,
+    k_decay: ArrayLike | None = None,
     *,
     hard_restarts: bool = False,
     past_end: PastEnd = "hold",
@@ -140,11 +142,11 @@ def cosine_decay(
 
 @recipe
 def warmup_cosine(
-    peak_value: Any,
-    warmup_steps: Any,
-    total_steps: Any,
-    init_value: Any = 0.0,
-    end_value: Any = 0.0,
+    peak_value: ArrayLike,
+    warmup_steps: Steps,
+    total_steps: Steps,
+    init_value: ArrayLike = 0.0,
+    end_value: ArrayLike = 0.0,
     *,
     end_on_last_step: bool = False,
 ) -> Join:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -43,6 +44,7 @@ from odyssey_jax.schedules._steps import (
     step_count,
     turns,
 )
+from odyssey_jax.schedules._units import Steps
 
 
 def _require_decay(name: str, schedule: Any) -> Schedule:
@@ -139,7 +141,10 @@ class Restarts(Schedule):
 
 @builds(Restarts)
 def restarts(
-    schedule: Schedule, t_mul: Any = 1.0, m_mul: Any = 1.0, cycle_limit: Any = None
+    schedule: Schedule,
+    t_mul: ArrayLike = 1.0,
+    m_mul: ArrayLike = 1.0,
+    cycle_limit: ArrayLike | None = None,
 ) -> Restarts:
     r"""Begin a decay again at its end: each cycle longer by `t_mul`, from a peak times `m_mul`.
 
@@ -186,13 +191,13 @@ def restarts(
 
 @recipe
 def cosine_restarts(
-    init_value: Any,
-    first_decay_steps: Any,
-    t_mul: Any = 1.0,
-    m_mul: Any = 1.0,
-    end_value: Any = 0.0,
+    init_value: ArrayLike,
+    first_decay_steps: Steps,
+    t_mul: ArrayLike = 1.0,
+    m_mul: ArrayLike = 1.0,
+    end_value: ArrayLike = 0.0,
     *,
-    cycle_limit: Any = None,
+    cycle_limit: ArrayLike | None = None,
 ) -> Restarts:
     r"""Fall along half a cosine, jump back to the peak, and fall again, ever more slowly.
 
@@ -320,12 +325,12 @@ class Cyclic(Schedule):
 
 @builds(Cyclic)
 def cyclic(
-    base_value: Any,
-    peak_value: Any,
-    step_size_up: Any,
-    step_size_down: Any = None,
+    base_value: ArrayLike,
+    peak_value: ArrayLike,
+    step_size_up: Steps,
+    step_size_down: Steps | None = None,
     mode: CyclicMode = "triangular",
-    gamma: Any = 1.0,
+    gamma: ArrayLike = 1.0,
     *,
     amplitude: Schedule | Callable[[Any], Any] | None = None,
     amplitude_of: AmplitudeOf = "cycle",

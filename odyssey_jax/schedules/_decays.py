@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -25,6 +26,7 @@ from odyssey_jax.schedules._fields import (
 from odyssey_jax.schedules._numbers import canonical_exponent, choose
 from odyssey_jax.schedules._parts import Part, known_steps
 from odyssey_jax.schedules._steps import ONE_STEP, Interval, StepCount, fold, select, step_count
+from odyssey_jax.schedules._units import Steps
 
 PastEnd = Literal["hold", "zero", "repeat", "mirror", "stretch"]
 
@@ -125,10 +127,10 @@ class Linear(Ending):
 
 @builds(Linear)
 def linear(
-    init_value: Any,
-    end_value: Any,
-    transition_steps: Any,
-    transition_begin: Any = 0,
+    init_value: ArrayLike,
+    end_value: ArrayLike,
+    transition_steps: Steps,
+    transition_begin: Steps = 0,
     *,
     past_end: PastEnd = "hold",
     end_on_last_step: bool = False,
@@ -194,12 +196,12 @@ class Polynomial(Ending):
 
 @builds(Polynomial)
 def polynomial(
-    init_value: Any,
-    end_value: Any,
-    power: Any,
-    transition_steps: Any,
-    transition_begin: Any = 0,
-    k_decay: Any = None,
+    init_value: ArrayLike,
+    end_value: ArrayLike,
+    power: ArrayLike,
+    transition_steps: Steps,
+    transition_begin: Steps = 0,
+    k_decay: ArrayLike | None = None,
     *,
     past_end: PastEnd = "hold",
     end_on_last_step: bool = False,
@@ -261,9 +263,9 @@ class SqrtDecay(Ending):
 
 @builds(SqrtDecay)
 def sqrt_decay(
-    init_value: Any,
-    decay_steps: Any,
-    end_value: Any = 0.0,
+    init_value: ArrayLike,
+    decay_steps: Steps,
+    end_value: ArrayLike = 0.0,
     *,
     past_end: PastEnd = "hold",
     end_on_last_step: bool = False,
@@ -325,9 +327,9 @@ class GeometricDecay(Ending):
 
 @builds(GeometricDecay)
 def geometric_decay(
-    init_value: Any,
-    decay_steps: Any,
-    end_value: Any,
+    init_value: ArrayLike,
+    decay_steps: Steps,
+    end_value: ArrayLike,
     *,
     past_end: PastEnd = "hold",
     end_on_last_step: bool = False,
@@ -393,11 +395,11 @@ class TanhDecay(Ending):
 
 @builds(TanhDecay)
 def tanh_decay(
-    init_value: Any,
-    decay_steps: Any,
-    end_value: Any = 0.0,
-    lower: Any = -7.0,
-    upper: Any = 3.0,
+    init_value: ArrayLike,
+    decay_steps: Steps,
+    end_value: ArrayLike = 0.0,
+    lower: ArrayLike = -7.0,
+    upper: ArrayLike = 3.0,
     *,
     past_end: PastEnd = "hold",
     end_on_last_step: bool = False,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -14,6 +15,7 @@ from odyssey_jax.schedules._fields import FINITE, POSITIVE, SOME_STEPS, STEPS, c
 from odyssey_jax.schedules._numbers import pair, real, whole_pair
 from odyssey_jax.schedules._power import power
 from odyssey_jax.schedules._steps import StepCount, step_count, turns
+from odyssey_jax.schedules._units import Steps
 
 
 @node
@@ -31,7 +33,7 @@ class Constant(Schedule):
 
 
 @builds(Constant)
-def constant(value: Any) -> Constant:
+def constant(value: ArrayLike) -> Constant:
     r"""Keep one value for ever.
 
     $$f(t) = v$$
@@ -78,7 +80,7 @@ class StepDecay(Schedule):
 
 
 @builds(StepDecay)
-def step_decay(init_value: Any, step_size: Any, gamma: Any = 0.1) -> StepDecay:
+def step_decay(init_value: ArrayLike, step_size: Steps, gamma: ArrayLike = 0.1) -> StepDecay:
     r"""Multiply by `gamma` every `step_size` steps.
 
     $$f(t) = v_0 \, \gamma^{\lfloor t / s \rfloor}$$
@@ -141,12 +143,12 @@ class ExponentialDecay(Schedule):
 
 @builds(ExponentialDecay)
 def exponential_decay(
-    init_value: Any,
-    transition_steps: Any,
-    decay_rate: Any,
-    transition_begin: Any = 0,
+    init_value: ArrayLike,
+    transition_steps: Steps,
+    decay_rate: ArrayLike,
+    transition_begin: Steps = 0,
     staircase: bool = False,
-    end_value: Any = None,
+    end_value: ArrayLike | None = None,
 ) -> ExponentialDecay:
     r"""Multiply by `decay_rate` over every `transition_steps` steps.
 
@@ -198,7 +200,7 @@ class InverseSqrt(Schedule):
 
 
 @builds(InverseSqrt)
-def inverse_sqrt(init_value: Any, timescale: Any) -> InverseSqrt:
+def inverse_sqrt(init_value: ArrayLike, timescale: Steps) -> InverseSqrt:
     r"""Decay as the inverse square root of the time.
 
     $$f(t) = \frac{v_0}{\sqrt{1 + t / s}}$$
@@ -251,7 +253,7 @@ class InverseTimeDecay(Schedule):
 
 @builds(InverseTimeDecay)
 def inverse_time_decay(
-    init_value: Any, transition_steps: Any, decay_rate: Any, staircase: bool = False
+    init_value: ArrayLike, transition_steps: Steps, decay_rate: ArrayLike, staircase: bool = False
 ) -> InverseTimeDecay:
     r"""Decay as the inverse of the time.
 
@@ -301,7 +303,7 @@ class PowerDecay(Schedule):
 
 
 @builds(PowerDecay)
-def power_decay(init_value: Any, timescale: Any, power: Any) -> PowerDecay:
+def power_decay(init_value: ArrayLike, timescale: Steps, power: ArrayLike) -> PowerDecay:
     r"""Decay as a negative power of the time.
 
     $$f(t) = v_0 \left(1 + \frac{t}{s}\right)^{-p}$$

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._fields import (
@@ -187,21 +189,21 @@ def _slide(state: GreedyState, value: Wide) -> tuple[Wide, GreedyState]:
 
 
 def greedy(
-    min_scale: Any,
-    max_scale: Any,
-    factor: Any = 0.95,
-    patience: Any = 10,
-    rtol: Any = 0.0,
-    atol: Any = 1e-6,
-    cooldown: Any = 0,
-    warmup: Any = 0,
+    min_scale: ArrayLike | Sequence[ArrayLike],
+    max_scale: ArrayLike | Sequence[ArrayLike],
+    factor: ArrayLike | Sequence[ArrayLike] = 0.95,
+    patience: ArrayLike = 10,
+    rtol: ArrayLike = 0.0,
+    atol: ArrayLike = 1e-6,
+    cooldown: ArrayLike = 0,
+    warmup: ArrayLike = 0,
     *,
     mode: Mode | None = None,
     relative_to: RelativeTo = "magnitude",
-    init_scale: Any = 1.0,
-    eps: Any = 0.0,
+    init_scale: ArrayLike | Sequence[ArrayLike] = 1.0,
+    eps: ArrayLike = 0.0,
     window: int = 1,
-    reset_start: Any = None,
+    reset_start: ArrayLike | None = None,
     nan: NanPolicy = "bad",
 ) -> Greedy:
     r"""Raise a scale while a metric improves, and cut it when it does not.

@@ -17,6 +17,7 @@ from odyssey_jax.schedules._fields import checked, field, require_boundaries, re
 from odyssey_jax.schedules._numbers import Wide, canonical, exact
 from odyssey_jax.schedules._parts import Part, known_steps, limited, moved
 from odyssey_jax.schedules._steps import StepCount, select, step_count
+from odyssey_jax.schedules._units import Boundaries, Steps
 
 
 def stack(*rows: Any) -> Any:
@@ -190,7 +191,7 @@ class Join(Schedule):
 
 
 @builds(Join)
-def join(schedules: Sequence[Schedule | Callable[[Any], Any]], boundaries: Sequence[Any]) -> Join:
+def join(schedules: Sequence[Schedule | Callable[[Any], Any]], boundaries: Boundaries) -> Join:
     r"""Follow one schedule after another, each from its own step 0.
 
     $$f(t) = f_i(t - b_i), \qquad b_i \le t < b_{i+1}, \quad b_0 = 0$$
@@ -234,7 +235,9 @@ def _is_wide(x: Any) -> bool:
 
 @recipe
 def then(
-    first: Schedule | Callable[[Any], Any], second: Schedule | Callable[[Any], Any], after: Any
+    first: Schedule | Callable[[Any], Any],
+    second: Schedule | Callable[[Any], Any],
+    after: Steps,
 ) -> Join:
     r"""Follow one schedule for a number of steps, then another from its own step 0.
 

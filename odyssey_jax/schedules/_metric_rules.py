@@ -8,11 +8,13 @@ applies to an old state.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from odyssey_jax._direction import Mode as Mode
 from odyssey_jax._pytree import node
@@ -325,20 +327,20 @@ class ReduceOnPlateau(Rule):
 
 
 def reduce_on_plateau(
-    factor: Any = 0.1,
-    patience: Any = 10,
-    rtol: Any = 1e-4,
-    atol: Any = 0.0,
-    cooldown: Any = 0,
+    factor: ArrayLike | Sequence[ArrayLike] = 0.1,
+    patience: ArrayLike = 10,
+    rtol: ArrayLike = 1e-4,
+    atol: ArrayLike = 0.0,
+    cooldown: ArrayLike = 0,
     *,
     mode: Mode | None = None,
     relative_to: RelativeTo = "magnitude",
     patience_rule: PatienceRule = "torch",
-    init_scale: Any = 1.0,
-    min_scale: Any = 0.0,
-    eps: Any = 0.0,
-    smoothing: Any = 0.0,
-    accumulation_size: Any = 1,
+    init_scale: ArrayLike | Sequence[ArrayLike] = 1.0,
+    min_scale: ArrayLike | Sequence[ArrayLike] = 0.0,
+    eps: ArrayLike = 0.0,
+    smoothing: ArrayLike = 0.0,
+    accumulation_size: ArrayLike = 1,
     nan: NanPolicy = "bad",
 ) -> ReduceOnPlateau:
     r"""Cut a scale by `factor` when a metric has not improved for a while.

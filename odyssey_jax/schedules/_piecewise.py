@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -34,6 +36,7 @@ from odyssey_jax.schedules._numbers import pair, real, whole_pair
 from odyssey_jax.schedules._parts import Part, known_steps, lasting
 from odyssey_jax.schedules._power import power
 from odyssey_jax.schedules._steps import StepCount
+from odyssey_jax.schedules._units import Boundaries, Steps
 
 Interpolation = Literal["linear", "cosine"]
 _CURVES = {"linear": line, "cosine": cosine}
@@ -98,7 +101,9 @@ class PiecewiseInterpolate(Schedule):
 
 
 @builds(PiecewiseConstant)
-def piecewise_constant(values: Sequence[Any], boundaries: Sequence[Any]) -> PiecewiseConstant:
+def piecewise_constant(
+    values: Sequence[ArrayLike] | np.ndarray, boundaries: Boundaries
+) -> PiecewiseConstant:
     r"""Keep one value after another.
 
     $$f(t) = v_i, \qquad b_i \le t < b_{i+1}, \quad b_0 = 0$$
@@ -133,7 +138,9 @@ def piecewise_constant(values: Sequence[Any], boundaries: Sequence[Any]) -> Piec
 
 @builds(PiecewiseInterpolate)
 def piecewise_interpolate(
-    values: Sequence[Any], boundaries: Sequence[Any], interpolation: Interpolation = "linear"
+    values: Sequence[ArrayLike] | np.ndarray,
+    boundaries: Boundaries,
+    interpolation: Interpolation = "linear",
 ) -> PiecewiseInterpolate:
     r"""Go from one value to the next, along lines or half cosines.
 
@@ -189,7 +196,9 @@ class MultistepDecay(Schedule):
 
 
 @builds(MultistepDecay)
-def multistep_decay(init_value: Any, boundaries: Sequence[Any], gamma: Any = 0.1) -> MultistepDecay:
+def multistep_decay(
+    init_value: ArrayLike, boundaries: Boundaries, gamma: ArrayLike = 0.1
+) -> MultistepDecay:
     r"""Multiply by `gamma` at each of the boundaries.
 
     $$f(t) = v_0 \, \gamma^{\#\{i : b_i \le t\}}$$
@@ -225,11 +234,11 @@ def multistep_decay(init_value: Any, boundaries: Sequence[Any], gamma: Any = 0.1
 
 @recipe
 def one_cycle(
-    peak_value: Any,
-    total_steps: Any,
-    pct_start: Any = 0.3,
-    div_factor: Any = 25.0,
-    final_div_factor: Any = 1e4,
+    peak_value: ArrayLike,
+    total_steps: Steps,
+    pct_start: ArrayLike = 0.3,
+    div_factor: ArrayLike = 25.0,
+    final_div_factor: ArrayLike = 1e4,
     anneal: Interpolation = "cosine",
     three_phase: bool = False,
 ) -> Schedule:
@@ -287,10 +296,10 @@ def one_cycle(
 
 @recipe
 def one_cycle_momentum(
-    total_steps: Any,
-    pct_start: Any = 0.3,
-    base_momentum: Any = 0.85,
-    max_momentum: Any = 0.95,
+    total_steps: Steps,
+    pct_start: ArrayLike = 0.3,
+    base_momentum: ArrayLike = 0.85,
+    max_momentum: ArrayLike = 0.95,
     anneal: Interpolation = "cosine",
     three_phase: bool = False,
 ) -> Schedule:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -23,6 +24,7 @@ from odyssey_jax.schedules._fields import (
 from odyssey_jax.schedules._numbers import Wide
 from odyssey_jax.schedules._parts import Part, known_steps, lasting, moved
 from odyssey_jax.schedules._steps import StepCount, fold, step_count, turns
+from odyssey_jax.schedules._units import Steps
 
 
 @node
@@ -45,7 +47,7 @@ class Shift(Schedule):
 
 
 @builds(Shift)
-def shift(schedule: Schedule | Callable[[Any], Any], steps: Any) -> Shift:
+def shift(schedule: Schedule | Callable[[Any], Any], steps: Steps) -> Shift:
     r"""Start a schedule later, or (`steps` below 0) in its midst.
 
     $$g(t) = f(\max(t - s, 0)), \quad s \ge 0; \qquad g(t) = f(t + |s|), \quad s < 0$$
@@ -104,7 +106,7 @@ class Stretch(Schedule):
 
 
 @builds(Stretch)
-def stretch(schedule: Schedule | Callable[[Any], Any], factor: Any) -> Stretch:
+def stretch(schedule: Schedule | Callable[[Any], Any], factor: ArrayLike) -> Stretch:
     r"""Let a schedule take `factor` times as long.
 
     $$g(t) = f(t / c)$$
@@ -149,7 +151,9 @@ class Repeat(Schedule):
 
 
 @builds(Repeat)
-def repeat(schedule: Schedule | Callable[[Any], Any], period: Any, mirror: bool = False) -> Repeat:
+def repeat(
+    schedule: Schedule | Callable[[Any], Any], period: Steps, mirror: bool = False
+) -> Repeat:
     r"""Begin a schedule again every `period` steps, for ever.
 
     $$g(t) = f(t \bmod n)$$
@@ -213,7 +217,7 @@ class ByEpochFraction(Schedule):
 
 
 @builds(ByEpoch)
-def by_epoch(schedule: Schedule | Callable[[Any], Any], steps_per_epoch: Any) -> ByEpoch:
+def by_epoch(schedule: Schedule | Callable[[Any], Any], steps_per_epoch: ArrayLike) -> ByEpoch:
     r"""Run a schedule written in epochs, changing only where an epoch begins.
 
     $$g(t) = f\left(\lfloor t / n \rfloor\right)$$
@@ -245,7 +249,7 @@ def by_epoch(schedule: Schedule | Callable[[Any], Any], steps_per_epoch: Any) ->
 
 @builds(ByEpochFraction)
 def by_epoch_fraction(
-    schedule: Schedule | Callable[[Any], Any], steps_per_epoch: Any
+    schedule: Schedule | Callable[[Any], Any], steps_per_epoch: ArrayLike
 ) -> ByEpochFraction:
     r"""Run a schedule written in epochs, changing at every step.
 

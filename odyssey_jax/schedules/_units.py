@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._fields import (
@@ -162,6 +163,12 @@ class Length:
             rest.append((steps, "steps"))
         amounts, units = zip(*rest, strict=True)
         return Length(amounts, units)
+
+
+Steps = ArrayLike | Length
+"""What counts steps in a schedule: a number of them, or a length in another unit."""
+Boundaries = Sequence[Steps] | jax.Array | np.ndarray
+"""Steps at which the pieces of a schedule end."""
 
 
 def _plain(amount: Any) -> Any:

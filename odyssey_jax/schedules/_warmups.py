@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
 
 from odyssey_jax._pytree import node
 from odyssey_jax.schedules._base import Schedule
@@ -22,6 +23,7 @@ from odyssey_jax.schedules._fields import (
 from odyssey_jax.schedules._numbers import canonical_exponent
 from odyssey_jax.schedules._parts import Part, known_steps
 from odyssey_jax.schedules._steps import Interval, StepCount
+from odyssey_jax.schedules._units import Steps
 
 
 @node
@@ -66,7 +68,9 @@ class LinearWarmup(Warmup):
 
 
 @builds(LinearWarmup)
-def linear_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> LinearWarmup:
+def linear_warmup(
+    peak_value: ArrayLike, warmup_steps: Steps, init_value: ArrayLike = 0.0
+) -> LinearWarmup:
     r"""Rise to `peak_value` along a straight line, and stay there.
 
     $$f(t) = v_0 + (v - v_0) \frac{t}{W}, \qquad 0 \le t \le W$$
@@ -108,7 +112,9 @@ class CosineWarmup(Warmup):
 
 
 @builds(CosineWarmup)
-def cosine_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> CosineWarmup:
+def cosine_warmup(
+    peak_value: ArrayLike, warmup_steps: Steps, init_value: ArrayLike = 0.0
+) -> CosineWarmup:
     r"""Rise to `peak_value` along half a cosine, and stay there.
 
     $$f(t) = v_0 + (v - v_0) \, \tfrac{1}{2}\left(1 - \cos \frac{\pi t}{W}\right),
@@ -151,7 +157,9 @@ class SqrtWarmup(Warmup):
 
 
 @builds(SqrtWarmup)
-def sqrt_warmup(peak_value: Any, warmup_steps: Any, init_value: Any = 0.0) -> SqrtWarmup:
+def sqrt_warmup(
+    peak_value: ArrayLike, warmup_steps: Steps, init_value: ArrayLike = 0.0
+) -> SqrtWarmup:
     r"""Rise to `peak_value` as one less the square root of what is left, and stay there.
 
     $$f(t) = v_0 + (v - v_0) \left(1 - \sqrt{1 - t / W}\right), \qquad 0 \le t \le W$$
@@ -199,7 +207,9 @@ class ExponentialWarmup(Warmup):
 
 
 @builds(ExponentialWarmup)
-def exponential_warmup(peak_value: Any, warmup_steps: Any, init_value: Any) -> ExponentialWarmup:
+def exponential_warmup(
+    peak_value: ArrayLike, warmup_steps: Steps, init_value: ArrayLike
+) -> ExponentialWarmup:
     r"""Rise from `init_value` to `peak_value` by the same factor every step, and stay there.
 
     $$f(t) = v_0 \left(\frac{v}{v_0}\right)^{t / W}, \qquad 0 \le t \le W$$
@@ -245,7 +255,7 @@ class PolynomialWarmup(Warmup):
 
 @builds(PolynomialWarmup)
 def polynomial_warmup(
-    peak_value: Any, warmup_steps: Any, power: Any = 2.0, init_value: Any = 0.0
+    peak_value: ArrayLike, warmup_steps: Steps, power: ArrayLike = 2.0, init_value: ArrayLike = 0.0
 ) -> PolynomialWarmup:
     r"""Rise to `peak_value` along a power of the step, and stay there.
 

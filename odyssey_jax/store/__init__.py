@@ -14,7 +14,8 @@ from odyssey_jax.store._errors import CheckpointWriteError as CheckpointWriteErr
 from odyssey_jax.store._errors import CheckpointWriteWarning as CheckpointWriteWarning
 from odyssey_jax.store._export import export as export
 from odyssey_jax.store._files import local_directory as local_directory
-from odyssey_jax.store._foreign import open_foreign as open_foreign
+from odyssey_jax.store._foreign import Foreign as Foreign
+from odyssey_jax.store._foreign import find_foreign as find_foreign
 from odyssey_jax.store._format import FORMAT_VERSION as FORMAT_VERSION
 from odyssey_jax.store._huggingface import from_huggingface as from_huggingface
 from odyssey_jax.store._huggingface import stack_layers as stack_layers
@@ -22,6 +23,7 @@ from odyssey_jax.store._huggingface import unstack_layers as unstack_layers
 from odyssey_jax.store._leaves import SavedLeaf as SavedLeaf
 from odyssey_jax.store._match import Report as Report
 from odyssey_jax.store._match import Transfer as Transfer
+from odyssey_jax.store._match import by_name as by_name
 from odyssey_jax.store._objects import BucketPath as BucketPath
 from odyssey_jax.store._objects import as_directory as as_directory
 from odyssey_jax.store._reader import Reader as Reader

@@ -6,11 +6,13 @@ Read are plain Orbax checkpoints, safetensors files and their index, Flax's msgp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +27,8 @@ from odyssey_jax.store._format import encode
 from odyssey_jax.store._layout import Place
 from odyssey_jax.store._leaves import describe, is_scalar, name_of, tail
 from odyssey_jax.store._match import Report, Transfer, by_name
-from odyssey_jax.store._place import check_shardings, loose_shardings, place_all
+from odyssey_jax.store._objects import BucketPath, Objects
+from odyssey_jax.store._place import check_shardings, description, loose_shardings, place_all
 from odyssey_jax.store._reader import fill
 from odyssey_jax.store._structure import build, find, numbers_in, structure_of
 
@@ -79,6 +82,11 @@ class Foreign(NamedTuple):
         shardings = {place.path: None for place in part.places.values() if place.lies == "loose"}
         leaves = _by_path(self.tree) | self._fetch(shardings)
         return build(part.node, {n: leaves[place.path] for n, place in part.places.items()})
+
+    def describe(self, subtree: str) -> Any:
+        """Return a node with a `jax.ShapeDtypeStruct` for each array; as for `load`."""
+        part = self._part(subtree)
+        return build(part.node, {n: description(place) for n, place in part.places.items()})
 
     def restore(self, target: Any, transfer: Transfer | None, subtree: str) -> tuple[Any, Report]:
         """Return a tree like the target, and how the two compare.
@@ -196,14 +204,15 @@ def _nested(arrays: Mapping[str, Any], separator: str) -> dict[str, Any]:
     return tree
 
 
-def open_foreign(path: Path, step: Any = "latest") -> Foreign | None:
+@contextlib.contextmanager
+def find_foreign(path: Path | BucketPath, step: Any = "latest") -> Iterator[Foreign | None]:
     """Find somebody else's parameters.
 
     Args:
-        path: A file or a directory.
+        path: A file or a directory. One in a bucket is downloaded, and deleted at the end.
         step: A step of a `CheckpointManager`'s directory, or "latest".
 
-    Returns:
+    Yields:
         What is there; None for a directory in which none of it is found, which may be ours.
 
     Raises:
@@ -215,10 +224,43 @@ def open_foreign(path: Path, step: Any = "latest") -> Foreign | None:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder, "weights.npz")
         ...     np.savez(file, **{"dense/kernel": np.ones((2, 3))})
-        ...     found = open_foreign(file).load("")
+        ...     with find_foreign(file) as foreign:
+        ...         found = foreign.load("")
         >>> found["dense"]["kernel"].shape
         (2, 3)
     """
+    if isinstance(path, Path):
+        yield _open(path, step)
+        return
+    with tempfile.TemporaryDirectory(prefix="odyssey-jax-") as folder:
+        local = Path(folder, path.name)
+        try:
+            yield _open(local, step) if _download(Objects(path), local, step) else None
+        except (CheckpointError, ValueError) as error:
+            error.args = (str(error).replace(str(local), str(path)), *error.args[1:])
+            raise
+
+
+def _download(objects: Objects, to: Path, step: Any) -> bool:
+    """Copy what may be somebody else's; return False where it is not."""
+    entries = objects.entries()
+    if "checkpoints" in entries or any(name.endswith(".committed") for name in entries):
+        return False
+    numbers = {name: int(x[1]) for name in entries if (x := _STEP.fullmatch(name))}
+    wanted = max(numbers.values(), default=None) if step == "latest" else step
+    files: dict[str, Path] = {}
+    for name in objects.sizes():
+        file = to / name if name else to  # an object by itself has no name below its URL
+        if file.suffix in _REMEDIES:  # which is refused by its name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        elif numbers.get(name.partition("/")[0], wanted) == wanted or file.name == "_METADATA":
+            files[name] = file
+    objects.download(files)
+    return to.exists()
+
+
+def _open(path: Path, step: Any) -> Foreign | None:
     if path.is_dir():
         return _of_directory(path, step)
     if not path.exists():

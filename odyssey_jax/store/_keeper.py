@@ -127,6 +127,11 @@ class Keeper(Reader):
         self._background.wait()
         self.check_for_errors()
 
+    @property
+    def has_failed(self) -> bool:
+        """True if a save failed, as far as this process knows, and nobody was told yet."""
+        return self._background.failed
+
     def check_for_errors(self) -> None:
         """Raise or warn of saves that failed, without waiting for those in flight.
 

@@ -144,6 +144,15 @@ def blank(place: Place) -> Any:
     return np.broadcast_to(np.zeros((), place.dtype), place.shape)
 
 
+def description(place: Place) -> Any:
+    """Describe a leaf; one that is a Python value is that."""
+    if place.lies == "inline":
+        return decode(place.value)
+    if place.impl is not None:
+        return key_like(place.data_shape, place.impl)
+    return jax.ShapeDtypeStruct(place.shape, np.dtype(place.dtype))
+
+
 @lru_cache(maxsize=256)
 def key_like(data_shape: tuple[int, ...], impl: str) -> jax.ShapeDtypeStruct:
     """Describe the typed keys that words of a shape make; raise ValueError if they make none."""

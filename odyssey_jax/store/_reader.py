@@ -15,7 +15,14 @@ from odyssey_jax.store._format import decode
 from odyssey_jax.store._layout import Layout, Place
 from odyssey_jax.store._leaves import SavedLeaf, flatten, tail
 from odyssey_jax.store._match import Report, Transfer, assign, mismatch
-from odyssey_jax.store._place import blank, check_shardings, keep, loose_shardings, place_all
+from odyssey_jax.store._place import (
+    blank,
+    check_shardings,
+    description,
+    keep,
+    loose_shardings,
+    place_all,
+)
 from odyssey_jax.store._structure import build, find, numbers_in
 
 
@@ -256,6 +263,36 @@ class Reader(Directory):
         tree = build(node, dict(zip(numbers, leaves, strict=True)))
         report = Report(matched=tuple(tail(place.path, depth) for place in places))
         return Restored(step, tree, metadata, report, {})
+
+    def describe(self, step: int, *, subtree: str = "") -> Any:
+        """Describe a pytree, without reading its data.
+
+        Args:
+            step: A committed step.
+            subtree: As for `load`.
+
+        Returns:
+            The tree that `load` returns, with a `jax.ShapeDtypeStruct` for each array.
+
+        Raises:
+            CheckpointNotFoundError: If the step is not committed.
+            CheckpointVersionError: If its format is newer than this library reads.
+            CheckpointCorruptError: If it cannot be read.
+            CheckpointError: If there is no such subtree.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            ...     store.save(1, {"w": np.zeros((2, 3)), "n": 5}, {})
+            ...     store.wait()
+            ...     store.describe(1)
+            {'n': 5, 'w': ShapeDtypeStruct(shape=(2, 3), dtype=float64)}
+        """
+        layout = self._layout(check_step(step))
+        _, node = find(layout.tree, subtree)
+        return build(node, {n: description(layout.places[n]) for n in numbers_in(node)})
 
     def _read(
         self,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from odyssey_jax._types import Batch, PyTree, Task, Told, TrainState, told
+from odyssey_jax._types import Batch, OptimizerLike, PyTree, Task, Told, TrainState, told
 from odyssey_jax.schedules import constant
 from odyssey_jax.testing._compare import (
     check,
@@ -25,7 +25,13 @@ from odyssey_jax.train import Optimizers, Step, init_optimizers, make_optimizers
 _RATE = 1e-3  # of the step of gradient descent between the two updates
 
 
-def check_task(task: Task, batch: Batch, *, optimizer: Any = None, seed: int = 0) -> None:
+def check_task(
+    task: Task[Any],
+    batch: Batch,
+    *,
+    optimizer: OptimizerLike | None = None,
+    seed: int = 0,
+) -> None:
     """Check a task of one's own: that a loop can compile, carry and train it.
 
     - `init` gives arrays, and the same for the same key, compiled or not;

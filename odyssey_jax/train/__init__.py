@@ -1,8 +1,11 @@
 """The train step, the epoch, the programs around it, and populations of runs."""
 
+from odyssey_jax._types import Loss as Loss
 from odyssey_jax._types import ModelState as ModelState
+from odyssey_jax._types import OptimizerLike as OptimizerLike
 from odyssey_jax._types import Parts as Parts
 from odyssey_jax._types import Told as Told
+from odyssey_jax._types import Update as Update
 from odyssey_jax.train._average import Average as Average
 from odyssey_jax.train._average import Averaging as Averaging
 from odyssey_jax.train._average import equal_average as equal_average
@@ -26,7 +29,6 @@ from odyssey_jax.train._loop import make_loop as make_loop
 from odyssey_jax.train._loop import run_compiled as run_compiled
 from odyssey_jax.train._loop import to_validate as to_validate
 from odyssey_jax.train._mixed_precision import mixed_precision as mixed_precision
-from odyssey_jax.train._optimizer import OptimizerLike as OptimizerLike
 from odyssey_jax.train._optimizer import Optimizers as Optimizers
 from odyssey_jax.train._optimizer import check_rate as check_rate
 from odyssey_jax.train._optimizer import init_optimizers as init_optimizers

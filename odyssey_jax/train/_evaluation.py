@@ -9,7 +9,10 @@ from typing import Any
 import jax
 
 from odyssey_jax._checks import check_count, check_flag
-from odyssey_jax._types import cadences_of
+from odyssey_jax._types import (
+    MetricLike,
+    cadences_of,
+)
 from odyssey_jax.callbacks import Moment, When
 from odyssey_jax.data import Source
 from odyssey_jax.train._metric_set import MetricSet
@@ -58,7 +61,7 @@ class Evaluation:
     _: dataclasses.KW_ONLY
     every: When | None = None
     batches: int | None = None
-    metrics: Mapping[str, Any] | None = None
+    metrics: Mapping[str, MetricLike] | None = None
     at_start: bool = False
 
     def __post_init__(self) -> None:
@@ -162,6 +165,12 @@ class Cadences:
         """Return whether a metric is measured at the end of an epoch."""
         when = dict(self.sets)
         return all(bool(holds_in(when[x], epoch)) for x in cadences_of(name, when))
+
+    def leave_out(self, epochs: int) -> bool:
+        """Return whether a metric was not measured in some of the first epochs."""
+        return not all(
+            bool(holds_in(when, epoch)) for _, when in self.sets for epoch in range(epochs)
+        )
 
 
 def prefix_of(name: str) -> str:

@@ -17,6 +17,8 @@ from odyssey_jax._apply_if import apply_if
 from odyssey_jax._checks import check_columns, check_kind
 from odyssey_jax._types import (
     Callback,
+    MetricLike,
+    OptimizerLike,
     Point,
     PyTree,
     Signal,
@@ -33,7 +35,7 @@ from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
 from odyssey_jax.train._epoch import Epoch, Steps, clock_at
 from odyssey_jax.train._evaluation import EvaluationOptions
 from odyssey_jax.train._metric_set import MetricSet
-from odyssey_jax.train._optimizer import OptimizerLike, Optimizers, init_optimizers
+from odyssey_jax.train._optimizer import Optimizers, init_optimizers
 from odyssey_jax.train._options import StepOptions
 from odyssey_jax.train._programs import Programs, compiled
 from odyssey_jax.train._transformed import transformed
@@ -298,8 +300,8 @@ def make_loop(
     task: Task,
     optimizer: OptimizerLike,
     *,
-    metrics: Mapping[str, Any] | None = None,
-    train_metrics: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, MetricLike] | None = None,
+    train_metrics: Mapping[str, MetricLike] | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     steps_per_epoch: int | None = None,
     last_step: int | None = None,

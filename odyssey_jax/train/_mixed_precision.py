@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import ModelState, PyTree, Task, asks_for
+from odyssey_jax._types import Model, ModelState, PyTree, Task, asks_for
 from odyssey_jax.train._user_functions import ByValue, check_form_of_state, with_loss
 
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -75,7 +75,9 @@ def _like(new: Any, old: Any) -> Any:
     return new.astype(old.dtype) if _is_real(old) else new
 
 
-def mixed_precision(task: Task, compute_dtype: Any = jnp.bfloat16) -> Task:
+def mixed_precision(
+    task: Task[Model], compute_dtype: jax.typing.DTypeLike = jnp.bfloat16
+) -> Task[Model]:
     """Make the same task computed in another precision, with its parameters kept in float32.
 
     Parameters and the real numbers of a batch are cast for the model and the loss; gradients

@@ -33,7 +33,6 @@ from odyssey_jax.transforms import (
 )
 
 # An Optax transformation, or a function that makes one of a rate: what `fit` is given.
-OptimizerLike = GradientTransformation | Callable[[Any], GradientTransformation] | Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

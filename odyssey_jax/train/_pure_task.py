@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 from jax.core import Tracer
 
-from odyssey_jax._types import PyTree, Task
+from odyssey_jax._types import LossFn, Model, PyTree, Task, Update
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
     ByValue,
@@ -47,13 +47,33 @@ class _PureEvaluate(AsksForItsLoss, ByValue):
         return {**outputs, "loss": loss}
 
 
+@overload
 def pure_task(
-    params: PyTree,
-    loss_fn: Callable[..., Any],
+    params: Callable[[jax.Array], Model],
+    loss_fn: LossFn[Model],
     *,
     trainable: Sequence[str] | None = None,
-    update: Callable[..., Any] | None = None,
-) -> Task:
+    update: Update | None = None,
+) -> Task[Model]: ...
+
+
+@overload
+def pure_task(
+    params: Model,
+    loss_fn: LossFn[Model],
+    *,
+    trainable: Sequence[str] | None = None,
+    update: Update | None = None,
+) -> Task[Model]: ...
+
+
+def pure_task(
+    params: PyTree,
+    loss_fn: LossFn[Any],
+    *,
+    trainable: Sequence[str] | None = None,
+    update: Update | None = None,
+) -> Task[Any]:
     """Make a task of parameters and a loss, without model state.
 
     For that, fill a `Task` in yourself: it is three functions.

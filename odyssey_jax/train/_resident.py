@@ -10,7 +10,15 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import ModelState, Point, PyTree, Signal, Task, TrainState
+from odyssey_jax._types import (
+    ModelState,
+    Point,
+    PyTree,
+    Signal,
+    Task,
+    TrainState,
+    schedule_free_states,
+)
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, checksum
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy
@@ -205,7 +213,8 @@ class Resident:
     def result_paths(self, carry: Carry) -> dict[str, Any]:
         """Return where in the saved tree the parameters are that were measured, and the result's.
 
-        The two differ where a callback restores the best epoch.
+        The two differ where a callback restores the best epoch. Those of a schedule-free optimizer
+        lie where they are trained: `schedule_free` says of which part, and where its state is.
         """
         averaged = carry.state.average is not None
         measured = "state/average" if averaged else "state"
@@ -224,7 +233,11 @@ class Resident:
                     result["untrained"] = f"{where}/1/untrained"
                     result["model_state"] += "/updated"
                 monitor = tracked.monitor
-        return {"measured": paths, "result": result, "monitor": monitor}
+        free = [
+            [part, f"state/opt_state/{path}".rstrip("/")]
+            for part, path in schedule_free_states(carry.state.opt_state)
+        ]
+        return {"measured": paths, "result": result, "monitor": monitor, "schedule_free": free}
 
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: the ranking follows from the history."""

@@ -121,7 +121,7 @@ def test_a_metric_knows_its_direction_in_every_set():
 def test_patience_counts_evaluations():
     bad = ody.early_stopping("valid/ood/loss", patience=2, min_delta=9.0)
     result = fit(epochs=20, callbacks=bad)
-    assert (result.epochs, result.reason) == (9, "no improvement for 2 epochs")
+    assert (result.epochs, result.reason) == (9, "no improvement for 2 evaluations")
 
 
 def test_a_cadence_is_part_of_the_run(tmp_path):

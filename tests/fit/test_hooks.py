@@ -127,7 +127,7 @@ def test_columns_are_metrics_and_a_run_that_is_left_goes_on_to_the_bit(kind, tmp
         "epochs": 12,
     }
     whole = measured(tmp_path / "whole", **how)
-    assert (whole.epochs, whole.reason) == (9, "no improvement for 2 epochs")  # norms grow
+    assert (whole.epochs, whole.reason) == (9, "no improvement for 2 evaluations")  # norms grow
     assert np.flatnonzero(~np.isnan(whole.history["norm"])).tolist() == [2, 5, 8]
     assert whole.best_epoch == 2
     assert whole.metrics["norm"] == pytest.approx(np.linalg.norm(whole.model["w"]))
@@ -229,7 +229,7 @@ def test_what_are_numbers():
 def test_a_nan_that_was_measured_is_one():
     result = measured(None, lambda view: {"norm": np.nan, "drawn": 0}, epochs=12,
                       callbacks=ody.early_stopping("norm", patience=2, mode="min"))  # fmt: skip
-    assert (result.epochs, result.reason) == (6, "no improvement for 2 epochs")
+    assert (result.epochs, result.reason) == (6, "no improvement for 2 evaluations")
 
 
 ONE = {"columns": ["a"], "function": lambda view: {"a": 1.0}}

@@ -175,18 +175,22 @@ def test_a_store_of_ones_own_is_read_too(tmp_path):
     assert ody.load_params(tmp_path, subtree="")["n"] == 3
 
 
-def returned(tmp_path, dtype=jnp.float32, **kwargs):
+def returned(tmp_path, dtype=jnp.float32, optimizer=optax.sgd, **kwargs):
     """A run whose last parameters are not those that `fit` returns."""
     params = {"w": jnp.zeros((4, 3), dtype), "b": jnp.zeros(3, dtype)}
     return ody.fit(
-        ody.pure_task(params, examples.linear_loss), optax.sgd, examples.train_data(),
+        ody.pure_task(params, examples.linear_loss), optimizer, examples.train_data(),
         examples.valid_data(), epochs=4, directory=tmp_path, writers=[],
-        learning_rate=ody.schedules.piecewise_constant([0.1, 30.0], [12]), **kwargs,
+        **{"learning_rate": ody.schedules.piecewise_constant([0.1, 30.0], [12]), **kwargs},
     )  # fmt: skip
 
 
 RESTORE = ody.early_stopping("valid/loss", 99, restore_best=True)
 KEEP = ody.checkpoint(keep_best=1, monitor="valid/loss")
+
+
+def schedule_free(rate):
+    return optax.contrib.schedule_free(optax.sgd(rate), rate)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +199,10 @@ KEEP = ody.checkpoint(keep_best=1, monitor="valid/loss")
         (jnp.float32, {}),
         (jnp.float32, {"average": ody.exponential_average(0.9)}),
         (jnp.bfloat16, {"average": ody.exponential_average(0.9)}),
+        (jnp.float32, {"optimizer": schedule_free}),
+        (jnp.bfloat16, {"optimizer": schedule_free}),
+        (jnp.float32, {"optimizer": lambda rate: ody.freeze(schedule_free(rate), ["^b$"])}),
+        (jnp.float32, {"optimizer": schedule_free, "callbacks": RESTORE}),
         (jnp.float32, {"callbacks": RESTORE}),
         (jnp.float32, {"callbacks": ody.all_of(ody.callbacks.on(ody.every(epochs=1), RESTORE))}),
         (jnp.bfloat16, {"callbacks": RESTORE, "average": ody.exponential_average(0.9)}),
@@ -203,8 +211,12 @@ KEEP = ody.checkpoint(keep_best=1, monitor="valid/loss")
 def test_what_is_loaded_is_what_fit_returned(tmp_path, dtype, how):
     result = returned(tmp_path, dtype, **how)
     loaded = ody.load_params(tmp_path)
-    assert_same(loaded, jax.tree.map(np.asarray, result.model))
-    assert_same(ody.load_params(tmp_path, result.model), result.model)
+    if "optimizer" in how:  # they are evaluated anew, on the host
+        assert_close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6)
+        jax.tree.map(assert_close, loaded, jax.device_get(result.model))
+    else:
+        assert_same(loaded, jax.tree.map(np.asarray, result.model))
+    assert_same(ody.load_params(tmp_path, result.model), jax.tree.map(jnp.asarray, loaded))
     path = ody.export_params(tmp_path, tmp_path / "x.safetensors")
     exported = safetensors.numpy.load_file(path) if dtype == jnp.float32 else None
     if exported is not None:
@@ -228,3 +240,86 @@ def test_the_best_are_those_that_were_measured_there(tmp_path, average):
     losses = result.history["valid/loss"]
     assert losses.argmin() < 3
     np.testing.assert_allclose(loss, losses.min(), rtol=1e-6)
+
+
+def test_of_several_optimizers_the_schedule_free_part_is_evaluated(tmp_path):
+    rates = {"w": 0.1, "b": 0.5}
+    result = returned(
+        tmp_path, optimizer={"w": schedule_free, "b": optax.sgd}, learning_rate=rates,
+        callbacks=ody.checkpoint(every_epochs=1),
+    )  # fmt: skip
+    loaded = ody.load_params(tmp_path)
+    np.testing.assert_allclose(loaded["w"], result.model["w"], rtol=1e-6)
+    assert_same(loaded["b"], np.asarray(result.model["b"]))
+    assert (loaded["w"] != ody.load_params(tmp_path, subtree="state/params")["w"]).any()
+
+
+def four(**kwargs):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
+    return ody.fully_sharded(mesh, min_size=4, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "how"),
+    [
+        (jnp.float32, {"pack_below": 1}),
+        (jnp.bfloat16, {"average": ody.exponential_average(0.9)}),
+        (jnp.float32, {"optimizer": schedule_free}),
+    ],
+    ids=["raw", "average", "schedule-free"],
+)
+def test_a_placement_says_where_what_is_loaded_lies(tmp_path, dtype, how, monkeypatch):
+    if "pack_below" in how:  # under its own name, and so read by parts
+        monkeypatch.setattr(ody.Store.__init__, "__kwdefaults__", {
+            **ody.Store.__init__.__kwdefaults__, "pack_below": how["pack_below"],
+        })  # fmt: skip
+        how = {}
+    result = returned(tmp_path, dtype, **how)
+    whole = ody.load_params(tmp_path)
+    for target in (None, result.model, whole):
+        found = ody.load_params(tmp_path, target, placement=four())
+        assert_same(found, jax.tree.map(jnp.asarray, whole))
+        assert {shard.data.shape for shard in found["w"].addressable_shards} == {(1, 3)}
+        assert found["b"].sharding.is_fully_replicated
+        assert len(found["b"].sharding.device_set) == 4
+    again = ody.load_params(tmp_path, found, placement=ody.parallel.as_given(four().mesh))
+    assert again["w"].sharding == ody.load_params(tmp_path, found)["w"].sharding
+    assert again["w"].sharding == found["w"].sharding
+    rules = ody.sharded(four().mesh, {"^w$": jax.P(None)})
+    assert ody.load_params(tmp_path, placement=rules)["w"].sharding.is_fully_replicated
+    one = ody.load_params(tmp_path, placement=ody.parallel.one_device())
+    assert_same(one, jax.tree.map(jnp.asarray, whole))
+    assert one["w"].devices() == {jax.devices()[0]}
+    # What is initialized has the target's value, in the placement.
+    wider = {**result.model, "new": jnp.arange(8.0)}
+    wider = ody.load_params(
+        tmp_path, wider, transfer=ody.Transfer(initialize=["^new$"]), placement=four()
+    )
+    assert_same(wider["new"], jnp.arange(8.0))
+    assert {shard.data.shape for shard in wider["new"].addressable_shards} == {(2,)}
+    assert_same({name: wider[name] for name in whole}, jax.tree.map(jnp.asarray, whole))
+
+
+def test_a_placement_that_does_not_go_with_what_is_there_is_refused(tmp_path):
+    returned(tmp_path)
+    with pytest.raises(ValueError, match=r"'kernel\$' is found in no parameter's path: b, w"):
+        ody.load_params(tmp_path, placement=ody.sharded(four().mesh, {"kernel$": jax.P("data")}))
+    rules = ody.sharded(four().mesh, {"w": jax.P(None, "data")})
+    with pytest.raises(ValueError, match=r"'w' of shape \[4, 3\] can't be cut"):
+        ody.load_params(tmp_path, placement=rules)
+    with pytest.raises(ValueError, match="none of the arrays lies on one"):
+        ody.load_params(tmp_path, placement=ody.parallel.as_given(four().mesh))
+    with pytest.raises(TypeError, match="placement must be from ody.data_parallel, .*got Mesh"):
+        ody.load_params(tmp_path, placement=four().mesh)
+
+
+def test_a_target_of_an_average_keeps_its_kind_and_its_place(tmp_path):
+    model = returned(tmp_path, jnp.bfloat16, average=ody.exponential_average(0.9)).model
+    rows = jax.NamedSharding(four().mesh, jax.P("data"))
+    found = ody.load_params(tmp_path, {
+        "w": jax.ShapeDtypeStruct((4, 3), jnp.bfloat16, sharding=rows),
+        "b": np.zeros(3, jnp.bfloat16),
+    })  # fmt: skip
+    assert found["w"].sharding == rows
+    assert type(found["b"]) is np.ndarray
+    assert_same(found, jax.tree.map(np.asarray, model))

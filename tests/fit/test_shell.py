@@ -32,6 +32,15 @@ def test_pace_tends_to_its_seconds(costs, first):
     assert pace.steps == pytest.approx(500, abs=1)
 
 
+def test_pace_outlasts_what_processes_take_to_agree():
+    pace, found = CallLength(seconds=0.5, growth=10**6), []
+    for seconds in (0.001, 0.02, 0.02, 0.02, 9.0, 9.0, 9.0):  # their median counts
+        pace.agreed(seconds)
+        pace.took(1, 0.001)
+        found.append(pace.steps)
+    assert found == pytest.approx([500, 1050, 2000, 2000, 2000, 2000, 10_000], abs=1)
+
+
 def test_json_lines_are_strict_json(tmp_path):
     writer = ody.JsonLines("x.jsonl")
     writer.open(ody.writers.RunInfo(tmp_path, 9, [ROW]))

@@ -140,7 +140,7 @@ def test_the_arrays_may_stay_where_they_are(mesh):
         (
             lambda m: specs(ody.parallel.as_given(m, batch=P())),
             ValueError,
-            "none of the task's lies on one: put them there",
+            "none of the arrays lies on one: put them there",
         ),
     ],
 )

@@ -75,23 +75,30 @@ def start(tmp_path, epochs, timeout=4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_process_that_dies_is_named_and_ends_all_and_the_command_goes_on(tmp_path, number):
-    first, second = start(tmp_path, 10_000_000)
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    [(1, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGSTOP)],
+    ids=["killed", "stopped", "the first stopped"],
+)
+def test_a_process_that_dies_is_named_and_ends_all_and_the_command_goes_on(
+    tmp_path, victim, number
+):
+    running = start(tmp_path, 10_000_000)
+    first, hit, other = running[0], running[victim], running[1 - victim]
     try:
         while "epoch" not in first.stdout.readline():
             assert first.poll() is None, first.stderr.read()
-        second.send_signal(number)
+        hit.send_signal(number)
         begun = time.monotonic()
-        _, errors = first.communicate(timeout=60)
+        _, errors = other.communicate(timeout=60)
     finally:
-        for process in (first, second):
+        for process in running:
             process.kill()
-        second.communicate()
-    if number is signal.SIGSTOP or first.returncode != -signal.SIGABRT:
-        assert first.returncode == 75, errors
-        assert f"process 1 (pid {second.pid} on " in errors
-        assert "was not heard of for 4 s; process 0 ends" in errors
+        hit.communicate()
+    if number is signal.SIGSTOP or other.returncode != -signal.SIGABRT:
+        assert other.returncode == 75, errors
+        assert f"process {victim} (pid {hit.pid} on " in errors
+        assert f"was not heard of for 4 s; process {1 - victim} ends" in errors
     else:  # Gloo, in the middle of adding up, sees the connection end and aborts
         assert "gloo" in errors
     assert time.monotonic() - begun < 30  # JAX's own notice takes 100

@@ -3,6 +3,7 @@
 import functools
 import json
 import pickle
+import tempfile
 import zipfile
 
 import flax.serialization
@@ -18,7 +19,8 @@ from flax import nnx, traverse_util
 
 import odyssey_jax as ody
 from odyssey_jax.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
-from odyssey_jax.store import Reader, Store
+from odyssey_jax.store import BucketPath, Reader, Store
+from odyssey_jax.store._objects import Objects
 from tests.store.conftest import rows
 
 MODEL = {
@@ -139,6 +141,70 @@ def test_read_into_a_target_s_placement_by_name(saved):
     assert kernel.sharding == rows(4)
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 4)}
     assert isinstance(found["half"], jax.Array)
+
+
+def four_parts():
+    return ody.fully_sharded(rows(4).mesh, min_size=16)
+
+
+def parts_of(found):
+    """The shape of what each device has of an array, by the array's last key; of 4 devices."""
+    leaves = [(x.key, y) for (*_, x), y in jax.tree_util.tree_leaves_with_path(found)]
+    parts = [(key, x.addressable_shards) for key, x in leaves if isinstance(x, jax.Array)]
+    assert {len(shards) for _, shards in parts} == {4}
+    return {key: shard.data.shape for key, shards in parts for shard in shards}
+
+
+def test_read_into_a_placement(saved, monkeypatch):
+    kind, path = saved
+    whole = []
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x, *a, **k: whole.append(x) or put(x, *a, **k))
+    like = model(kind)
+    for target in (None, like):
+        found = ody.load_params(path, target, placement=four_parts())
+        assert_equal(found, jax.tree.map(lambda x: x if isinstance(x, int) else jnp.array(x), like))
+        assert parts_of(found) == {"kernel": (2, 4), "bias": (4,), "half": (3,)}
+    assert (8, 4) not in {np.shape(x) for x in jax.tree.leaves(whole)}
+
+
+def in_bucket(url, path):
+    """Copies files or a file to a bucket as they are; returns the URL."""
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    objects = Objects(BucketPath(url))
+    if path.is_file():
+        objects = Objects(BucketPath(url.rpartition("/")[0]))
+        files = {path.name: path}
+    objects.upload(files)
+    return url
+
+
+def test_read_from_a_bucket(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kind, path = saved
+    url = in_bucket(f"memory://foreign-{kind.replace(' ', '-')}/models/one", path)
+    assert_equal(ody.load_params(url), model(kind))
+    assert parts_of(ody.load_params(url, placement=four_parts()))["kernel"] == (2, 4)
+    with pytest.raises(CheckpointMismatchError, match=f"{url}.* does not match the target"):
+        ody.load_params(url, {"half": np.zeros(2, np.float32)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_a_bucket_a_step_a_file_and_what_is_none(tmp_path):
+    save_manager(tmp_path / "manager")
+    url = in_bucket("memory://foreign-steps/manager", tmp_path / "manager")
+    assert not ody.load_params(url, step=5)["layers"][1]["kernel"].any()
+    with pytest.raises(CheckpointError, match=rf"no step 6 in '{url}'; there are \[5, 7\]"):
+        ody.load_params(url, step=6)
+    save_npz(tmp_path / "a.npz")
+    url = in_bucket("memory://foreign-steps/a.npz", tmp_path / "a.npz")
+    assert ody.load_params(url).keys() == {"half", "layers"}
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    url = in_bucket("memory://foreign-steps/pytorch_model.bin", tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=f"'{url}' is a pickle, which is a program"):
+        ody.load_params(url)
+    with pytest.raises(CheckpointError, match="there is no checkpoint in 'memory://foreign-steps/"):
+        ody.load_params("memory://foreign-steps/nothing")
 
 
 def test_another_model_by_patterns(saved):

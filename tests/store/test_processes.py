@@ -147,13 +147,13 @@ with Store(directory) as store:
     store.save(restored.step + 1, make(restored.step + 1), {})
 
 # Each reads its own part of another library's files.
-from odyssey_jax.store import open_foreign
+from odyssey_jax.store import find_foreign
 from pathlib import Path
 for name in sys.argv[2:]:
-    foreign = open_foreign(Path(name))
-    target = {"w": put(np.zeros((8, 6), np.float32), rows)}
-    found = foreign.restore(target, None, "")[0]
-    same(found, {"w": make(0)["rows"]})
+    with find_foreign(Path(name)) as foreign:
+        target = {"w": put(np.zeros((8, 6), np.float32), rows)}
+        found = foreign.restore(target, None, "")[0]
+        same(found, {"w": make(0)["rows"]})
 """
 )
 

@@ -26,6 +26,7 @@ from odyssey_jax.store import (
     Reader,
     Store,
     _objects,
+    export,
 )
 from odyssey_jax.store._lease import Lease
 from odyssey_jax.store._objects import Objects
@@ -134,6 +135,17 @@ def test_saved_kept_corrupt_and_read_again(s3):
     with pytest.warns(CheckpointSkippedWarning, match="state/tree.large/0"):
         loaded = Reader(url).load()
     assert (loaded.step, loaded.tree["w"].tolist()) == (2, [2.0] * 3)
+
+
+def test_parameters_of_another_library_into_a_placement(s3, tmp_path):
+    kernel = np.arange(32, dtype=np.float32).reshape(8, 4)
+    file = export({"dense": {"kernel": kernel}}, tmp_path / "x.safetensors", "safetensors")
+    Objects(BucketPath(f"{s3}/models")).upload({"model.safetensors": file})
+    placement = ody.fully_sharded(jax.sharding.Mesh(jax.devices()[:4], ("data",)), min_size=1)
+    for url in (f"{s3}/models", f"{s3}/models/model.safetensors"):
+        found = ody.load_params(url, placement=placement)["dense"]["kernel"]
+        np.testing.assert_array_equal(found, kernel)
+        assert [shard.data.shape for shard in found.addressable_shards] == [(2, 4)] * 4
 
 
 def test_of_writers_that_race_one_wins(s3):

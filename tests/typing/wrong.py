@@ -26,3 +26,11 @@ ody.early_stopping("valid/loss", patience="3")  # wrong
 ody.track_best("valid/loss", mode="up")  # wrong
 ody.fit(task, optax.adamw, data, epochs="2", learning_rate=0.1)  # wrong
 ody.fit(task, optax.adamw, data, epochs=2, learning_rate=0.1, callbacks=NoUpdate())  # wrong
+ody.fit(task, optax.adamw, data, epochs=2, learning_rate="fast")  # wrong
+ody.fit(task, 3, data, epochs=2)  # wrong
+ody.pure_task({"w": jnp.zeros(())}, lambda: jnp.zeros(()))  # wrong
+ody.cosine_decay("high", 100)  # wrong
+ody.warmup_cosine(0.1, warmup_steps=None, total_steps=100)  # wrong
+ody.fit(task, optax.sgd(0.1), data, epochs=1, metrics={"loss": 3})  # wrong
+text: str = ody.fit(task, optax.sgd(0.1), data, epochs=1).model  # wrong
+ody.fit(task, optax.sgd(0.1), data, epochs=1, hooks=[print])  # wrong
