@@ -189,7 +189,8 @@ def nnx_task(
             part of `TrainState.params`, so they are neither differentiated (and may be integers)
             nor clipped, decayed, averaged (but batch statistics) or counted in norms, and have no
             place in the optimizer's state. They are in the model state (`ModelState`), and saved
-            with it. The loss may assign to them: a teacher, a target network.
+            once. The loss may assign to them, and then they are saved each time: a teacher, a
+            target network.
         update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
 
     Returns:

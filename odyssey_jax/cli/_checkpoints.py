@@ -366,7 +366,7 @@ def prune(parsed: argparse.Namespace) -> None:
         pinned=reader.pinned(),
     )
     doomed = sorted(values.keys() - kept)
-    freed = sum(reader.size(step) for step in doomed)
+    freed = reader.freed(doomed)
     if doomed and parsed.yes:
         with Store(reader.directory, keep_last=None) as store:
             store.forget(doomed)

@@ -22,6 +22,7 @@ from odyssey_jax.feed._stand_in import StandIn
 from odyssey_jax.parallel import decide
 from odyssey_jax.train import (
     Carry,
+    Compiled,
     Finished,
     Inputs,
     Keys,
@@ -31,6 +32,7 @@ from odyssey_jax.train import (
     Resident,
     as_sets,
     compiled,
+    has_untrained,
     scalars,
     to_validate,
     transformed,
@@ -130,8 +132,9 @@ class Driven(Resident):
                     break
                 states |= self._not_validated(carry, states)
                 found = self.loop.given_columns(columns if wanted else None)
-                args = (carry, self._resident, states, found, given, int32([step, epoch]))
-                carry, epoch, columns = _end_epoch(self.loop, *args), epoch + 1, None
+                args = (self._resident, states, found, given, int32([step, epoch]))
+                carry = self._called(_end_epoch, (), carry, *args)
+                epoch, columns = epoch + 1, None
             if step >= limit or _halted(calls, feed, keep=_AHEAD):
                 break
             chunk = self._wait_for(feed, step)
@@ -139,12 +142,23 @@ class Driven(Resident):
                 break
             until = min(limit, chunk.end, self.calendar.epoch_end(step))
             until = step + -(-(until - step) // chunk.block) * chunk.block
-            statics = (self.loop, self.calendar.epoch, chunk.block)
-            span = int32([step, until])
-            carry, reached = _train(*statics, carry, chunk.batches, given, span)
+            statics = (self.calendar.epoch, chunk.block)
+            args = (chunk.batches, given, int32([step, until]))
+            carry, reached = self._called(_train, statics, carry, *args)
             step = until
             calls.append((step, reached))
         return carry, self.look(carry, validating, asks)
+
+    def _called(
+        self, function: Compiled, statics: tuple[Any, ...], carry: Carry, *args: Any
+    ) -> Any:
+        """Call what changes the carry, and see of each form of it what it leaves as it was."""
+        if has_untrained(carry):
+            leaves, structure = jax.tree.flatten(args)
+            form = (function, statics, structure, *map(jax.typeof, leaves))
+            if form not in self._watched:
+                self._watch(function.jaxpr(self.loop, *statics, carry, *args), carry, form)
+        return function(self.loop, *statics, carry, *args)
 
     def look(self, carry: Carry, validating: bool = False, columns: bool = False) -> Progress:
         """Return the progress of a carry as it is."""

@@ -22,7 +22,13 @@ from odyssey_jax.fit._plan import as_writers
 from odyssey_jax.fit._reports import close_writer
 from odyssey_jax.fit._saving import Cadence
 from odyssey_jax.parallel import greatest, is_first
-from odyssey_jax.store import CheckpointError, CheckpointNotFoundError, Store, as_directory
+from odyssey_jax.store import (
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    Store,
+    as_directory,
+)
 from odyssey_jax.writers import JsonLines, Live, RunInfo, Writer
 
 _CALENDAR = Calendar(epoch=1, data_pass=1, full=1, block=1)  # a loop of one's own has steps alone
@@ -138,7 +144,8 @@ class Run:
         """Return the state to begin with: that of the newest checkpoint, or else the one given.
 
         Args:
-            state: Any pytree of arrays.
+            state: Any pytree of arrays. A Python number, such as `step` of a new `TrainState` of
+                Flax's, stands for the array that a train step makes of it.
 
         Returns:
             A state of the same form.
@@ -157,6 +164,8 @@ class Run:
             restored = self._store.restore({"state": state})
         except CheckpointNotFoundError:
             return state
+        except CheckpointMismatchError as error:
+            restored = self._store.restore(_as_saved({"state": state}, error))
         if "rows" not in restored.metadata:
             raise CheckpointError(
                 f"{self._directory} holds a run that is not of `Run`: choose another directory."
@@ -287,6 +296,24 @@ class Run:
             step, state = self._latest
             if error is None or not _is_deleted(state):
                 self._save(step, state)
+
+
+def _as_saved(target: PyTree, error: CheckpointMismatchError) -> PyTree:
+    """Describe Python numbers as the scalar arrays that were saved; raise the error if none is."""
+    changed = 0
+
+    def one(path: Any, leaf: Any) -> Any:
+        nonlocal changed
+        saved, _ = error.dtype.get(jax.tree_util.keystr(path), ("", ""))
+        if type(leaf) not in (int, float) or saved in ("", "bool", "int", "float", "str"):
+            return leaf
+        changed += 1
+        return jax.ShapeDtypeStruct((), saved)
+
+    target = jax.tree_util.tree_map_with_path(one, target)
+    if not changed:
+        raise error
+    return target
 
 
 def _as_saving(given: Any, directory: Any) -> Checkpoint:

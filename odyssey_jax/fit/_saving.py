@@ -303,4 +303,5 @@ class Saver:
             "program": dict(self._program.record(carry)),
             **self._about,
         }
-        self._store.save(step, self._program.to_save(carry), metadata)
+        saved, constant = self._program.to_save(carry), self._program.constant(carry)
+        self._store.save(step, saved, metadata, constant=constant)

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,21 +33,34 @@ from odyssey_jax.store._objects import BucketPath, Objects
 _MARKER = re.compile(r"(0|[1-9][0-9]*)\.committed")
 _PIN = re.compile(r"(0|[1-9][0-9]*)\.pinned")
 _FOLDER = re.compile(r"(0|[1-9][0-9]*)(\.[0-9a-f]{8})?")
+_SHARED = re.compile(r"constant\.[0-9a-f]{8}")  # of files that several steps have
 _YOUNG = 60.0  # seconds in which a staging directory may not be locked yet
 
 
 class _Marker(NamedTuple):
-    """What commits a step: the folder of its files, and the SHA-256 of their `checksums.json`."""
+    """What commits a step.
+
+    Attributes:
+        folder: The folder of its files.
+        checksums: The SHA-256 of their `checksums.json`.
+        constant: The folder of those files that other steps may have as well; empty for none.
+    """
 
     folder: str
     checksums: str
+    constant: str = ""
+
+    def to_json(self) -> bytes:
+        """Return the marker's content."""
+        return json.dumps({name: x for name, x in self._asdict().items() if x}).encode()
 
 
 class Bucket(Folder):
     """A prefix in a bucket, by a staging directory of this process.
 
     While the lease is held nobody else commits or deletes, so that what is committed is known
-    without asking. Steps leave the staging directory when they are uploaded.
+    without asking. Steps leave the staging directory when they are uploaded, but for what later
+    ones link to.
 
     Args:
         url: The prefix.
@@ -110,12 +123,14 @@ class Bucket(Folder):
             return known
         name = f"{step}.committed"
         said = _checksums.parse(name, self._objects.read(name))
-        folder, checksums = said.get("folder"), said.get("checksums")
-        if not isinstance(folder, str) or not isinstance(checksums, str):
+        texts: list[Any] = [said.get(field, "") for field in _Marker._fields]
+        marker = _Marker(*texts)
+        if not all(isinstance(text, str) for text in texts):
             raise CheckpointCorruptError(f"{name} makes no sense")
-        if (found := _FOLDER.fullmatch(folder)) is None or int(found[1]) != step:
+        if (found := _FOLDER.fullmatch(marker.folder)) is None or int(found[1]) != step:
             raise CheckpointCorruptError(f"{name} makes no sense")
-        marker = _Marker(folder, checksums)
+        if marker.constant and not _SHARED.fullmatch(marker.constant):
+            raise CheckpointCorruptError(f"{name} makes no sense")
         if step in self._known:
             self._known[step] = marker
         return marker
@@ -140,18 +155,28 @@ class Bucket(Folder):
         wanted = _checksums.load(local)
         names = [n for n in wanted if arrays or not _checksums.is_chunk(n)]
         if names := [n for n in names if not (local / n).exists()]:
-            there = self._objects.sizes(marker.folder)
+            there = self._sizes(marker)
             files: dict[str, Path] = {}
             for name in names:
-                size = there.get(f"{marker.folder}/{name}")
-                if size is None:
+                paths = [f"{folder}/{name}" for folder in (marker.folder, marker.constant)]
+                path = next((path for path in paths if path in there), None)
+                if path is None:
                     raise _checksums.missing(name)
-                if size != wanted[name].size:
+                if there[path] != wanted[name].size:
                     raise CheckpointCorruptError(
-                        f"{name} is {size} bytes long, not {wanted[name].size}"
+                        f"{name} is {there[path]} bytes long, not {wanted[name].size}"
                     )
-                files[f"{marker.folder}/{name}"] = local / name
+                files[path] = local / name
             self._objects.download(files)
+
+    def _sizes(self, marker: _Marker) -> dict[str, int]:
+        """Return the bytes of the objects of a step."""
+        shared = self._objects.sizes(marker.constant) if marker.constant else {}
+        return shared | self._objects.sizes(marker.folder)
+
+    def has_files(self, step: int) -> bool:
+        """Return whether the files of a committed step that later ones link to are here."""
+        return self.has(step) and (self.path / str(step)).exists()
 
     def forget(self, step: int) -> None:
         """Delete what was downloaded of a step: it is asked for again."""
@@ -159,7 +184,15 @@ class Bucket(Folder):
 
     def size(self, step: int) -> int:
         """Return the bytes of a step's objects."""
-        return sum(self._objects.sizes(self._marker(step).folder).values())
+        return sum(self._sizes(self._marker(step)).values())
+
+    def freed(self, steps: Collection[int]) -> int:
+        """Return the bytes that go with steps, and that no other step has."""
+        others = [self._marker_or_none(step) for step in self.committed() if step not in steps]
+        left = {marker.constant for marker in others if marker is not None}
+        going = [self._marker(step) for step in steps]
+        folders = {name for marker in going for name in (marker.folder, marker.constant)}
+        return sum(sum(self._objects.sizes(name).values()) for name in folders - left if name)
 
     def in_place_of(self, step: int) -> contextlib.AbstractContextManager[Any]:
         """Do nothing: the marker is replaced, and then no marker names the old files."""
@@ -170,21 +203,35 @@ class Bucket(Folder):
         """Make room in the staging directory for a step to be written."""
         self.forget(step)
 
-    def publish(self, step: int) -> None:
-        """Upload a step, and then its marker, if the lease is held still."""
+    def publish(
+        self, step: int, constant: Collection[str] = (), linked_to: int | None = None
+    ) -> None:
+        """Upload a step, and then its marker, if the lease is held still.
+
+        The files that later steps may link to are in a folder that all of their markers name.
+        """
         local = self.path / str(step)
+        passing: set[str] | None = None
         try:
             self._lease.check()
             entries = self._objects.entries()
             folder = f"{step}.{secrets.token_hex(4)}" if entries.get(str(step)) else str(step)
-            files = sorted(path for path in local.rglob("*") if path.is_file())
-            self._objects.upload({f"{folder}/{f.relative_to(local).as_posix()}": f for f in files})
-            marker = _Marker(folder, _digest((local / _checksums.FILE).read_bytes()))
+            known = "" if linked_to is None else self._marker(linked_to).constant
+            shared = known or (f"constant.{secrets.token_hex(4)}" if constant else "")
+            files = {p.relative_to(local).as_posix(): p for p in local.rglob("*") if p.is_file()}
+            own = {f"{folder}/{n}": file for n, file in files.items() if n not in constant}
+            new = {} if known else {f"{shared}/{name}": files[name] for name in constant}
+            self._objects.upload(new | own)
+            marker = _Marker(folder, _digest((local / _checksums.FILE).read_bytes()), shared)
             self._lease.check()
-            self._objects.write(f"{step}.committed", json.dumps(marker._asdict()).encode())
+            self._objects.write(f"{step}.committed", marker.to_json())
             self._known[step] = marker
+            passing = {n for n in files if _checksums.is_chunk(n)}.difference(constant)
         finally:
-            shutil.rmtree(local, ignore_errors=True)
+            if passing is None or not constant:
+                shutil.rmtree(local, ignore_errors=True)
+            for name in passing or ():
+                (local / name).unlink(missing_ok=True)
 
     def remove(self, steps: Iterable[int]) -> None:
         """Delete the markers of steps; their other objects go at the next `sweep`."""
@@ -206,18 +253,20 @@ class Bucket(Folder):
             with contextlib.suppress(CheckpointError, FileNotFoundError):
                 entries = self._objects.entries()
                 steps = {int(x[1]) for name in entries if (x := _MARKER.fullmatch(name))}
-                named = {self._marker_or_none(step) for step in steps}
-                if None in named:  # which folder it names is not known
+                markers = [self._marker_or_none(step) for step in steps]
+                if None in markers:  # which folders it names is not known
                     return []
+                named = {name for x in markers if x for name in (x.folder, x.constant)}
                 self._lease.check()
                 for name, is_folder in entries.items():
-                    if is_folder and _FOLDER.fullmatch(name) and name not in named:
+                    ours = _FOLDER.fullmatch(name) or _SHARED.fullmatch(name)
+                    if is_folder and ours and name not in named:
                         self._objects.delete(self._objects.sizes(name))
         return []
 
-    def _marker_or_none(self, step: int) -> str | None:
+    def _marker_or_none(self, step: int) -> _Marker | None:
         try:
-            return self._marker(step).folder
+            return self._marker(step)
         except CheckpointCorruptError:
             return None
 

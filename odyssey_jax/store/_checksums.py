@@ -77,23 +77,33 @@ def of_whole(
     packs: Mapping[str, Pack],
     whole: Mapping[str, np.ndarray],
 ) -> dict[str, Checksum]:
-    """Sum the files that arrays of one piece will be written to.
+    """Sum the files that arrays of one piece will be written to; the arguments are `files_of`'s.
+
+    Returns:
+        File -> checksum.
+    """
+    files = files_of(packed, packs, whole)
+    return dict(zip(files, in_threads(of_array, files.values()), strict=True))
+
+
+def files_of(
+    packed: Mapping[str, np.ndarray],
+    packs: Mapping[str, Pack],
+    whole: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return the files that arrays of one piece will be written to, and what each holds.
 
     Args:
         packed: The packed arrays by name.
         packs: Their descriptions.
         whole: The arrays by themselves by name; each is one chunk.
-
-    Returns:
-        File -> checksum.
     """
     files = {
         chunk_file(name, number): array[start : start + packs[name].chunk]
         for name, array in packed.items()
         for number, start in enumerate(range(0, packs[name].size, packs[name].chunk))
     }
-    files |= {loose_file(name, (0,) * array.ndim): array for name, array in whole.items()}
-    return dict(zip(files, in_threads(of_array, files.values()), strict=True))
+    return files | {loose_file(name, (0,) * array.ndim): array for name, array in whole.items()}
 
 
 def chunk_file(pack: str, number: int) -> str:

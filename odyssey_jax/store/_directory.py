@@ -241,7 +241,7 @@ class Directory:
             step: A committed step, whether it can be read or not.
 
         Returns:
-            The bytes of its files.
+            The bytes of its files, those that other steps have as well included: see `freed`.
 
         Raises:
             CheckpointNotFoundError: If the step is not committed.
@@ -262,6 +262,36 @@ class Directory:
             if step in self.steps():
                 return size
         raise self._not_found(step)
+
+    def freed(self, steps: Iterable[int]) -> int:
+        """Measure what is free again when steps are deleted.
+
+        Args:
+            steps: Committed steps.
+
+        Returns:
+            The bytes of the files that no other step has.
+
+        Raises:
+            CheckpointNotFoundError: If one of them is not committed.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from odyssey_jax.store import Store
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     with Store(folder, keep_last=None) as store:
+            ...         for step in (1, 2):
+            ...             store.save(step, {"w": np.zeros(10_000)}, {}, constant=["w"])
+            ...     store.size(1) > 80_000, store.freed([1]) > 80_000, store.freed([1, 2]) > 80_000
+            (True, False, True)
+        """
+        steps = {check_step(step) for step in steps}
+        with contextlib.suppress(FileNotFoundError):  # another program deletes it meanwhile
+            freed = self._folder.freed(steps)
+            if steps <= set(self.steps()):
+                return freed
+        raise self._not_found(min(steps.difference(self.steps()), default=min(steps)))
 
     def _pick(
         self, step: int | Which, attempt: Callable[[int], Result]

@@ -11,6 +11,7 @@ import shutil
 import stat
 import urllib.parse
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -260,6 +261,17 @@ def size_of(root: Path) -> int:
     return sum(status.st_size for status in found if stat.S_ISREG(status.st_mode))
 
 
+def freed(roots: Iterable[Path]) -> int:
+    """Return the bytes of the files that are in these directories alone."""
+    links: Counter[tuple[int, int]] = Counter()
+    found: dict[tuple[int, int], os.stat_result] = {}
+    for status in (path.lstat() for root in roots for path in root.rglob("*")):
+        if stat.S_ISREG(status.st_mode):
+            links[status.st_dev, status.st_ino] += 1
+            found[status.st_dev, status.st_ino] = status
+    return sum(known.st_size for file, known in found.items() if links[file] == known.st_nlink)
+
+
 def _without_following(path: str, flags: int) -> int:
     return os.open(path, flags | NO_LINK)
 
@@ -426,9 +438,12 @@ def sync_tree(root: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Make the files that lie directly in a directory, and it, survive a power loss."""
+    """Make the files that lie directly in a directory, and it, survive a power loss.
+
+    One that has another name as well was made so under that.
+    """
     for path in folder.iterdir():
-        if path.is_file():
+        if path.is_file() and path.lstat().st_nlink < 2:
             sync(path)
     sync(folder)
 

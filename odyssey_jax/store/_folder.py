@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,12 +71,20 @@ class Folder:
     def fetch(self, step: int, *, arrays: bool = True) -> None:
         """Have a committed step in `path`: its documents, and its arrays where they are read."""
 
+    def has_files(self, step: int) -> bool:
+        """Return whether the files of a committed step are in `path`, to be linked to."""
+        return self.has(step)
+
     def forget(self, step: int) -> None:
         """Take note that what was fetched of a step is not good."""
 
     def size(self, step: int) -> int:
         """Return the bytes of a step's files; raise FileNotFoundError if it is gone."""
         return _files.size_of(self.path / str(step))
+
+    def freed(self, steps: Collection[int]) -> int:
+        """Return the bytes that go with steps, and that no other step has."""
+        return _files.freed(self.path / str(step) for step in steps)
 
     def in_place_of(self, step: int) -> contextlib.AbstractContextManager[Any]:
         """Enclose the writing of a step that is committed already."""
@@ -85,8 +93,16 @@ class Folder:
     def prepare(self, step: int) -> None:
         """Make room in `path` for a step to be written."""
 
-    def publish(self, step: int) -> None:
-        """Commit a step that was written to `path`."""
+    def publish(
+        self, step: int, constant: Collection[str] = (), linked_to: int | None = None
+    ) -> None:
+        """Commit a step that was written to `path`.
+
+        Args:
+            step: The step.
+            constant: The files that later steps may link to.
+            linked_to: The step that has all of those.
+        """
 
     def remove(self, steps: Iterable[int]) -> None:
         """Take steps off the list; their bytes go at the next `sweep`."""

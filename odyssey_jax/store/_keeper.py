@@ -67,6 +67,7 @@ class Keeper(Reader):
         self.keep_every = None if keep_every is None else int(keep_every)
         self._background = Background(f"odyssey_jax store {self.directory}", max_in_flight)
         self._given_up: dict[int, str | None] = {}  # -> their tokens
+        self._needed: dict[int, int] = {}  # a save in flight -> the step that it links to
         self._tidied = False
         self._undeleted: set[Path] = set()  # steps that are deleted but for their files
         self._told: set[Path] = set()
@@ -348,7 +349,9 @@ class Keeper(Reader):
         # run is past it.
         if self.keep_last is not None:
             old |= {corrupt for corrupt in self._skipped if corrupt < step} - pinned
-        if doomed := old & set(self._committed()):
+        # What saves in flight link to goes with the next.
+        others = [needed for saved, needed in list(self._needed.items()) if saved != step]
+        if doomed := old.intersection(self._committed()).difference(others):
             self._drop(doomed)
 
     def _drop(self, steps: Iterable[int]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -116,6 +116,11 @@ class Place(NamedTuple):
         return Leaf(self.path, self.shape, self.dtype)
 
     @property
+    def directory(self) -> str:
+        """Where in the ``state`` item its array is; empty where it lies in none."""
+        return f"packed.{self.array}" if self.lies == "packed" else self.array
+
+    @property
     def size(self) -> int:
         """Number of elements of its data."""
         return math.prod(self.data_shape)
@@ -146,22 +151,42 @@ class Layout:
         places: One for each leaf, in the tree's order.
         packs: The packed arrays by name.
         tree: The nodes that the tree is made of, as `structure_of` says it.
-        homes: The home of each array by itself, while it is saved; not in the file.
+        homes: The home of each array, while it is saved; not in the file.
+        constant: The arrays in which no leaf changes from save to save, alike.
     """
 
     places: tuple[Place, ...]
     packs: Mapping[str, Pack]
     tree: Any = None
     homes: Mapping[str, str] = field(default_factory=dict, compare=False)
+    constant: Mapping[str, Content] = field(default_factory=dict, compare=False)
 
 
-def plan(sources: Sequence[Source], tree: Any = None, pack_below: int = PACK_BELOW) -> Layout:
+class Content(NamedTuple):
+    """What an array holds: two that are of equal contents may be one file.
+
+    Attributes:
+        places: Its leaves.
+        pack: How they are packed; None for an array by itself.
+    """
+
+    places: tuple[Place, ...]
+    pack: Pack | None
+
+
+def plan(
+    sources: Sequence[Source],
+    tree: Any = None,
+    pack_below: int = PACK_BELOW,
+    constant: Collection[int] = (),
+) -> Layout:
     """Decide where each leaf lies.
 
     Args:
         sources: The leaves and their data, in the tree's order.
         tree: The nodes that the tree is made of, as `structure_of` says it.
         pack_below: Leaves of so many bytes and more are arrays by themselves.
+        constant: Numbers of the leaves that do not change: they share no array with others.
 
     Returns:
         The layout. The small leaves of one dtype and home share a packed array, each beginning
@@ -193,12 +218,19 @@ def plan(sources: Sequence[Source], tree: Any = None, pack_below: int = PACK_BEL
         else:
             host = source.home == "host"
             array = source.dtype if host else f"{source.dtype}_{source.home}"
+            array += "_constant" if number in constant else ""
+            homes[array] = source.home
             offset = round_up(ends.get(array, 0), source.dtype)
             ends[array], dtypes[array] = offset + size, source.dtype
         data = (source.shape, source.dtype, array, offset, source.value, source.impl)
         places.append(Place(*source.leaf, lies, *data))
     packs = {name: _pack(dtypes[name], ends[name]) for name in ends}
-    return Layout(tuple(places), packs, tree, homes)
+    found: dict[str, list[Place]] = {}
+    for number in sorted(constant):
+        if (place := places[number]).array:
+            found.setdefault(place.array, []).append(place)
+    contents = {name: Content(tuple(held), packs.get(name)) for name, held in found.items()}
+    return Layout(tuple(places), packs, tree, homes, contents)
 
 
 def _is_large(source: Source, size: int, pack_below: int) -> bool:

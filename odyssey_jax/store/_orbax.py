@@ -31,6 +31,7 @@ from odyssey_jax.store._barriers import Barriers
 from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._files import UNFINISHED, sync, sync_files, sync_tree
 from odyssey_jax.store._layout import Layout, to_json
+from odyssey_jax.store._linked import link
 from odyssey_jax.store._snapshot import Arrays
 
 # Orbax reports through absl what it also raises, with whole tracebacks, and warns of
@@ -104,6 +105,32 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 _LEAST_SLICE = 32 * 2**20  # bytes
 
 
+class _There:
+    """An array that another step has.
+
+    Args:
+        directory: Its directory there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+
+class _LinkHandler(type_handlers.NumpyHandler):
+    """What Orbax calls to write such an array; to whoever reads it, it is one of NumPy's."""
+
+    async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
+        """Link to its files."""
+        del args
+        for there, info in zip(values, infos, strict=True):
+            link(there.directory, Path(info.path))
+        return []
+
+    def memory_size(self, values: Any) -> Any:
+        """Say that nothing is written, and nothing read."""
+        return [(0, 0) for _ in values]
+
+
 def _state_handler() -> ocp.PyTreeCheckpointHandler:
     registry = type_handlers.create_type_handler_registry(
         # The snapshot is ours alone, so Orbax need not copy it once more.
@@ -112,6 +139,7 @@ def _state_handler() -> ocp.PyTreeCheckpointHandler:
             jax.Array,
             type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE),
         ),
+        (_There, _LinkHandler()),
     )
     return ocp.PyTreeCheckpointHandler(
         use_ocdbt=False, use_compression=False, type_handler_registry=registry
@@ -197,8 +225,11 @@ class Writer:
             "metadata": ocp.args.JsonSave(dict(header)),
             "layout": ocp.args.JsonSave(to_json(layout)),
         }
-        packed, spread = arrays.packed, arrays.spread
-        if tree := _nested({f"packed.{n}": a for n, a in packed.items()} | arrays.whole | spread):
+        packed, spread, linked = arrays.packed, arrays.spread, arrays.linked
+        written: dict[str, Any] = {f"packed.{n}": a for n, a in packed.items()}
+        written |= arrays.whole | spread
+        there = {d: _There(linked.root / "state" / d) for d in linked.arrays.values()}
+        if tree := _nested(written | there):
             how = jax.tree.map(lambda _: ocp.SaveArgs(), tree)
             for name, array in packed.items():
                 pack = layout.packs[name]
@@ -220,7 +251,13 @@ class Writer:
                 state = next(unfinished.glob("state*"))
                 _settle(self._begun, lambda: self._barriers.begun(state))
             # While the files are being written: before `save` it would delay them.
-            _settle(sums, lambda: _checksums.of_whole(packed, layout.packs, arrays.whole))
+            _settle(
+                sums,
+                lambda: {
+                    **_checksums.of_whole(packed, layout.packs, arrays.whole),
+                    **linked.sums,
+                },
+            )
             self._orbax.wait_until_finished()
         sync_files(final)  # Orbax wrote its marker there after `_finish`
         sync(self._directory)

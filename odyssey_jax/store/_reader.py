@@ -359,7 +359,7 @@ def _saved_leaf(place: Place) -> SavedLeaf:
         place.shape,
         place.dtype,
         nbytes=0 if inline else place.size * np.dtype(place.data_dtype).itemsize,
-        array=f"packed.{place.array}" if place.lies == "packed" else place.array,
+        array=place.directory,
         value=decode(place.value) if inline else None,
     )
 

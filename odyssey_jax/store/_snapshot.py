@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odyssey_jax.store._checksums import Checksums
+from odyssey_jax.store._errors import CheckpointError
 from odyssey_jax.store._format import encode
 from odyssey_jax.store._layout import (
     ALIGNMENT,
@@ -30,7 +33,7 @@ from odyssey_jax.store._layout import (
     round_up,
 )
 from odyssey_jax.store._leaves import Leaf, flatten, is_key, is_scalar
-from odyssey_jax.store._structure import structure_of
+from odyssey_jax.store._structure import find, numbers_in, structure_of
 
 
 class Snapshot(NamedTuple):
@@ -56,6 +59,23 @@ class Snapshot(NamedTuple):
         return Arrays(packed, whole, self.spread)
 
 
+class Linked(NamedTuple):
+    """Arrays that a step has from an earlier one, by links to their files.
+
+    Attributes:
+        root: The directory of the step that has them.
+        arrays: Their names, and where in the ``state`` item they are.
+        sums: The checksums of their files.
+    """
+
+    root: Path
+    arrays: Mapping[str, str]
+    sums: Checksums
+
+
+NOTHING = Linked(Path(), {}, {})
+
+
 class Arrays(NamedTuple):
     """What a step's files hold.
 
@@ -63,11 +83,13 @@ class Arrays(NamedTuple):
         packed: The packed arrays by name.
         whole: The arrays by themselves of one piece, by name.
         spread: The arrays by themselves that are spread over devices, by name.
+        linked: Those that an earlier step holds.
     """
 
     packed: dict[str, np.ndarray]
     whole: dict[str, np.ndarray]
     spread: dict[str, jax.Array]
+    linked: Linked = NOTHING
 
 
 def sources(
@@ -153,32 +175,43 @@ class Planner:
         self._layout = Layout((), {})
         self._keys: list[int] = []
 
-    def plan(self, tree: Any) -> tuple[Layout, list[Any]]:
+    def plan(self, tree: Any, constant: Sequence[str] = ()) -> tuple[Layout, list[Any]]:
         """Plan a tree.
 
         Args:
             tree: Any pytree whose leaves can be stored.
+            constant: The nodes whose leaves do not change.
 
         Returns:
             The layout, the very same one while only the arrays' values change, and the
             data of each leaf: of a typed key its words.
 
         Raises:
-            ValueError: If a leaf cannot be stored, or two leaves have one path.
+            ValueError: If a leaf cannot be stored, two leaves have one path, or there is no such
+                node.
         """
         values, structure = jax.tree.flatten(tree)
         # The structure as text too: 1, 1.0 and True are equal as keys, and are three names.
-        kinds = [structure, str(structure), *_kinds(values)]
+        kinds = [structure, str(structure), *_kinds(values), list(constant)]
         if kinds != self._kinds:
             leaves, values, _ = flatten(tree)
             described, data = sources(leaves, values)
-            self._layout = plan(described, structure_of(tree), self._pack_below)
+            nodes = structure_of(tree)
+            below = _numbers_below(nodes, constant)
+            self._layout = plan(described, nodes, self._pack_below, below)
             self._kinds = kinds
             self._keys = [i for i, value in enumerate(values) if is_key(value)]
             return self._layout, data
         for i in self._keys:
             values[i] = jax.random.key_data(values[i])
         return self._layout, values
+
+
+def _numbers_below(nodes: Any, names: Sequence[str]) -> frozenset[int]:
+    try:
+        return frozenset(number for one in names for number in numbers_in(find(nodes, one)[1]))
+    except CheckpointError as error:
+        raise ValueError(f"constant must name nodes of the tree: {error}.") from error
 
 
 def _kinds(values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -209,7 +242,7 @@ class Staging:
     """
 
     def __init__(self) -> None:
-        self._layout: Layout | None = None
+        self._fits: tuple[Layout, Collection[str]] | None = None
         # By pack, and for each dtype one of all arrays by themselves.
         self._memory: dict[str, mmap.mmap] = {}
         self.packed: dict[str, np.ndarray] = {}
@@ -217,16 +250,17 @@ class Staging:
         self.elsewhere: list[int] = []
         self._copies: list[_Copy | None] = []
 
-    def fit(self, layout: Layout) -> None:
-        """Make the buffers that a layout needs, and keep those that fit."""
-        if layout is self._layout:
+    def fit(self, layout: Layout, left_out: Collection[str] = ()) -> None:
+        """Make the buffers that a layout needs, less some arrays, and keep those that fit."""
+        if self._fits is not None and layout is self._fits[0] and left_out == self._fits[1]:
             return
         # Before new ones are made: these refer to the old memory, which is freed so.
-        self._layout, self._copies, self.packed, self.whole = None, [], {}, {}
-        packs = {n: pack for n, pack in layout.packs.items() if n == pack.dtype}
+        self._fits, self._copies, self.packed, self.whole = None, [], {}, {}
+        here = {n for n, home in layout.homes.items() if home == "host"}.difference(left_out)
+        packs = {n: pack for n, pack in layout.packs.items() if n in here}
         sizes = {n: pack.size * np.dtype(pack.dtype).itemsize for n, pack in packs.items()}
         starts: dict[str, int] = {}
-        whole = [place for place in layout.places if layout.homes.get(place.array) == "host"]
+        whole = [p for p in layout.places if p.lies == "loose" and p.array in here]
         for place in whole:
             memory = _memory_of(place)
             starts[place.array] = sizes.get(memory, 0)
@@ -244,8 +278,12 @@ class Staging:
             found = np.frombuffer(memory, place.data_dtype, place.size, start)
             self.whole[place.array] = found.reshape(place.data_shape)
         self._copies = [self._copy(place) for place in layout.places]
-        self.elsewhere = [i for i, copy in enumerate(self._copies) if copy is None]
-        self._layout = layout
+        self.elsewhere = [
+            i
+            for i, (copy, place) in enumerate(zip(self._copies, layout.places, strict=True))
+            if copy is None and place.array not in left_out
+        ]
+        self._fits = layout, left_out
 
     def _copy(self, place: Place) -> _Copy | None:
         if place.array not in self.packed and place.array not in self.whole:
@@ -306,18 +344,21 @@ def _new_memory(size: int) -> mmap.mmap:
     return memory
 
 
-def take(layout: Layout, values: Sequence[Any], staging: Staging) -> Snapshot:
+def take(
+    layout: Layout, values: Sequence[Any], staging: Staging, left_out: Collection[str] = ()
+) -> Snapshot:
     """Copy the leaves.
 
     Args:
         layout: Where each lies.
         values: Their data, in the layout's order.
         staging: Host memory that no other snapshot is in.
+        left_out: The arrays that are not copied.
 
     Returns:
         The snapshot. When this returns the values may be donated or changed.
     """
-    staging.fit(layout)
+    staging.fit(layout, left_out)
     staging.copy(values)
     groups: dict[str, list[Any]] = {}
     whole: dict[str, Any] = {}
@@ -328,22 +369,25 @@ def take(layout: Layout, values: Sequence[Any], staging: Staging) -> Snapshot:
         elif place.lies == "loose" and layout.homes[place.array] != "spread":
             whole[place.array] = jnp.copy(values[i].addressable_data(0))
     packed = {n: _concatenate(group, layout.packs[n].size) for n, group in groups.items()}
-    return Snapshot(staging.packed | packed, staging.whole | whole, _spread(layout, values))
+    spread = _spread(layout, values, left_out)
+    return Snapshot(staging.packed | packed, staging.whole | whole, spread)
 
 
-def spread_only(layout: Layout, values: Sequence[Any]) -> Snapshot:
+def spread_only(layout: Layout, values: Sequence[Any], left_out: Collection[str] = ()) -> Snapshot:
     """Copy the leaves that are spread over devices: what a process but the first saves."""
-    return Snapshot({}, {}, _spread(layout, values))
+    return Snapshot({}, {}, _spread(layout, values, left_out))
 
 
-def _spread(layout: Layout, values: Sequence[Any]) -> dict[str, jax.Array]:
+def _spread(
+    layout: Layout, values: Sequence[Any], left_out: Collection[str]
+) -> dict[str, jax.Array]:
     """Copy what is spread over devices, as it was: each device copies its own part."""
     if "spread" not in layout.homes.values():
         return {}
     return {
         place.array: jnp.copy(value)
         for place, value in zip(layout.places, values, strict=True)
-        if layout.homes.get(place.array) == "spread"
+        if layout.homes.get(place.array) == "spread" and place.array not in left_out
     }
 
 

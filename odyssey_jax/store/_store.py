@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,8 +20,18 @@ from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError, Che
 from odyssey_jax.store._format import decode, dumps, header
 from odyssey_jax.store._keeper import Keeper
 from odyssey_jax.store._layout import PACK_BELOW, Layout
+from odyssey_jax.store._linked import Held, again, alike, held_by, is_copied
 from odyssey_jax.store._retain import Mode
-from odyssey_jax.store._snapshot import Planner, Snapshot, Staging, spread_only, take
+from odyssey_jax.store._snapshot import (
+    NOTHING,
+    Arrays,
+    Linked,
+    Planner,
+    Snapshot,
+    Staging,
+    spread_only,
+    take,
+)
 
 
 class Store(Keeper):
@@ -109,6 +120,8 @@ class Store(Keeper):
         self._planner = Planner(check_count("pack_below", pack_below))
         self._staging: list[Staging] = []  # those that no snapshot is in
         self._unfinished: set[int] = set()
+        self._held: Held | None = None  # what the next saves may link to
+        self._copied = False
         self._save_seconds = 0.0
         self._barriers = Barriers(self._folder.path)
         # Orbax takes a second to import, which a program without a store need not wait for.
@@ -153,7 +166,14 @@ class Store(Keeper):
             # It must not hide what went wrong first.
             error.add_note(f"and while closing the store: {failure}")
 
-    def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        tree: Any,
+        metadata: Mapping[str, Any],
+        *,
+        constant: Sequence[str] = (),
+    ) -> None:
         """Save a pytree in the background.
 
         On return the arrays may be donated or changed: they have been copied. Saves are
@@ -169,14 +189,19 @@ class Store(Keeper):
                 scalars. ``metadata["metrics"]`` maps names to numbers. The store adds
                 ``step``, ``timestamp`` (seconds), ``format_version``, ``versions`` and its
                 own ``retention``.
+            constant: Nodes of the tree whose leaves are the same, to the bit, at every save of
+                this store: their keys with ``/`` between them, such as ``"params/base"``. Their
+                bytes are on the disk once: the first save compares them with the newest step's,
+                and later ones do not look at them. Each step is whole all the same, by hard links
+                to the files of the one before, which live as long as a step has them.
 
         Raises:
             CheckpointWriteError: If a save before failed; this one is not begun. (A warning,
                 if the store was asked for one; this one is begun then.)
             CheckpointInUseError: If somebody else writes to the directory.
             CheckpointError: If the step is committed already.
-            ValueError: If the tree or the metadata hold what cannot be stored, or the metrics lack
-                the monitored one.
+            ValueError: If the tree or the metadata hold what cannot be stored, the metrics lack
+                the monitored one, or the tree has no node that is named constant.
             RuntimeError: If the store is closed.
 
         Example:
@@ -196,19 +221,27 @@ class Store(Keeper):
         head = header(step, self._clock(), metadata, self._retention(), self._given_up)
         dumps(head)  # raises here what would fail in the background
         value = self._monitored(head)
-        layout, data = self._planner.plan(tree)
+        constant = [constant] if isinstance(constant, str) else constant
+        layout, data = self._planner.plan(tree, constant)
+        linked = self._linked(layout)
         # The caller donates its arrays as soon as this returns, so they are copied now. The copy is
         # all that the caller waits for; the disk is the background's.
         staging = self._staging.pop() if self._staging else Staging()
-        snapshot = take(layout, data, staging) if is_first() else spread_only(layout, data)
+        if is_first():
+            snapshot = take(layout, data, staging, linked.arrays)
+        else:
+            snapshot = spread_only(layout, data, linked.arrays)
         self._unfinished.add(step)
+        if linked.arrays:
+            self._needed[step] = int(linked.root.name)
         try:
             self._background.start(
-                lambda: self._commit(step, head, value, layout, snapshot, staging),
+                lambda: self._commit(step, head, value, layout, snapshot, staging, linked),
                 afterwards=self._sweep,
             )
         except RuntimeError as error:
             self._unfinished.discard(step)
+            self._needed.pop(step, None)
             self._staging.append(staging)
             raise CheckpointWriteError(
                 f"checkpoint of step {step} was not written to {str(self.directory)!r}: {error}"
@@ -224,6 +257,32 @@ class Store(Keeper):
                 f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
                 "replace it"
             )
+
+    def _linked(self, layout: Layout) -> Linked:
+        """Return what need not be copied, since a step has it that stays until this one is there.
+
+        What was given up goes with the next commit.
+        """
+        held = self._held
+        if not layout.constant or held is None or held.step in self._replaceable():
+            return NOTHING
+        with together():
+            if not from_first(self._folder.has_files(held.step), "Store.save"):
+                return NOTHING
+        return again(held, self._folder.path / str(held.step), layout)
+
+    def _with_links(self, step: int, arrays: Arrays, linked: Linked, layout: Layout) -> Arrays:
+        """Return what is to be written, less what the newest step holds as well."""
+        if not layout.constant:
+            return arrays
+        if not linked.arrays and is_first():
+            newest = max((other for other in self._committed() if other != step), default=None)
+            if newest is not None:
+                root = self._folder.path / str(newest)
+                linked = alike(root, layout, arrays.packed, arrays.whole)
+        packed = {name: x for name, x in arrays.packed.items() if name not in linked.arrays}
+        whole = {name: x for name, x in arrays.whole.items() if name not in linked.arrays}
+        return Arrays(packed, whole, arrays.spread, linked)
 
     def _is_committed(self, step: int) -> bool:
         with together():
@@ -254,6 +313,7 @@ class Store(Keeper):
         layout: Layout,
         snapshot: Snapshot,
         staging: Staging,
+        linked: Linked,
     ) -> None:
         """Write and commit a step, then delete what it makes superfluous; in the background."""
         begun = time.perf_counter()
@@ -263,8 +323,9 @@ class Store(Keeper):
             with self._barriers.together():
                 with self._in_place_of(step):
                     self._folder.prepare(step)
-                    self._writer.write(step, head, layout, snapshot.on_host(layout))
-                    self._folder.publish(step)
+                    arrays = self._with_links(step, snapshot.on_host(layout), linked, layout)
+                    self._writer.write(step, head, layout, arrays)
+                    self._publish(step, layout, arrays.linked)
                 # Committed, and on the disk. Only now may anything be deleted: whatever happens
                 # from here on, or has happened before, one good step is there.
                 self._values[step] = value
@@ -278,13 +339,28 @@ class Store(Keeper):
                 self._given_up.clear()
         except Exception as error:
             self._barriers.failed()
+            self._held = None  # whatever it was that failed
             failure = CheckpointWriteError(f"{what}: {_files.reason(error)}")
             failure.errno = _files.errno_of(error)
             raise failure from error
         finally:
             self._unfinished.discard(step)
+            self._needed.pop(step, None)
             self._staging.append(staging)
             self._save_seconds = time.perf_counter() - begun
+
+    def _publish(self, step: int, layout: Layout, linked: Linked) -> None:
+        if not layout.constant:
+            self._folder.publish(step)
+        elif not is_first():
+            self._held = Held(step, layout.constant, {})
+        else:
+            root = self._folder.path / str(step)
+            found = held_by(step, root, layout)
+            self._copied |= is_copied(linked, root)
+            whole = linked.arrays.keys() == layout.constant.keys()
+            self._folder.publish(step, found.sums.keys(), int(linked.root.name) if whole else None)
+            self._held = found
 
     def _in_place_of(self, step: int) -> contextlib.AbstractContextManager[None]:
         # The rename that commits needs the name to be free, so the old step is set aside first,
@@ -316,3 +392,11 @@ class Store(Keeper):
             self._lock.release()
         self._failures.sum_up(self.directory)
         self._tell_undeleted()
+        if self._copied:
+            self._copied = False
+            warnings.warn(
+                f"the file system of {str(self.directory)!r} gave no hard links: what does not "
+                "change was copied from checkpoint to checkpoint",
+                CheckpointWriteWarning,
+                stacklevel=2,
+            )

@@ -43,6 +43,7 @@ from odyssey_jax.train._program import Program as Program
 from odyssey_jax.train._program import Progress as Progress
 from odyssey_jax.train._program import Reading as Reading
 from odyssey_jax.train._program import scalars as scalars
+from odyssey_jax.train._programs import Compiled as Compiled
 from odyssey_jax.train._programs import compiled as compiled
 from odyssey_jax.train._pure_task import pure_task as pure_task
 from odyssey_jax.train._resident import Resident as Resident
@@ -50,4 +51,5 @@ from odyssey_jax.train._step import Step as Step
 from odyssey_jax.train._step import own_step as own_step
 from odyssey_jax.train._step import train_step as train_step
 from odyssey_jax.train._transformed import transformed as transformed
+from odyssey_jax.train._unchanged import has_untrained as has_untrained
 from odyssey_jax.train._validation import as_sets as as_sets

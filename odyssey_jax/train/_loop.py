@@ -439,6 +439,11 @@ def run_compiled(loop: Loop, carry: Carry, inputs: Inputs, limit: int) -> Carry:
     return _run_jitted(loop, carry, inputs, jax.device_put(np.int32(limit)))
 
 
+def run_jaxpr(loop: Loop, carry: Carry, inputs: Inputs) -> Any:
+    """Return what `run_compiled` has traced `Loop.run` to."""
+    return _run_jitted.jaxpr(loop, carry, inputs, jax.device_put(np.int32(0)))
+
+
 @compiled(static_argnums=0)
 def measure_compiled(
     loop: Loop, carry: Carry, sets: Mapping[str, IndexedSource], given: Inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,66 +28,74 @@ def passed_on(function: Callable[..., Any], *args: Any) -> list[int | None]:
         The index of the argument's leaf, or None for what is computed.
     """
     form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
-    closed = jax.make_jaxpr(function)(*jax.tree.map(form, args))
-    return [_origin(closed.jaxpr, var) for var in closed.jaxpr.outvars]
+    return origins(jax.make_jaxpr(function)(*jax.tree.map(form, args)))
 
 
-def _origin(jaxpr: Any, var: Any) -> int | None:
-    """Return which argument of a jaxpr a variable is, None for a result of its own."""
-    while True:
-        if not hasattr(var, "count") and hasattr(var, "val"):  # a literal
-            return None
-        for index, given in enumerate(jaxpr.invars):
-            if given is var:
-                return index
-        equation = next((e for e in jaxpr.eqns if any(o is var for o in e.outvars)), None)
-        if equation is None:  # a constant
-            return None
-        index = next(i for i, o in enumerate(equation.outvars) if o is var)
-        before = _argument_of(equation, index)
-        if before is None:
-            return None
-        var = equation.invars[before]
+def origins(jaxpr: Any, given: Sequence[Any] | None = None) -> list[Any]:
+    """Return, for each result of a jaxpr, which of its arguments it is; None for what is its own.
+
+    Args:
+        jaxpr: A jaxpr, closed or not.
+        given: What to call each argument: those of one value may have one name, and None is of no
+            use. None calls them by their indices.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    names = range(len(jaxpr.invars)) if given is None else given
+    known = dict(zip(jaxpr.invars, names, strict=True))
+    of = lambda var: None if hasattr(var, "val") else known.get(var)  # a literal has no origin
+    for equation in jaxpr.eqns:
+        before = [of(var) for var in equation.invars]
+        if any(name is not None for name in before):
+            known |= zip(equation.outvars, _results(equation, before), strict=True)
+    return [of(var) for var in jaxpr.outvars]
 
 
-def _argument_of(equation: Any, index: int) -> int | None:
-    """Return which argument of an equation its result is."""
-    name, params = equation.primitive.name, equation.params
+def _results(equation: Any, given: list[Any]) -> list[Any]:
+    """Return what the results of an equation are called, by what its arguments are."""
+    name, params, count = equation.primitive.name, equation.params, len(equation.outvars)
     if name in _SAME:
-        return index
+        return given
     if name in _CALLS:
         inner = params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
-        return _inner_origin(inner, index)
+        return origins(inner, given)
     if name == "scan":
-        return _argument_of_scan(equation, index)
+        return _results_of_scan(equation, given)
     if name == "while":
-        constants = params["body_nconsts"]
-        if _inner_origin(params["body_jaxpr"], index) != constants + index:
-            return None
-        return params["cond_nconsts"] + constants + index
+        start, first = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        step = lambda carry: origins(params["body_jaxpr"], [*given[start:first], *carry])
+        return _carried(step, given[first:])
     if name == "cond":
-        origins = {_inner_origin(branch, index) for branch in params["branches"]}
-        origin = origins.pop()
-        return None if origins or origin is None else origin + 1
-    return None
+        found = zip(*(origins(branch, given[1:]) for branch in params["branches"]), strict=True)
+        return [one if all(one == other for other in others) else None for one, *others in found]
+    return [None] * count
 
 
-def _argument_of_scan(equation: Any, index: int) -> int | None:
+def _results_of_scan(equation: Any, given: list[Any]) -> list[Any]:
     """Return it of a scan, whose parameters differ between versions of JAX: by the shapes."""
     inner = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
     in_rows, out_rows = (
         [len(outer.aval.shape) != len(own.aval.shape) for outer, own in zip(*pair, strict=True)]
         for pair in ((equation.invars, inner.invars), (equation.outvars, inner.outvars))
     )
-    origin = _origin(inner, inner.outvars[index])
-    if origin is None:
-        return None
-    if out_rows[index]:  # a row of what is stacked is one of what was
-        return origin if in_rows[origin] else None
-    constants = in_rows.count(False) - out_rows.count(False)
-    return origin if origin == constants + index else None
+    first, count = in_rows.count(False) - out_rows.count(False), out_rows.count(False)
+    row = lambda name: None if name is None else ("row", name)
+    rows = list(map(row, given[first + count :]))
+    found: list[Any] = []
+
+    def step(carry: list[Any]) -> list[Any]:
+        found[:] = origins(inner, [*given[:first], *carry, *rows])
+        return found[:count]
+
+    carry = _carried(step, given[first : first + count])
+    # What is stacked of the rows of one array is that array.
+    whole = dict(zip(rows, given[first + count :], strict=True))
+    return carry + [whole.get(name) for name in found[count:]]
 
 
-def _inner_origin(jaxpr: Any, index: int) -> int | None:
-    inner = getattr(jaxpr, "jaxpr", jaxpr)
-    return _origin(inner, inner.outvars[index])
+def _carried(step: Callable[[list[Any]], list[Any]], carry: list[Any]) -> list[Any]:
+    """Return what a loop leaves of its carry: what is the same after a step as before it."""
+    while True:
+        after = [a if a == b else None for a, b in zip(carry, step(carry), strict=True)]
+        if after == carry:
+            return carry
+        carry = after

@@ -229,6 +229,13 @@ class Program(Protocol):
         """Return what of a carry is saved: all that does not follow from the rest."""
         ...
 
+    def constant(self, carry: Carry) -> Sequence[str]:
+        """Return the nodes of what is saved whose leaves no step has changed, or can have.
+
+        As what is not trained, unless the loss assigns to it or a callback replaces it.
+        """
+        ...
+
     def target(self, carry: Carry, record: Mapping[str, Any]) -> PyTree:
         """Return a tree of the form in which a program with this record saved."""
         ...

@@ -76,7 +76,26 @@ class Caller:
         return isinstance(other, Caller)
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+class Compiled:
+    """A function of a loop and of arrays, jitted: see `compiled`."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
+        functools.update_wrapper(self, function)
+        self._function, self._options = function, options
+
+    def __call__(self, loop: Any, *args: Any) -> Any:
+        """Call it."""
+        with loop.placement.context():
+            return loop.programs.jitted(self._function, **self._options)(Caller(loop), *args)
+
+    def jaxpr(self, loop: Any, *args: Any) -> Any:
+        """Return what it was traced to, when it was called with arrays of this form."""
+        with loop.placement.context(), jax.disable_jit(False):
+            jitted = loop.programs.jitted(self._function, **self._options)
+            return jitted.trace(Caller(loop), *args).jaxpr
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
     """Jit a function of a loop and of arrays: equal loops share a program.
 
     Args:
@@ -85,16 +104,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     Returns:
         A decorator.
     """
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(loop: Any, *args: Any) -> Any:
-            with loop.placement.context():
-                return loop.programs.jitted(function, **options)(Caller(loop), *args)
-
-        return call
-
-    return decorate
+    return lambda function: Compiled(function, options)
 
 
 def _weak(value: Any, gone: Callable[[Any], None]) -> Any:

@@ -92,7 +92,7 @@ def pure_task(
             "^head/"; None trains all. The others are no part of `TrainState.params`, so they are
             neither differentiated (and may be integers) nor clipped, decayed, averaged or counted
             in norms, and have no place in the optimizer's state. They are in the model state
-            (`ModelState`), and saved with it.
+            (`ModelState`), and saved once, unless the loss assigns to them.
         update: A train step of your own, as in `Task.update`; None is `ody.train.train_step`.
 
     Returns:

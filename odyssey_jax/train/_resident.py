@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -33,8 +33,10 @@ from odyssey_jax.train._loop import (
     init_compiled,
     measure_compiled,
     run_compiled,
+    run_jaxpr,
 )
 from odyssey_jax.train._program import Finished, Progress, scalars
+from odyssey_jax.train._unchanged import Unchanged, has_untrained
 from odyssey_jax.train._validation import as_sets
 
 
@@ -56,6 +58,8 @@ class Resident:
         inputs = inputs._replace(learning_rate=learning_rate, total_steps=total)
         self.inputs = loop.placement.put(inputs)
         self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch, loop.last_step)
+        self._watched: set[Any] = set()
+        self.unchanged = Unchanged()
 
     @property
     def signature(self) -> Mapping[str, Any]:
@@ -94,7 +98,14 @@ class Resident:
         del columns
         carry = self.with_room(carry, limit)
         carry = run_compiled(self.loop, carry, self.inputs, limit)
+        if not self._watched and has_untrained(carry):
+            self._watch(run_jaxpr(self.loop, carry, self.inputs), carry)
         return carry, self.look(carry)
+
+    def _watch(self, jaxpr: Any, carry: Carry, form: Any = None) -> None:
+        """Take note of what a program leaves as it was, where something is not trained."""
+        self._watched.add(form)
+        self.unchanged.note(jaxpr, carry, bests_of(self.loop.callbacks, carry.callbacks))
 
     def with_room(self, carry: Carry, limit: int) -> Carry:
         """Return a carry with room for the rows and samples up to a step, and a loop for it.
@@ -242,6 +253,10 @@ class Resident:
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: the ranking follows from the history."""
         return carry._replace(ranking=None)
+
+    def constant(self, carry: Carry) -> Sequence[str]:
+        """Return the nodes of what is saved that no step changes: see `Program.constant`."""
+        return self.unchanged.names(carry, self.to_save(carry))
 
     def target(self, carry: Carry, record: Mapping[str, Any]) -> PyTree:
         """Return a tree of the form in which a program with this record saved."""

@@ -5,8 +5,10 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from flax.training import train_state
 
 import odyssey_jax as ody
 from odyssey_jax.errors import CheckpointError
@@ -188,3 +190,25 @@ def test_a_writer_is_told_of_what_ended_the_run(tmp_path):
     with pytest.raises(KeyError):
         train(tmp_path, fails, writers=[writer])
     assert writer.heard == (0, 1, 2, "KeyError('mine')", "closed")
+
+
+def test_a_python_number_stands_for_the_array_that_is_made_of_it(tmp_path):
+    """Flax's `TrainState.create` begins its `step` as one."""
+
+    def train(steps, **more):
+        with ody.Run(tmp_path, checkpoint=EVERY_2) as run:
+            new = train_state.TrainState.create(
+                apply_fn=None, params={"w": jnp.zeros(())}, tx=optax.sgd(0.1), **more
+            )
+            state = run.restore(new)
+            for _ in run.steps(steps):
+                state = state.apply_gradients(grads={"w": jnp.ones(())})
+                state = state.replace(step=jnp.asarray(state.step))
+                run.save_if_due(state)
+        return state
+
+    train(3)
+    state = train(5)
+    assert (int(state.step), float(state.params["w"])) == (5, pytest.approx(-0.5))
+    with pytest.raises(CheckpointError, match="target float64"), ody.Run(tmp_path) as run:
+        run.restore(state.replace(step=np.zeros(())))

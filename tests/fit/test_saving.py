@@ -179,7 +179,7 @@ def test_the_best_is_saved_whatever_the_cadence(tmp_path, monkeypatch, mode, bus
     """While a save is going on, a best waits, and a better one takes its place."""
     begun, save = [], ody.Store.save
     monkeypatch.setattr(
-        ody.Store, "save", lambda s, step, *x: begun.append(step) or save(s, step, *x)
+        ody.Store, "save", lambda s, step, *x, **y: begun.append(step) or save(s, step, *x, **y)
     )
     if busy:
         monkeypatch.setattr(ody.Store, "save_seconds", None)

@@ -91,7 +91,7 @@ class PlainWriter:
         from odyssey_jax.store import _checksums, _files, _layout
 
         packed = arrays.packed
-        assert (arrays.whole, arrays.spread) == ({}, {})
+        assert (arrays.whole, arrays.spread, arrays.linked.arrays) == ({}, {}, {})
         root = self._directory / f"{step}.{_files.UNFINISHED}"
         for name, document in {"metadata": header, "layout": _layout.to_json(layout)}.items():
             (root / name).mkdir(parents=True)

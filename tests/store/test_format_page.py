@@ -35,7 +35,7 @@ def saved(tmp_path_factory):
         "n": 5,
     }
     with Store(root) as store:
-        store.save(4, tree, {})
+        store.save(4, tree, {}, constant=["w"])
         store.wait()
         values = store.values(4)
     return root / "4", values

@@ -149,7 +149,7 @@ def test_what_a_device_packs_and_keeps():
     layout = plan(described)
     snapshot = take(layout, data, Staging())
     assert isinstance(snapshot.whole["tree.large"], jax.Array)
-    packed, whole, spread = snapshot.on_host(layout)
+    packed, whole, spread, _ = snapshot.on_host(layout)
     assert (list(packed), list(whole), spread) == (["float32_0"], ["tree.large"], {})
     for leaf in values.values():
         leaf.delete()

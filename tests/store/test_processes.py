@@ -134,6 +134,20 @@ for culprit in range(jax.process_count()):
     assert store.steps() == (5,)
 store.save(6, make(6), {})
 store.close()
+
+# What does not change is written once, the shards of each process too.
+held = [name for name in make() if name not in ("cells", "number")]
+with Store(f"{directory}-constant", keep_last=None) as other:
+    for step in (1, 2):
+        other.save(step, make(1), {}, constant=held)
+        other.wait()
+        same(other.restore(make(0)).tree, make(1))
+links = lambda array: {
+    os.stat(file.path).st_nlink for file in os.scandir(f"{directory}-constant/2/state/{array}")
+}
+for array in ("tree.large", "tree.large%20rows", "tree.rows", "packed.float32_constant"):
+    assert links(array) == {2}, array
+assert links("tree.cells") == {1}
 assert sorted({*os.listdir(directory)} - {"writer.lock"}) == ["5", "6"]
 """
 )

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 
 import odyssey_jax as ody
-from odyssey_jax.train._passed_on import passed_on
+from odyssey_jax.train._passed_on import origins, passed_on
 from tests import examples
 
 X, ROWS = jnp.ones(3), jnp.ones((4, 3))
@@ -50,6 +50,23 @@ def branched(other):
 )
 def test_arguments_are_followed_through(function, expected):
     assert passed_on(function, X, ROWS) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "alone", "as_one"),
+    [
+        (branched(lambda x, y: (x, x)), [0, None], ["a", "a"]),
+        (branched(lambda x, y: (y, x)), [None, None], ["a", "a"]),
+        (looped(lambda x, y: (y, x)), [None, None], ["a", "a"]),
+        (looped(lambda x, y: (x, x)), [0, None], ["a", "a"]),
+        (looped(lambda x, y: (x, x + y)), [0, None], ["a", None]),
+        (looped(lambda x, y: (y, x + y)), [None, None], [None, None]),
+        (lambda x, y: lax.scan(lambda c, row: (y, c), x, jnp.ones(3)), [None] * 2, ["a", None]),
+    ],
+)
+def test_arguments_of_one_value_have_one_name(function, alone, as_one):
+    jaxpr = jax.make_jaxpr(function)(X, X)
+    assert (origins(jaxpr), origins(jaxpr, ["a", "a"])) == (alone, as_one)
 
 
 class Block(nnx.Module):

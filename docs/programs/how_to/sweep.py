@@ -36,7 +36,7 @@ loop = ody.train.make_loop(
 members = ody.train.population(loop, task)
 schedules = jax.vmap(lambda peak: ody.warmup_cosine(peak, 20, 240))(rates)
 inputs = ody.train.Inputs(train, valid, schedules)
-carry = members.init(jax.random.split(jax.random.key(0), len(rates)), inputs)
+carry = jax.jit(members.init)(jax.random.split(jax.random.key(0), len(rates)), inputs)
 carry = jax.jit(members.run)(carry, inputs, 240)  # at most 240 train steps
 
 history = carry.history  # of each member `length` rows are filled
