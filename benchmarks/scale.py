@@ -162,6 +162,8 @@ def main() -> None:
     data = jnp.asarray(np.random.default_rng(0).normal(size=(16 * BATCH, WIDTH)), jnp.float32)
     ratios: dict[str, Ratio] = {}
     for name, placement in placements().items():
+        if options.quick and name == "by rules":  # compiling takes most of a quick run
+            continue
         times = interleave(
             {
                 "by hand": functools.partial(by_hand, placement, data, steps),
