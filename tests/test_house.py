@@ -15,10 +15,11 @@ PACKAGE = Path(ody.__file__).parent
 
 # What a room may import of the others, besides itself. Private modules at the top are rooms of
 # one file; `_types` is the shared vocabulary.
-PURE = {"_types", "_checks", "_direction", "_pytree", "_text"}
+PURE = {"_types", "_opt_state", "_checks", "_direction", "_pytree", "_text"}
 ALLOWED = {
     "_pytree": set(),
-    "_types": {"_direction", "_pytree"},
+    "_types": {"_direction", "_opt_state", "_pytree"},
+    "_opt_state": {"_pytree"},
     "_checks": set(),
     "_text": set(),
     "_files": set(),
@@ -75,6 +76,7 @@ ALLOWED = {
 EFFECTS = {"os", "io", "pathlib", "shutil", "time", "datetime", "random", "logging", "rich"}
 PURE_ROOMS = {
     "_types",
+    "_opt_state",
     "_checks",
     "_direction",
     "_pytree",

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import Mode, PyTree, TrainState, where_evaluated
+from odyssey_jax._opt_state import schedule_free_param
+from odyssey_jax._types import Mode, PyTree, TrainState
 from odyssey_jax.parallel import Placement, check_placement
 from odyssey_jax.runs import open_checkpoints
 from odyssey_jax.store import (
@@ -308,7 +309,7 @@ class _Saved(NamedTuple):
             b1 = read(f"{path}/b1")
             for at, z in jax.tree_util.tree_leaves_with_path(read(f"{path}/z")):
                 moved["/".join(filter(None, (part, _name(at))))] = z, b1
-        evaluated = lambda at, y: where_evaluated(y, *moved[at]) if at in moved else y
+        evaluated = lambda at, y: schedule_free_param(y, *moved[at]) if at in moved else y
         return jax.tree_util.tree_map_with_path(lambda at, y: evaluated(_name(at), y), tree)
 
     def describe(self) -> PyTree:

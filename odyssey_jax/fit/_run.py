@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -298,6 +299,10 @@ class Run:
                 self._save(step, state)
 
 
+# The dtypes of the arrays that a step makes of a Python number.
+_ARRAYS = {int: re.compile(r"u?int\d"), float: re.compile(r"b?float\d")}
+
+
 def _as_saved(target: PyTree, error: CheckpointMismatchError) -> PyTree:
     """Describe Python numbers as the scalar arrays that were saved; raise the error if none is."""
     changed = 0
@@ -305,7 +310,8 @@ def _as_saved(target: PyTree, error: CheckpointMismatchError) -> PyTree:
     def one(path: Any, leaf: Any) -> Any:
         nonlocal changed
         saved, _ = error.dtype.get(jax.tree_util.keystr(path), ("", ""))
-        if type(leaf) not in (int, float) or saved in ("", "bool", "int", "float", "str"):
+        kind = _ARRAYS.get(type(leaf))
+        if kind is None or not kind.match(saved):
             return leaf
         changed += 1
         return jax.ShapeDtypeStruct((), saved)

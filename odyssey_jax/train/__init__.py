@@ -1,9 +1,9 @@
 """The train step, the epoch, the programs around it, and populations of runs."""
 
+from odyssey_jax._opt_state import Parts as Parts
 from odyssey_jax._types import Loss as Loss
 from odyssey_jax._types import ModelState as ModelState
 from odyssey_jax._types import OptimizerLike as OptimizerLike
-from odyssey_jax._types import Parts as Parts
 from odyssey_jax._types import Told as Told
 from odyssey_jax._types import Update as Update
 from odyssey_jax.train._average import Average as Average

@@ -9,10 +9,7 @@ from typing import Any
 import jax
 
 from odyssey_jax._checks import check_count, check_flag
-from odyssey_jax._types import (
-    MetricLike,
-    cadences_of,
-)
+from odyssey_jax._types import MetricLike, cadences_of
 from odyssey_jax.callbacks import Moment, When
 from odyssey_jax.data import Source
 from odyssey_jax.train._metric_set import MetricSet

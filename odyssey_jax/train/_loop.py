@@ -15,6 +15,7 @@ from jax import lax
 
 from odyssey_jax._apply_if import apply_if
 from odyssey_jax._checks import check_columns, check_kind
+from odyssey_jax._opt_state import averages_itself
 from odyssey_jax._types import (
     Callback,
     MetricLike,
@@ -26,7 +27,6 @@ from odyssey_jax._types import (
     Task,
     Told,
     TrainState,
-    averages_itself,
 )
 from odyssey_jax.callbacks import History, Retention, When, as_chain
 from odyssey_jax.data import Calendar, IndexedSource, transform_of

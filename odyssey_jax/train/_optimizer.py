@@ -17,7 +17,8 @@ from jax.errors import (
 )
 from optax import GradientTransformation
 
-from odyssey_jax._types import Parts, PyTree, ScheduleFn, TrainState
+from odyssey_jax._opt_state import Parts
+from odyssey_jax._types import PyTree, ScheduleFn, TrainState
 from odyssey_jax.train._user_functions import ByValue, name_of
 from odyssey_jax.transforms import (
     LossScale,

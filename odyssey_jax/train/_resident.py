@@ -10,15 +10,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._types import (
-    ModelState,
-    Point,
-    PyTree,
-    Signal,
-    Task,
-    TrainState,
-    schedule_free_states,
-)
+from odyssey_jax._opt_state import schedule_free_states
+from odyssey_jax._types import ModelState, Point, PyTree, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, checksum
 from odyssey_jax.train._carry import Carry, Inputs, Keys, fresh_copy

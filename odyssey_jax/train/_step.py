@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from odyssey_jax._opt_state import Parts
 from odyssey_jax._types import (
     Batch,
     ModelState,
     Outputs,
-    Parts,
     PyTree,
     Told,
     TrainState,

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from odyssey_jax._checks import check_flag, check_pattern, check_rate_factor
-from odyssey_jax._types import Parts, PyTree
+from odyssey_jax._opt_state import Parts
+from odyssey_jax._types import PyTree
 
 
 class ScaleByLayerState(NamedTuple):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from odyssey_jax._types import Parts, PyTree
+from odyssey_jax._opt_state import Parts
+from odyssey_jax._types import PyTree
 
 
 def check_parts(names: Any, params: PyTree) -> None:

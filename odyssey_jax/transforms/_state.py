@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey
 
-from odyssey_jax._types import Parts, PyTree
+from odyssey_jax._opt_state import Parts
+from odyssey_jax._types import PyTree
 from odyssey_jax.transforms._accumulate import AccumulateState
 from odyssey_jax.transforms._by_path import ScaleByLayerState
 from odyssey_jax.transforms._parts import CountedState

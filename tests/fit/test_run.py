@@ -210,5 +210,7 @@ def test_a_python_number_stands_for_the_array_that_is_made_of_it(tmp_path):
     train(3)
     state = train(5)
     assert (int(state.step), float(state.params["w"])) == (5, pytest.approx(-0.5))
-    with pytest.raises(CheckpointError, match="target float64"), ody.Run(tmp_path) as run:
-        run.restore(state.replace(step=np.zeros(())))
+    # What is of another kind is no such number.
+    for other, named in ((np.zeros(()), "float64"), (0.0, "float"), (True, "bool")):
+        with pytest.raises(CheckpointError, match=f"target {named}"), ody.Run(tmp_path) as run:
+            run.restore(state.replace(step=other))

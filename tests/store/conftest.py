@@ -6,9 +6,12 @@ It imports odyssey_jax late: xdist's controller, which runs no test, loads this 
 import dataclasses
 import json
 import os
+import secrets
+import tempfile
 import threading
 from typing import Any, NamedTuple
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +131,19 @@ def gate(monkeypatch):
     monkeypatch.setattr(_orbax.Writer, "write", lambda *args: (gate.wait(60), write(*args)))
     yield gate
     gate.set()
+
+
+MEMORY = fsspec.filesystem("memory")
+
+
+@pytest.fixture
+def url(monkeypatch, tmp_path):
+    """A bucket of its own; staging directories in a folder of the test's."""
+    from odyssey_jax.store import _objects
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(_objects, "_PAUSE", 0.0)
+    name = secrets.token_hex(4)
+    yield f"memory://{name}/run"
+    for path in [path for path in MEMORY.store if path.startswith(f"/{name}/")]:
+        del MEMORY.store[path]

@@ -3,12 +3,10 @@
 import json
 import multiprocessing
 import os
-import secrets
 import tempfile
 import threading
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -24,28 +22,14 @@ from odyssey_jax.store import (
     Reader,
     Store,
     _lease,
-    _objects,
     as_directory,
 )
 from odyssey_jax.store._bucket import Bucket, _digest
 from odyssey_jax.store._lease import Lease
 from odyssey_jax.store._objects import Objects
-from tests.store.conftest import TREE, save
+from tests.store.conftest import MEMORY, TREE, save
 
 pytestmark = pytest.mark.usefixtures("plain_writer")
-
-MEMORY = fsspec.filesystem("memory")
-
-
-@pytest.fixture
-def url(monkeypatch, tmp_path):
-    """A bucket of its own; staging directories in a folder of the test's."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(_objects, "_PAUSE", 0.0)
-    name = secrets.token_hex(4)
-    yield f"memory://{name}/run"
-    for path in [path for path in MEMORY.store if path.startswith(f"/{name}/")]:
-        del MEMORY.store[path]
 
 
 def names(url):

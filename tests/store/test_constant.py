@@ -4,12 +4,9 @@ import errno
 import json
 import multiprocessing
 import os
-import secrets
 import shutil
 import signal
-import tempfile
 
-import fsspec
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -25,14 +22,13 @@ from odyssey_jax.store import (
     Reader,
     Store,
     _linked,
-    _objects,
     _orbax,
 )
 from odyssey_jax.store._layout import plan
 from odyssey_jax.store._leaves import flatten
 from odyssey_jax.store._objects import Objects
 from odyssey_jax.store._snapshot import Staging, sources, take
-from tests.store.conftest import assert_same, rows
+from tests.store.conftest import MEMORY, assert_same, rows
 
 LARGE = "tree.base.large"
 SMALL = "packed.float32_constant"
@@ -300,18 +296,6 @@ processes.set_forkserver_preload(["tests.store.test_constant"])
 
 
 # In a bucket, which has no links: the markers name the folder of what they share.
-
-MEMORY = fsspec.filesystem("memory")
-
-
-@pytest.fixture
-def url(monkeypatch, tmp_path):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(_objects, "_PAUSE", 0.0)
-    name = secrets.token_hex(4)
-    yield f"memory://{name}/run"
-    for path in [path for path in MEMORY.store if path.startswith(f"/{name}/")]:
-        del MEMORY.store[path]
 
 
 def objects(url):
