@@ -1,10 +1,10 @@
-"""What is read of an optimizer's state: its parts, and where a schedule-free one is evaluated."""
+"""What is read of an optimizer's state: its parts, and the parameters that it is evaluated at."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,40 +41,79 @@ class Parts(Mapping[str, Any]):
         return Parts({**self.inner_states, **other})
 
 
-def averages_itself(opt_state: PyTree) -> bool:
-    """Return whether an optimizer is schedule-free, and evaluated at other parameters."""
-    return any(map(_is_free, jax.tree.leaves(opt_state, is_leaf=_is_free)))
+class SlowParamsState(NamedTuple):
+    """The state of `optax.lookahead`, whose slow parameters are kept in it.
+
+    Attributes:
+        inner_state: The optimizer's own.
+        slow: The slow parameters, which are those to evaluate.
+    """
+
+    inner_state: PyTree
+    slow: PyTree
+
+
+def evaluates_elsewhere(opt_state: PyTree) -> bool:
+    """Return whether an optimizer is evaluated at other parameters than those that it trains.
+
+    So are schedule-free ones, `optax.lookahead`, and `optax.contrib.sam` that takes turns.
+    """
+    return any(map(_moves, jax.tree.leaves(opt_state, is_leaf=_moves)))
+
+
+def takes_turns(x: Any) -> bool:
+    """Return whether a state is of `optax.contrib.sam` that perturbs the parameters it is given."""
+    return isinstance(x, optax.contrib.SAMState) and x.cache is not None
 
 
 def _is_free(x: Any) -> bool:
     return isinstance(x, optax.contrib.ScheduleFreeState)
 
 
+def _moves(x: Any) -> bool:
+    return _is_free(x) or takes_turns(x) or isinstance(x, SlowParamsState)
+
+
 def _is_parts(x: Any) -> bool:
     return isinstance(x, Parts)
 
 
-def without_schedule(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
-    """Move schedule-free parameters to where they are evaluated, once: $z$ moves with them."""
-    is_masked = lambda x: isinstance(x, optax.MaskedNode)
+def at_evaluation(params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
+    """Move parameters to where they are evaluated, once: the optimizer's state moves with them."""
 
     def moved(node: Any) -> Any:
         nonlocal params
         if _is_parts(node):
-            found = {name: without_schedule(params[name], own) for name, own in node.items()}
+            found = {name: at_evaluation(params[name], own) for name, own in node.items()}
             params = {**params, **{name: own for name, (own, _) in found.items()}}
             return Parts({name: own for name, (_, own) in found.items()})
-        if not _is_free(node):
-            return node
+        if isinstance(node, SlowParamsState):
+            params = node.slow
+        elif takes_turns(node):
+            kept = lambda x, y: jnp.where(node.steps_since_sync == 0, y, x)
+            params = _unless_masked(kept, node.cache, params)
+            params, own = at_evaluation(params, node.opt_state)
+            start = jnp.zeros_like(node.steps_since_sync)
+            return node._replace(steps_since_sync=start, opt_state=own)
+        elif _is_free(node):
+            one = lambda z, y: schedule_free_param(y, z, node.b1)
+            params = _unless_masked(one, node.z, params)
+            like = lambda z, x: z if _is_masked(z) else x.astype(z.dtype)
+            return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=_is_masked))
+        return node
 
-        # Where z is masked the parameter is another group's.
-        one = lambda z, y: y if is_masked(z) else schedule_free_param(y, z, node.b1)
-        params = jax.tree.map(one, node.z, params, is_leaf=is_masked)
-        like = lambda z, x: z if is_masked(z) else x.astype(z.dtype)
-        return node._replace(z=jax.tree.map(like, node.z, params, is_leaf=is_masked))
-
-    opt_state = jax.tree.map(moved, opt_state, is_leaf=lambda x: _is_free(x) or _is_parts(x))
+    opt_state = jax.tree.map(moved, opt_state, is_leaf=lambda x: _moves(x) or _is_parts(x))
     return params, opt_state
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _unless_masked(function: Callable[[Any, Any], Any], tree: PyTree, params: PyTree) -> PyTree:
+    """Map a tree of an optimizer's and the parameters; where it is masked they are another's."""
+    one = lambda x, y: y if _is_masked(x) else function(x, y)
+    return jax.tree.map(one, tree, params, is_leaf=_is_masked)
 
 
 def schedule_free_param(y: Any, z: Any, b1: Any) -> Any:
@@ -84,18 +123,42 @@ def schedule_free_param(y: Any, z: Any, b1: Any) -> Any:
     return ((y.astype(wide) - (1 - b1) * z.astype(wide)) / b1).astype(y.dtype)
 
 
-def schedule_free_states(opt_state: PyTree) -> list[tuple[str, str]]:
-    """Return the part of the parameters that each schedule-free state is of, and its path."""
-    found: list[tuple[str, str]] = []
-    is_leaf = lambda x: _is_free(x) or _is_parts(x)
+class Elsewhere(NamedTuple):
+    """Where in an optimizer's state lies what a part of the parameters is evaluated at.
+
+    Attributes:
+        kind: "params" of the parameters themselves, "schedule_free" of a schedule-free state.
+        part: The part of the parameters, "" of all.
+        path: The path in the state.
+    """
+
+    kind: str
+    part: str
+    path: str
+
+
+def found_elsewhere(opt_state: PyTree) -> list[Elsewhere]:
+    """Return where an optimizer's state, on the host, has what `at_evaluation` takes of it."""
+    found: list[Elsewhere] = []
+    is_leaf = lambda x: _moves(x) or _is_parts(x)
     for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_leaf):
         here = jax.tree_util.keystr(path, simple=True, separator="/")
         if _is_free(leaf):
-            found.append(("", here))
-        for name, own in leaf.items() if _is_parts(leaf) else ():
-            below = _joined(here, "inner_states", name)
-            pairs = schedule_free_states(own)
-            found += [(_joined(name, part), _joined(below, path)) for part, path in pairs]
+            found.append(Elsewhere("schedule_free", "", here))
+        elif isinstance(leaf, SlowParamsState):
+            found.append(Elsewhere("params", "", _joined(here, "slow")))
+        elif takes_turns(leaf):
+            if int(leaf.steps_since_sync):
+                found.append(Elsewhere("params", "", _joined(here, "cache")))
+            within = found_elsewhere(leaf.opt_state)
+            found += [x._replace(path=_joined(here, "opt_state", x.path)) for x in within]
+        elif isinstance(leaf, Parts):
+            for name, own in leaf.items():
+                below = _joined(here, "inner_states", name)
+                found += [
+                    Elsewhere(kind, _joined(name, part), _joined(below, path))
+                    for kind, part, path in found_elsewhere(own)
+                ]
     return found
 
 

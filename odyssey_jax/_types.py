@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from odyssey_jax._direction import Mode as Mode
 from odyssey_jax._direction import better
-from odyssey_jax._opt_state import averages_itself, without_schedule
+from odyssey_jax._opt_state import at_evaluation, evaluates_elsewhere
 from odyssey_jax._pytree import node
 
 PyTree = Any
@@ -139,12 +139,13 @@ class TrainState(NamedTuple):
         """The state whose parameters are validated and returned: the average's, if any.
 
         They have the dtypes of those that are trained, which the average may exceed. Those of a
-        schedule-free optimizer are what `optax.contrib.schedule_free_eval_params` gives.
+        schedule-free optimizer are what `optax.contrib.schedule_free_eval_params` gives, those of
+        `optax.lookahead` the slow ones, and those of `optax.contrib.sam` are not perturbed.
         """
         if self.average is None:
-            if not averages_itself(self.opt_state):
+            if not evaluates_elsewhere(self.opt_state):
                 return self
-            params, opt_state = without_schedule(self.params, self.opt_state)
+            params, opt_state = at_evaluation(self.params, self.opt_state)
             return self._replace(params=params, opt_state=opt_state)
         as_one = lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype)
         like = lambda means, trained: jax.tree.map(as_one, means, trained)

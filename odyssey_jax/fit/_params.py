@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._opt_state import schedule_free_param
+from odyssey_jax._opt_state import Elsewhere, schedule_free_param
 from odyssey_jax._types import Mode, PyTree, TrainState
 from odyssey_jax.parallel import Placement, check_placement
 from odyssey_jax.runs import open_checkpoints
@@ -72,8 +72,8 @@ def load_params(
     A leaf that a placement, or a target's sharding, cuts is read by parts, of which a process reads
     those of its own devices: of a run (from `Store`'s `pack_below` on, 1 MiB), of Orbax and of
     safetensors. Read whole into host memory first, and put on the devices by parts, are msgpack and
-    `.npz`, what a transfer converts, and a schedule-free run, which is evaluated elsewhere than it
-    is trained. What lies in a bucket is downloaded first.
+    `.npz`, what a transfer converts, and a run that is evaluated elsewhere than it trains
+    (schedule-free, lookahead, SAM). What lies in a bucket is downloaded first.
 
     Args:
         directory: The run's directory, or that of its checkpoints; or another library's file, or
@@ -87,7 +87,7 @@ def load_params(
             patterns of `ody.sharded` are on the paths of what is returned. None puts them where the
             target's lie.
         subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
-            where it was told so, or where a schedule-free optimizer evaluates them (to rounding);
+            where it was told so, or where the optimizer is evaluated (schedule-free: to rounding);
             with `step="best"` those that were measured there, or restored by the same metric; of a
             task with `trainable=` all of them, trained and not. "model_state" is what the model
             itself updates, such as batch statistics, alike. Anything else is a node of the
@@ -258,14 +258,13 @@ class _Saved(NamedTuple):
         reader: The run's checkpoints.
         step: The one that is read, which is verified.
         paths: Where the node is; the parameters that a task does not train are in another place.
-        schedule_free: The part of the parameters that each schedule-free state is of, and its path,
-            where the node is trained elsewhere than it is evaluated.
+        elsewhere: Where in the optimizer's state lies what the node is evaluated at.
     """
 
     reader: Reader
     step: int
     paths: Sequence[str]
-    schedule_free: Sequence[tuple[str, str]] = ()
+    elsewhere: Sequence[Elsewhere] = ()
 
     @classmethod
     def at(
@@ -297,20 +296,26 @@ class _Saved(NamedTuple):
         found = paths["measured" if other else "result"]
         own = found[subtree]
         more = [found["untrained"]] if subtree == "params" and "untrained" in found else []
-        free = paths.get("schedule_free", []) if own == "state/params" else []
-        return cls(reader, number, [own, *more], [tuple(pair) for pair in free])
+        elsewhere = paths.get("elsewhere", []) if own == "state/params" else []
+        return cls(reader, number, [own, *more], [Elsewhere(*one) for one in elsewhere])
 
     def load(self) -> PyTree:
         """Return what is there in arrays of NumPy's."""
         read = lambda path: self.reader.load(self.step, subtree=path).tree
         tree = self._united(read, lambda x, dtype: x.astype(dtype))
-        moved = {}
-        for part, path in self.schedule_free:
-            b1 = read(f"{path}/b1")
-            for at, z in jax.tree_util.tree_leaves_with_path(read(f"{path}/z")):
-                moved["/".join(filter(None, (part, _name(at))))] = z, b1
-        evaluated = lambda at, y: schedule_free_param(y, *moved[at]) if at in moved else y
-        return jax.tree_util.tree_map_with_path(lambda at, y: evaluated(_name(at), y), tree)
+        for kind, part, path in self.elsewhere:
+            free = kind == "schedule_free"
+            held = read(f"{path}/z" if free else path)
+            b1 = read(f"{path}/b1") if free else None
+            leaves = jax.tree_util.tree_leaves_with_path(held)
+            found = {"/".join(filter(None, (part, _name(at)))): x for at, x in leaves}
+
+            def evaluated(at: Any, y: Any, found: Any = found, b1: Any = b1) -> Any:
+                x = found.get(_name(at), y)
+                return x if b1 is None or x is y else schedule_free_param(y, x, b1)
+
+            tree = jax.tree_util.tree_map_with_path(evaluated, tree)
+        return tree
 
     def describe(self) -> PyTree:
         """Return what is there with a `jax.ShapeDtypeStruct` for each array."""
@@ -319,7 +324,7 @@ class _Saved(NamedTuple):
 
     def restore(self, target: PyTree, transfer: Transfer | None) -> PyTree:
         """Return a tree like the target."""
-        if self.schedule_free:
+        if self.elsewhere:
             what = f"checkpoint {self.step} in {str(self.reader.directory)!r}"
             return Foreign(what, self.load()).restore(target, transfer, "")[0]
         how = {"transfer": transfer, "subtree": self.paths}

@@ -15,7 +15,7 @@ from jax import lax
 
 from odyssey_jax._apply_if import apply_if
 from odyssey_jax._checks import check_columns, check_kind
-from odyssey_jax._opt_state import averages_itself
+from odyssey_jax._opt_state import evaluates_elsewhere
 from odyssey_jax._types import (
     Callback,
     MetricLike,
@@ -105,10 +105,11 @@ class Loop(Epoch):
             raise ValueError("the task has no parameters: there is nothing to train.")
         opt_state = init_optimizers(self.make_optimizer(inputs.learning_rate), params)
         averaging = self.options.averaging
-        if averaging is not None and averages_itself(opt_state):
+        if averaging is not None and evaluates_elsewhere(opt_state):
             raise ValueError(
-                "average= and eval_params= do not go with a schedule-free optimizer, which keeps "
-                "an average of its own, and is evaluated at it: leave one of them out."
+                "average= and eval_params= do not go with an optimizer that is evaluated at "
+                "parameters of its own, as schedule-free ones, optax.lookahead and "
+                "optax.contrib.sam are: leave one of them out."
             )
         average = None if averaging is None else averaging.init(params, model_state, opt_state)
         state = TrainState(params, model_state, opt_state, average)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from jax.errors import (
 )
 from optax import GradientTransformation
 
-from odyssey_jax._opt_state import Parts
+from odyssey_jax._opt_state import Parts, SlowParamsState
 from odyssey_jax._types import PyTree, ScheduleFn, TrainState
 from odyssey_jax.train._user_functions import ByValue, name_of
 from odyssey_jax.transforms import (
@@ -153,18 +154,18 @@ def _guarded(optimizer: GradientTransformation) -> optax.GradientTransformationE
     takes_all = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in named.values())
 
     def init(params: PyTree) -> PyTree:
+        # Of the slow parameters, which it finds missing in its log, it has no need yet.
         state = _called(optimizer.init, params)
-        _check_kind(state)
-        return state
+        return SlowParamsState(state, params) if _looks_ahead(state) else state
 
     def update(updates, state, params=None, **extra):
-        # A line search refuses what its value_fn does not take, such as grad_fn.
-        all_of_them = {name: x for name, x in extra.items() if name != "grad_fn"}
-        named_ones = {name: x for name, x in extra.items() if name in named}
-        given = {**all_of_them, **named_ones} if takes_all else named_ones
+        given = {name: x for name, x in extra.items() if takes_all or name in named}
         if takes_all and _estimates_hessian(state) and "value_fn" in extra:
             given = {"obj_fn": extra["value_fn"]}  # as Optax's Sophia calls it
-        updates, state = _called(optimizer.update, updates, state, params, **given)
+        if isinstance(state, SlowParamsState):
+            updates, state = _looking_ahead(optimizer, updates, state, params, given)
+        else:
+            updates, state = _called(optimizer.update, updates, state, params, **given)
         _check_updates(updates, params)
         return updates, state
 
@@ -184,12 +185,18 @@ _OF_NUMBERS = (
 _TRACED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
 
 
+_UNEXPECTED = re.compile(r"(?i)unexpected keyword arguments? (?:passed to .*\[)?'(\w+)'")
+
+
 def _called(function: Callable[..., Any], *args: Any, **extra: Any) -> Any:
+    """Call a function of the optimizer's, without what those within a chain do not name."""
     try:
         return function(*args, **extra)
     except _TRACED as error:
         raise _not_traceable(error) from error
     except (TypeError, AttributeError, KeyError) as error:
+        if (found := _UNEXPECTED.search(str(error))) and extra.pop(found[1], None) is not None:
+            return _called(function, *args, **extra)
         raise TypeError(
             f"the optimizer can't be used with these parameters and arguments: {error}. {_GIVEN} "
             f"{_OF_NUMBERS}"
@@ -221,23 +228,30 @@ def _not_traceable(error: Exception) -> ValueError:
     )
 
 
-def _check_kind(opt_state: PyTree) -> None:
-    """Raise ValueError for optimizers whose parameters are not always those to evaluate."""
+def _looks_ahead(opt_state: PyTree) -> bool:
+    is_one = lambda x: isinstance(x, optax.LookaheadState)
+    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
 
-    def refuse(node: Any) -> bool:
-        if isinstance(node, optax.LookaheadState):
-            raise ValueError(
-                "optax.lookahead keeps two sets of parameters, and the model has one: use its "
-                "inner optimizer, with average=ody.exponential_average(...) for the slow one."
-            )
-        if isinstance(node, optax.contrib.SAMState) and node.cache is not None:
-            raise ValueError(
-                "optax.contrib.sam takes turns between the model's parameters and perturbed ones, "
-                "which would be validated and saved: pass it opaque_mode=True."
-            )
-        return False
 
-    jax.tree.leaves(opt_state, is_leaf=refuse)
+def _looking_ahead(
+    optimizer: GradientTransformation,
+    updates: PyTree,
+    state: SlowParamsState,
+    params: PyTree,
+    given: Mapping[str, Any],
+) -> tuple[PyTree, SlowParamsState]:
+    """Call `optax.lookahead`, which wants the slow parameters beside, and moves them too."""
+    both = optax.LookaheadParams(fast=params, slow=state.slow)
+    try:
+        updates, inner = _called(optimizer.update, updates, state.inner_state, both, **given)
+        slow = optax.apply_updates(state.slow, updates.slow)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ValueError(
+            "optax.lookahead is to be the outermost transformation, or the last in an optax.chain: "
+            "around it are those that don't take its pair of parameters. Give them to it, as in "
+            f"optax.lookahead(ody.freeze(optimizer, ...), 5, 0.5): {str(error).splitlines()[0]}"
+        ) from error
+    return updates.fast, SlowParamsState(inner, slow)
 
 
 def _estimates_hessian(opt_state: PyTree) -> bool:

@@ -37,7 +37,7 @@ class StepOptions(ByValue):
             then what is validated, tracked as the best, and returned; None keeps none.
         eval_params: A function of the optimizer's state and the parameters, which returns those
             that are to be validated, tracked and returned instead, of the same form; None is the
-            parameters themselves, or where a schedule-free optimizer is evaluated. Beside
+            parameters themselves, or where an optimizer of Optax is evaluated. Beside
             clipping and accumulation the state is wrapped: find a field of it by its name, as in
             `lambda opt_state, params: optax.tree.get(opt_state, "slow")`.
         log_every_n_steps: Train steps from one sample of `log_outputs` to the next, at least 1:

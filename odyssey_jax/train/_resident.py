@@ -10,7 +10,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from odyssey_jax._opt_state import schedule_free_states
+from odyssey_jax._opt_state import found_elsewhere
 from odyssey_jax._types import ModelState, Point, PyTree, Signal, Task, TrainState
 from odyssey_jax.callbacks import Ranking, bests_of
 from odyssey_jax.data import Calendar, checksum
@@ -217,8 +217,8 @@ class Resident:
     def result_paths(self, carry: Carry) -> dict[str, Any]:
         """Return where in the saved tree the parameters are that were measured, and the result's.
 
-        The two differ where a callback restores the best epoch. Those of a schedule-free optimizer
-        lie where they are trained: `schedule_free` says of which part, and where its state is.
+        The two differ where a callback restores the best epoch. Some optimizers are evaluated at
+        other parameters than lie there: `elsewhere` says of which part, and where in their state.
         """
         averaged = carry.state.average is not None
         measured = "state/average" if averaged else "state"
@@ -237,11 +237,11 @@ class Resident:
                     result["untrained"] = f"{where}/1/untrained"
                     result["model_state"] += "/updated"
                 monitor = tracked.monitor
-        free = [
-            [part, f"state/opt_state/{path}".rstrip("/")]
-            for part, path in schedule_free_states(carry.state.opt_state)
+        elsewhere = [
+            [kind, part, f"state/opt_state/{path}".rstrip("/")]
+            for kind, part, path in found_elsewhere(carry.state.opt_state)
         ]
-        return {"measured": paths, "result": result, "monitor": monitor, "schedule_free": free}
+        return {"measured": paths, "result": result, "monitor": monitor, "elsewhere": elsewhere}
 
     def to_save(self, carry: Carry) -> PyTree:
         """Return what of a carry is saved: the ranking follows from the history."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey
 
-from odyssey_jax._opt_state import Parts
+from odyssey_jax._opt_state import Parts, takes_turns
 from odyssey_jax._types import PyTree
 from odyssey_jax.transforms._accumulate import AccumulateState
 from odyssey_jax.transforms._by_path import ScaleByLayerState
@@ -92,9 +92,14 @@ def hyperparams_in_force(
 def updates_done(opt_state: PyTree) -> dict[str, jax.Array]:
     """Return how many updates the optimizers of each part have made, where that is counted.
 
-    By a step of one's own, and by `optax.MultiSteps`; under "" those of the only optimizer.
+    By a step of one's own, by `optax.MultiSteps`, and by `optax.contrib.sam` that takes turns with
+    a schedule; under "" those of the only optimizer.
     """
     found: dict[str, jax.Array] = {}
+    for group, node in _nodes(opt_state, optax.contrib.SAMState):
+        for _, schedule in _nodes(node.opt_state, optax.ScaleByScheduleState):
+            if takes_turns(node):
+                found.setdefault("/".join(map(str, group[:1])), schedule.count)
     for kind, count in ((optax.MultiStepsState, "gradient_step"), (CountedState, "updates")):
         for group, node in _nodes(opt_state, kind):
             found.setdefault("/".join(map(str, group[:1])), getattr(node, count))

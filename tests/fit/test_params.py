@@ -193,6 +193,16 @@ def schedule_free(rate):
     return optax.contrib.schedule_free(optax.sgd(rate), rate)
 
 
+def lookahead(rate):
+    return optax.lookahead(optax.sgd(rate), 7, 0.5)
+
+
+def sam(rate):
+    """Seven steps a turn, so that what is saved is in the middle of one."""
+    perturbs = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    return optax.contrib.sam(optax.sgd(rate), perturbs, sync_period=7)
+
+
 @pytest.mark.parametrize(
     ("dtype", "how"),
     [
@@ -203,6 +213,9 @@ def schedule_free(rate):
         (jnp.bfloat16, {"optimizer": schedule_free}),
         (jnp.float32, {"optimizer": lambda rate: ody.freeze(schedule_free(rate), ["^b$"])}),
         (jnp.float32, {"optimizer": schedule_free, "callbacks": RESTORE}),
+        (jnp.bfloat16, {"optimizer": lookahead}),
+        (jnp.float32, {"optimizer": sam}),
+        (jnp.float32, {"optimizer": lambda rate: ody.freeze(sam(rate), ["^b$"])}),
         (jnp.float32, {"callbacks": RESTORE}),
         (jnp.float32, {"callbacks": ody.all_of(ody.callbacks.on(ody.every(epochs=1), RESTORE))}),
         (jnp.bfloat16, {"callbacks": RESTORE, "average": ody.exponential_average(0.9)}),
@@ -242,16 +255,17 @@ def test_the_best_are_those_that_were_measured_there(tmp_path, average):
     np.testing.assert_allclose(loss, losses.min(), rtol=1e-6)
 
 
-def test_of_several_optimizers_the_schedule_free_part_is_evaluated(tmp_path):
+def test_of_several_optimizers_each_part_is_evaluated_where_its_own_is(tmp_path):
     rates = {"w": 0.1, "b": 0.5}
     result = returned(
-        tmp_path, optimizer={"w": schedule_free, "b": optax.sgd}, learning_rate=rates,
+        tmp_path, optimizer={"w": schedule_free, "b": lookahead}, learning_rate=rates,
         callbacks=ody.checkpoint(every_epochs=1),
     )  # fmt: skip
     loaded = ody.load_params(tmp_path)
     np.testing.assert_allclose(loaded["w"], result.model["w"], rtol=1e-6)
     assert_same(loaded["b"], np.asarray(result.model["b"]))
-    assert (loaded["w"] != ody.load_params(tmp_path, subtree="state/params")["w"]).any()
+    raw = ody.load_params(tmp_path, subtree="state/params")
+    assert all((loaded[part] != raw[part]).any() for part in rates)
 
 
 def four(**kwargs):

@@ -16,6 +16,7 @@ from odyssey_jax.train import Inputs, make_loop, run_compiled
 from tests import examples
 
 X = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+BATCHES = [{"x": x, "y": x[:, :3]} for x in X.reshape(5, 2, 4)]
 DATA = ody.ArrayDataset({"x": X, "y": X[:, :3]}, 2)  # 5 batches
 PARAMS = {"w": jnp.full((4, 3), 0.5), "b": jnp.zeros(3)}
 
@@ -49,6 +50,10 @@ OWN = {
 MORE = {
     "polyak_sgd": lambda _: optax.polyak_sgd(),
     "sam": lambda rate: contrib.sam(optax.adam(rate), PERTURBS, opaque_mode=True),
+    "sam, in turns": lambda rate: contrib.sam(optax.adam(rate), PERTURBS, sync_period=3),
+    "lookahead": lambda rate: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.lookahead(optax.adam(rate), 3, 0.5)
+    ),
     "mechanize": lambda rate: contrib.mechanize(optax.adam(rate)),
     "reduce_on_plateau": lambda rate: optax.chain(optax.adam(rate), contrib.reduce_on_plateau()),
     "backtracking": lambda _: optax.chain(
@@ -131,3 +136,44 @@ def test_the_transformation_in_an_nnx_optimizer_is_taken():
     given = (nnx.Optimizer(model, optax.adam(0.01), wrt=nnx.Param), optax.adam(0.01))
     runs = [ody.fit(task, x, examples.train_data(), epochs=1, writers=[]) for x in given]
     examples.assert_same(runs[0].state.params, runs[1].state.params)
+
+
+def by_hand(optimizer, evaluated, steps):
+    """Train as Optax documents it, and return what is evaluated after some steps."""
+    ahead = evaluated == "slow"
+    params = optax.LookaheadParams.init_synced(PARAMS) if ahead else PARAMS
+    state = optimizer.init(params)
+    for step in range(steps):
+        grads = jax.grad(mse)(params.fast if ahead else params, BATCHES[step % 5])
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    if ahead:
+        return params.slow
+    return state.cache if int(state.steps_since_sync) else params
+
+
+TAKING_TWO = {
+    "slow": lambda rate: optax.lookahead(optax.sgd(rate), 3, 0.5),
+    "outer": lambda rate: contrib.sam(optax.sgd(rate), PERTURBS, sync_period=3),
+}
+
+
+@pytest.mark.parametrize("steps", [5, 6, 7])
+@pytest.mark.parametrize("evaluated", TAKING_TWO)
+def test_two_sets_of_parameters_are_those_of_optax_by_hand(evaluated, steps):
+    """What is validated and returned is what is to be evaluated, in the middle of a turn too."""
+    make = TAKING_TWO[evaluated]
+    rate = ody.linear(0.2, 0.02, 4)
+    result = fit(
+        make, learning_rate=rate, epochs=None, steps=steps, valid=DATA,
+        callbacks=ody.track_best("valid/loss"),
+    )  # fmt: skip
+    want = by_hand(make(rate), evaluated, steps)
+    for name, x in result.model.items():
+        np.testing.assert_allclose(x, want[name], rtol=1e-5, atol=1e-6)
+    loss = np.mean([float(mse(want, batch)) for batch in BATCHES])
+    assert float(result.metrics["valid/loss"]) == pytest.approx(loss, rel=1e-5)
+    examples.assert_same(result.state.for_evaluation.params, result.model)
+    # Its outer optimizer makes an update of each three steps.
+    last = steps - 1 if evaluated == "slow" else max(steps // 3 - 1, 0)
+    assert result.history["learning_rate"][-1] == pytest.approx(float(rate(last)), rel=1e-5)
