@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -79,7 +80,8 @@ def load_params(
         directory: The run's directory, or that of its checkpoints; or another library's file, or
             the directory of one. A path, or the URL of a bucket.
         target: Parameters of the same structure, shapes and dtypes, arrays or
-            `jax.ShapeDtypeStruct`; None reads what is there.
+            `jax.ShapeDtypeStruct`, such as `nnx.state(model, nnx.Param)` or Linen's; None reads
+            what is there.
         step: "latest", "best" by the metric that the run kept its checkpoints by, or a step, also
             one of a `CheckpointManager`.
         transfer: What is converted, renamed, initialized and ignored on the way to the target.
@@ -103,7 +105,7 @@ def load_params(
         placement of jax arrays.
 
     Raises:
-        TypeError: If the placement is none.
+        TypeError: If the target is an NNX model, or the placement is none.
         ValueError: If a transfer has no target, `monitor` or `step` is given for a file that has no
             steps, or the placement does not go with what is there.
         CheckpointError: If there is no such checkpoint or subtree, it can't be read, it is of a
@@ -129,6 +131,12 @@ def load_params(
     """
     if target is None and transfer is not None:
         raise ValueError("a transfer needs a target: pass the parameters to restore into.")
+    nnx = sys.modules.get("flax.nnx")  # who has a module has imported it
+    if nnx is not None and isinstance(target, nnx.Module):
+        raise TypeError(
+            f"target is a model, {type(target).__name__}: pass nnx.state(model, nnx.Param), or "
+            "none, and put what is loaded into it by ody.update_model(model, params)."
+        )
     if placement is not None:
         check_placement(placement)
     with find_foreign(as_directory(directory), step) as foreign:
@@ -144,9 +152,19 @@ def load_params(
             return source.load()
         if target is None:
             target, transfer = source.describe(), by_name(None)
+        like = _without_variables(target)
         if placement is not None:
-            target = _placed(target, placement, transfer)
-        return source.restore(target, transfer)
+            like = _placed(like, placement, transfer)
+        found = jax.tree.leaves(source.restore(like, transfer))
+        return jax.tree.unflatten(jax.tree.structure(target), found)
+
+
+def _without_variables(target: PyTree) -> PyTree:
+    """Return a tree with the array of each `nnx.Variable`, whose path is then the parameter's."""
+    nnx = sys.modules.get("flax.nnx")
+    is_variable = lambda x: nnx is not None and isinstance(x, nnx.Variable)
+    array = lambda x: jax.tree.leaves(x)[0] if is_variable(x) else x
+    return jax.tree.map(array, target, is_leaf=is_variable)
 
 
 def export_params(

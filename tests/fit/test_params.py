@@ -48,6 +48,18 @@ def test_parameters_alone_without_the_model(finished):
     same(ody.load_params(directory / "checkpoints", step=15), params)
 
 
+def test_a_target_may_be_the_state_of_a_model(finished):
+    directory, result = finished
+    model = nnx.eval_shape(lambda: examples.NnxModel(nnx.Rngs(1)))
+    state = ody.load_params(directory, nnx.state(model, nnx.Param))
+    assert isinstance(state["hidden"]["kernel"], nnx.Param)
+    same(nnx.to_pure_dict(state), result.state.params)
+    with pytest.raises(TypeError, match=r"a model, NnxModel: pass nnx.state\(model, nnx.Param\)"):
+        ody.load_params(directory, model)
+    placed = ody.load_params(directory, nnx.state(model, nnx.Param), placement=four())
+    assert len(placed["hidden"]["kernel"][...].sharding.device_set) == 4
+
+
 @pytest.mark.slow
 def test_a_machine_without_the_optimizer_and_the_model(finished):
     program = (
