@@ -52,6 +52,8 @@ class Run:
         writers: Where the rows go; None is `metrics.jsonl` where there is a directory.
         config: What else to record in the checkpoints' metadata; JSON.
         max_time: The longest that the context may take: seconds, or a `datetime.timedelta`.
+        constant: Nodes of the state that no step changes, such as "params/base": they are saved
+            once, as `Store.save` says.
 
     Attributes:
         step: Train steps done.
@@ -89,6 +91,7 @@ class Run:
         writers: Sequence[Writer] | None = None,
         config: Mapping[str, Any] | None = None,
         max_time: MaxTime | None = None,
+        constant: Sequence[str] = (),
     ):
         self._directory = None if directory is None else as_directory(directory)
         self._saving = _as_saving(checkpoint, self._directory)
@@ -98,6 +101,8 @@ class Run:
             writers = [] if directory is None else [JsonLines()]
         self._writers = as_writers(writers)
         self._resume, self._config = resume, dict(config or {})
+        constant = [constant] if isinstance(constant, str) else constant
+        self._constant = [f"state/{name}" for name in constant]
         self._seconds = None if max_time is None else in_seconds(max_time)
         self.step, self.rows = 0, list[dict[str, Any]]()
         self._stack = contextlib.ExitStack()
@@ -288,7 +293,7 @@ class Run:
             "config": self._config,
             "stop_reason": self.stop_reason.name,
         }
-        self._store.save(step, {"state": state}, metadata)
+        self._store.save(step, {"state": state}, metadata, constant=self._constant)
 
     def _finish(self, error: BaseException | None) -> None:
         if error is None:

@@ -57,6 +57,26 @@ def assert_goes_on(whole, directory):
     assert [json.loads(line) for line in lines] == run.rows
 
 
+def with_base(directory, last, constant):
+    with ody.Run(directory, checkpoint=EVERY_2, constant=constant) as run:
+        state = run.restore({"w": jnp.zeros(()), "base": jnp.arange(300_000.0)})
+        for _ in run.steps(last):
+            state = {**state, "w": state["w"] + 1}
+            run.save_if_due(state)
+
+
+def test_what_no_step_changes_is_saved_once(tmp_path):
+    with_base(tmp_path, 4, "base")
+    with_base(tmp_path, 6, ["base"])
+    for name in ("2", "4", "6"):
+        files = [x.stat() for x in (tmp_path / "checkpoints" / name).rglob("*") if x.is_file()]
+        assert max(x.st_nlink for x in files if x.st_size > 10_000) == 3
+    loaded = ody.load_params(tmp_path, subtree="state")
+    examples.assert_same(loaded, {"w": np.float32(6), "base": np.arange(300_000, dtype=np.float32)})
+    with pytest.raises(ValueError, match="no subtree 'state/other'"):
+        with_base(tmp_path, 8, ["other"])
+
+
 def steps_of(directory):
     with ody.Store(directory / "checkpoints") as store:
         return store.steps()
