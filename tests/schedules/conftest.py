@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import jax
 import numpy as np
@@ -40,6 +41,8 @@ def interesting_steps(total: int) -> np.ndarray:
 
 # What a user's programs are compiled with; the rest of the suite is compiled in less time.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:  # see the suite's settings
+    OPTIMIZED["xla_cpu_use_fusion_emitters"] = True
 
 
 class Table:
