@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from odyssey_jax._checks import check_flag
@@ -67,7 +66,9 @@ class ArrayDataset:
             "data", lambda path, x: on_device_dtype(path, as_array(path, x)), self.data
         )
         check_lengths("data", data)
-        object.__setattr__(self, "data", jax.tree.map(jnp.asarray, data))
+        # A copy, since the caller may write to NumPy's; `jnp.asarray` compiles one for each shape.
+        put = lambda x: x if isinstance(x, jax.Array) else jax.device_put(x, may_alias=False)
+        object.__setattr__(self, "data", jax.tree.map(put, data))
         object.__setattr__(self, "batch_size", check_batch_size(self.batch_size, len(self)))
         check_flag("shuffle", self.shuffle)
         check_flag("drop_remainder", self.drop_remainder)

@@ -72,7 +72,7 @@ class Resident:
     def init(self, key: jax.Array) -> Carry:
         """Make the carry of a run that has not begun, in buffers of its own."""
         placement = self.loop.placement
-        params, model_state = placement.init(self.task.init, Keys.of(key).init)
+        params, model_state = placement.init(self.task.init, Keys.init_of(key))
         key = placement.put(key)
         carry = init_compiled(self.loop, key, params, model_state, self.inputs)
         return self._placed(carry)
