@@ -73,6 +73,7 @@ PEERS = {
     "Keras on JAX, 39 steps per execution": Peer(
         "keras_jax", ("keras", "jax"), ("digits", "digits saved"), {"steps_per_execution": 39}, 20
     ),
+    "Kauldron": Peer("kauldron_train", ("kauldron",), epochs=20),
     "PyTorch": Peer("pytorch", TORCH, epochs=20),
     "Lightning": Peer("lightning_loop", TORCH, epochs=20),
 }
@@ -94,14 +95,14 @@ def environment(folder: Path, packages: Sequence[str], install: bool) -> Path | 
         return None
     print(f"installing {name} in {place}", flush=True)
     venv.create(place, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "uv"]
+    # In seconds what pip alone tries versions of for a quarter of an hour, as for Kauldron.
+    uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
     try:
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *packages],
-            check=True,
-            timeout=INSTALLING,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        for command in (pip, [*uv, *packages]):
+            subprocess.run(
+                command, check=True, timeout=INSTALLING, stderr=subprocess.PIPE, text=True
+            )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         reason = str(error.stderr or error).strip().splitlines()[-1]
         print(f"skipped: {name} can't be installed: {reason}")
