@@ -73,7 +73,7 @@ PEERS = {
     "Keras on JAX, 39 steps per execution": Peer(
         "keras_jax", ("keras", "jax"), ("digits", "digits saved"), {"steps_per_execution": 39}, 20
     ),
-    "Kauldron": Peer("kauldron_train", ("kauldron",), epochs=20),
+    "Kauldron": Peer("kauldron_train", ("kauldron",), epochs=80),
     "PyTorch": Peer("pytorch", TORCH, epochs=20),
     "Lightning": Peer("lightning_loop", TORCH, epochs=20),
 }
@@ -202,7 +202,8 @@ def as_markdown(found: Mapping[str, Mapping[str, list[Any]]], rounds: int) -> st
         "validation, history, early stopping and the best parameters. Cold: s from the start of "
         "the process to the end of the first epoch. Memory: the most that the process held. Each "
         "is a median, with the least and the most in brackets. Lines: of the whole program, its "
-        "model included.",
+        "model included. Kauldron compiles anew for each `Trainer`, which is in its warm time; it "
+        "neither stops early nor keeps the best by itself, so an evaluator of the program does.",
         f"{now}, {platform.machine()}, {os.cpu_count()} CPU cores, load {load:.1f}, Python "
         f"{platform.python_version()}, {rounds} rounds by turns.",
     ]
