@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 
 from odyssey_jax._checks import check_flag
@@ -66,9 +67,7 @@ class ArrayDataset:
             "data", lambda path, x: on_device_dtype(path, as_array(path, x)), self.data
         )
         check_lengths("data", data)
-        # A copy, since the caller may write to NumPy's; `jnp.asarray` compiles one for each shape.
-        put = lambda x: x if isinstance(x, jax.Array) else jax.device_put(x, may_alias=False)
-        object.__setattr__(self, "data", jax.tree.map(put, data))
+        object.__setattr__(self, "data", jax.tree.map(_put, data))
         object.__setattr__(self, "batch_size", check_batch_size(self.batch_size, len(self)))
         check_flag("shuffle", self.shuffle)
         check_flag("drop_remainder", self.drop_remainder)
@@ -162,3 +161,12 @@ class ArrayDataset:
         return jax.tree.map(
             lambda x: x.at[index].get(mode="promise_in_bounds", unique_indices=True), self.data
         )
+
+
+def _put(x: Any) -> jax.Array:
+    """Copy an array of NumPy's to the device; `jnp.asarray` would compile that for each shape.
+
+    A copy of our own is given: JAX may go on to read what it is given, or alias it (on a CPU, also
+    with `may_alias=False`), and the caller may write to the other.
+    """
+    return x if isinstance(x, jax.Array) else jax.device_put(np.array(x))

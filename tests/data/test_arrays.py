@@ -35,10 +35,11 @@ def test_every_example_once_a_pass(sizes, shuffle, drop):
 
 
 def test_what_the_caller_writes_later_is_not_seen():
-    x = np.zeros((1_000, 64), np.float32)  # large enough to be aliased where nothing is said
-    data = ody.ArrayDataset(x, 10)
-    x[:] = 1.0
-    assert not np.any(data.data)
+    for _ in range(20):  # whether JAX aliases an array depends on where it lies
+        x = np.zeros((1_000, 64), np.float32)
+        data = ody.ArrayDataset(x, 10)
+        x[:] = 1.0
+        assert not np.any(data.data)
 
 
 def test_passes_differ_and_are_reproducible():
