@@ -214,7 +214,6 @@ def nnx_task(
     check_loss_fn(loss_fn)
     if isinstance(model, nnx.Module):
         template = nnx.clone(model)
-        arrays = _arrays(model, trainable)
         init = lambda key: arrays
     elif _is_nnx_class(model) or (callable(model) and not remedy_for(model)):
         make = _without_sharding(_with_rngs(model))
@@ -227,7 +226,8 @@ def nnx_task(
         )
     # A model that was called before it came here may hold what it has sown.
     nnx.pop(template, nnx.Intermediate)
-    if not jax.tree.leaves(_arrays(template, trainable)[0]):
+    arrays = _arrays(template, trainable)  # of a function's model their shapes
+    if not jax.tree.leaves(arrays[0]):
         kinds = sorted({type(x).__name__ for _, x in nnx.to_flat_state(nnx.state(template))})
         what = "nnx.Param" if trainable is None else f"variable of trainable={trainable!r}"
         raise ValueError(

@@ -122,6 +122,13 @@ def test_the_pictures_of_notebooks_are_of_cells_that_there_are():
         assert cells[int(index)]["cell_type"] == "code"
 
 
+def test_pages_load_no_picture_from_elsewhere():
+    notes = dict(notebooks.pages())
+    for path, text in {**PAGES, **notes}.items():
+        assert not re.findall(r"!\[[^]]*\]\(http", text), path
+    assert all("[Open in Colab](https://colab" in text for text in notes.values())
+
+
 def test_programs_show_whole_sections():
     """A section that is included and not there would be left out without a word."""
     for text in PAGES.values():

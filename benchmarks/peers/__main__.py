@@ -73,6 +73,7 @@ PEERS = {
     "Keras on JAX, 39 steps per execution": Peer(
         "keras_jax", ("keras", "jax"), ("digits", "digits saved"), {"steps_per_execution": 39}, 20
     ),
+    "Kauldron": Peer("kauldron_train", ("kauldron",), epochs=80),
     "PyTorch": Peer("pytorch", TORCH, epochs=20),
     "Lightning": Peer("lightning_loop", TORCH, epochs=20),
 }
@@ -94,14 +95,14 @@ def environment(folder: Path, packages: Sequence[str], install: bool) -> Path | 
         return None
     print(f"installing {name} in {place}", flush=True)
     venv.create(place, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "uv"]
+    # In seconds what pip alone tries versions of for a quarter of an hour, as for Kauldron.
+    uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python)]
     try:
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *packages],
-            check=True,
-            timeout=INSTALLING,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        for command in (pip, [*uv, *packages]):
+            subprocess.run(
+                command, check=True, timeout=INSTALLING, stderr=subprocess.PIPE, text=True
+            )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         reason = str(error.stderr or error).strip().splitlines()[-1]
         print(f"skipped: {name} can't be installed: {reason}")
@@ -201,7 +202,8 @@ def as_markdown(found: Mapping[str, Mapping[str, list[Any]]], rounds: int) -> st
         "validation, history, early stopping and the best parameters. Cold: s from the start of "
         "the process to the end of the first epoch. Memory: the most that the process held. Each "
         "is a median, with the least and the most in brackets. Lines: of the whole program, its "
-        "model included.",
+        "model included. Kauldron compiles anew for each `Trainer`, which is in its warm time; it "
+        "neither stops early nor keeps the best by itself, so an evaluator of the program does.",
         f"{now}, {platform.machine()}, {os.cpu_count()} CPU cores, load {load:.1f}, Python "
         f"{platform.python_version()}, {rounds} rounds by turns.",
     ]

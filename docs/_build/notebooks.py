@@ -19,6 +19,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PICTURES = ROOT / "docs/pictures/notebooks"
+# The badge is loaded from elsewhere, as nothing of the site is: its words are the link.
+BADGE = re.compile(r"\[!\[([^]]*)\]\(http[^)]*\)\]")
 # What begins each of them: the cell says it to Colab, and a page has it above already.
 INSTALL = re.compile(r"REPOSITORY = .*?\n    import odyssey_jax as ody\n\n", flags=re.DOTALL)
 
@@ -35,7 +37,7 @@ def page(path: Path) -> str:
     for index, cell in enumerate(cells(path)):
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(text)
+            parts.append(BADGE.sub(r"[\1]", text))
             continue
         parts.append(f"```python\n{INSTALL.sub('import odyssey_jax as ody' + chr(10), text)}\n```")
         if (PICTURES / picture(path, index)).exists():

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from odyssey_jax._checks import check_flag
@@ -67,7 +67,7 @@ class ArrayDataset:
             "data", lambda path, x: on_device_dtype(path, as_array(path, x)), self.data
         )
         check_lengths("data", data)
-        object.__setattr__(self, "data", jax.tree.map(jnp.asarray, data))
+        object.__setattr__(self, "data", jax.tree.map(_put, data))
         object.__setattr__(self, "batch_size", check_batch_size(self.batch_size, len(self)))
         check_flag("shuffle", self.shuffle)
         check_flag("drop_remainder", self.drop_remainder)
@@ -161,3 +161,12 @@ class ArrayDataset:
         return jax.tree.map(
             lambda x: x.at[index].get(mode="promise_in_bounds", unique_indices=True), self.data
         )
+
+
+def _put(x: Any) -> jax.Array:
+    """Copy an array of NumPy's to the device; `jnp.asarray` would compile that for each shape.
+
+    A copy of our own is given: JAX may go on to read what it is given, or alias it (on a CPU, also
+    with `may_alias=False`), and the caller may write to the other.
+    """
+    return x if isinstance(x, jax.Array) else jax.device_put(np.array(x))

@@ -279,7 +279,7 @@ def fit(
             stack.callback(hook.close)
         reports = _open_writers(plan, begun, stack)
         try:
-            carry = shell.train(begun.carry, reports)
+            carry = shell.train(begun.carry, begun.progress, reports)
         except Exception as error:
             so_far = lambda: make_result(task, begun, plan.length, shell.carry, nan, interrupt)
             _add_result(error, so_far)
@@ -318,7 +318,7 @@ def _add_result(error: Exception, make: Callable[[], FitResult]) -> None:
 def _open_writers(plan: Plan, begun: Start, stack: contextlib.ExitStack) -> Reports:
     """Tell the writers where the run begins; on several processes the first one writes."""
     folder, writers = with_logs(plan.directory, plan.writers if is_first() else [])
-    progress = begun.program.look(begun.carry).fetch()
+    progress = begun.progress
     length, each = plan.length, plan.length.epoch or plan.length.interval
     info = RunInfo(
         directory=folder,

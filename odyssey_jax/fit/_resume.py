@@ -30,12 +30,14 @@ class Start(NamedTuple):
     Attributes:
         program: What is run.
         carry: The run so far.
+        progress: The same as the host knows it.
         about: What the checkpoints' metadata says of the run.
         seconds: What the run took before.
     """
 
     program: Program
     carry: Any
+    progress: Progress
     about: Mapping[str, Any]
     seconds: float
 
@@ -97,11 +99,10 @@ def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: F
         about["metrics_at_start"] = saved.get("metrics_at_start", {})
     elif at_start:
         about["metrics_at_start"] = program.measure(carry, at_start, leave) or {}
-    if store is None:
-        return Start(program, carry, about, 0.0)
-    about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}
-    if saved is None:
-        return Start(program, carry, about, 0.0)
+    if store is not None:
+        about["made_of"] = {"jax": jax.__version__, **program.made_of(carry)}
+    if store is None or saved is None:
+        return Start(program, carry, program.look(carry).fetch(), about, 0.0)
     target, names = program.target(carry, saved["program"]), store.leaves(saved["step"])
     found = match([x.name for x in names], target, saved["chain"], about["chain"])
     tree = store.restore(target, saved["step"], transfer=found.transfer).tree
@@ -118,13 +119,10 @@ def start(plan: Plan, store: Store | None, leave: Callable[[], bool] = lambda: F
         share = plan.last_step / max(saved["step"], 1)
         last = {part: max(plan.updates, math.ceil(n * share)) for part, n in done.items()}
         _check_schedule(saved, plan, done, last)
-    _say_where(
-        saved,
-        program.look(carry).fetch(),
-        plan,
-        [*found.said, *_elsewhere(saved, about), *_skipped(saved, plan)],
-    )
-    return Start(program, carry, about, saved.get("seconds", 0.0))
+    progress = program.look(carry).fetch()
+    other = [*found.said, *_elsewhere(saved, about), *_skipped(saved, plan)]
+    _say_where(saved, progress, plan, other)
+    return Start(program, carry, progress, about, saved.get("seconds", 0.0))
 
 
 def _say_what_moves(state: TrainState) -> None:

@@ -67,7 +67,7 @@ class Shell:
     def of(cls, plan: Plan, start: Start, store: Store | None, interrupt: Interrupt) -> Shell:
         """Make the shell of a plan, from where it starts."""
         program = start.program
-        step = program.look(start.carry).fetch().step
+        step = start.progress.step
         each = plan.length.epoch
         cadence = Cadence(plan.saving, program.calendar, step, each)
         pending = PendingBest(plan.holds_pending_best)
@@ -81,13 +81,13 @@ class Shell:
         """Train steps a second so far, without compilation, validation and saving."""
         return self._throughput.steps_per_second
 
-    def train(self, carry: Any, reports: Reports) -> Any:
+    def train(self, carry: Any, progress: Progress, reports: Reports) -> Any:
         """Run to the end, or until it is interrupted, and save it there.
 
         Whatever is raised on the way (by a writer, by a save), the run so far is saved first, and
         is `carry`.
         """
-        self.carry, progress = carry, self._program.look(carry).fetch()
+        self.carry = carry
         if self._is_over(progress):
             return carry
         with contextlib.ExitStack() as stack:

@@ -9,6 +9,7 @@ from odyssey_jax.data import Calendar
 
 _OUTLASTS = 100  # times as long as a decision of the processes
 _LONGEST = 10.0  # seconds: a signal acts when a call is over, and whoever sends it waits 30 s
+_BETWEEN = 0.5  # seconds of training for each pair of calls: a short run has one
 
 
 class CallLength:
@@ -25,7 +26,7 @@ class CallLength:
             does not decide alone.
     """
 
-    def __init__(self, seconds: float = 0.5, first: int = 1, growth: int = 8):
+    def __init__(self, seconds: float = 0.5, first: int = 1, growth: int = 16):
         self._seconds, self._growth = seconds, growth
         self._agreed: collections.deque[float] = collections.deque(maxlen=5)
         self.steps = max(first, 1)
@@ -53,7 +54,9 @@ class Throughput:
 
     Validation and the callbacks are in the program, at the end of an epoch. What an end takes is
     the difference of two calls of one block each, in the second of which an epoch ends: whatever
-    else a call costs is in both. So some of the calls are made in parts, until enough are seen.
+    else a call costs is in both. So some of the calls are made in parts, until enough are seen:
+    the first at once, and each other one after 0.5 s more (`_BETWEEN`), since parts take about
+    1 ms each.
 
     Where an epoch is a single block no call is without an end, and they are counted with them.
 
@@ -89,7 +92,8 @@ class Throughput:
             The limit of each, of which the last is the limit.
         """
         end, block = self._calendar.epoch_end(step), self._calendar.block
-        if limit < end or self._calendar.epoch == block or len(self._ends) >= self._enough:
+        enough = min(self._enough, 1 + int(self._seconds / _BETWEEN))
+        if limit < end or self._calendar.epoch == block or len(self._ends) >= enough:
             return [limit]
         parts = (end - 2 * block, end - block, end)
         return [*(part for part in parts if step < part < limit), limit]

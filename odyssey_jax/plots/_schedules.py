@@ -103,6 +103,8 @@ def plot(
             "top", functions=(lambda t: np.divide(t, width), lambda e: np.multiply(e, width))
         )
         epochs.set_xlabel("epoch")
+        # The power of ten of the values, left of the axis: above it are the epochs.
+        ax.yaxis.get_offset_text().set(x=-0.02, horizontalalignment="right")
     return _style.save_picture(figure, path)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from odyssey_jax.schedules._base import Schedule
 from odyssey_jax.schedules._describe import Survey, survey, survey_steps
+from odyssey_jax.schedules._endless import Constant
 from odyssey_jax.schedules._fields import FACTOR
 from odyssey_jax.schedules._parts import Part, last_end
 
@@ -222,7 +223,9 @@ def check_learning_rate(schedule: Schedule | Callable[[Any], Any], updates: int)
         >>> from odyssey_jax.schedules import check_learning_rate, constant
         >>> check_learning_rate(constant(0.1), 1_000)
     """
-    if isinstance(schedule, Schedule):
+    if isinstance(schedule, Constant) and np.ndim(schedule.value) == 0:  # nothing to compile
+        steps, values = np.zeros(1, np.int64), np.asarray([schedule.value], np.float64)
+    elif isinstance(schedule, Schedule):
         steps = survey_steps(schedule.parts(), updates)
         # A few lengths alone, as each is compiled for.
         room = 1 << (len(steps) - 1).bit_length()

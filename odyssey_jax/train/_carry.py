@@ -72,11 +72,23 @@ class Keys(NamedTuple):
         """Derive them; the same root always gives the same ones."""
         return cls(*_children(root))
 
+    @classmethod
+    def init_of(cls, root: jax.Array) -> jax.Array:
+        """Derive the one for the parameters, by a program that making a Flax model has compiled."""
+        return jax.random.fold_in(root, cls._fields.index("init"))
+
+
+_BATCHES = "threefry2x32"  # the kind of keys of which a batch draws what each draws alone
+
 
 @jax.jit
 def _children(root: jax.Array) -> list[jax.Array]:
     """Derive the keys in one call: each of its own would take 0.5 ms of every run."""
-    return [jax.random.fold_in(root, use) for use in range(len(Keys._fields))]
+    uses = range(len(Keys._fields))
+    if str(jax.random.key_impl(root)) != _BATCHES:
+        return [jax.random.fold_in(root, use) for use in uses]
+    # As a batch, which is one hash to compile, here and within every program: 0.1 s less.
+    return list(jax.vmap(jax.random.fold_in, (None, 0))(root, jnp.asarray(uses)))
 
 
 def evaluation_key(root: jax.Array) -> jax.Array:

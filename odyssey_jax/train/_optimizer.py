@@ -20,6 +20,7 @@ from optax import GradientTransformation
 
 from odyssey_jax._opt_state import Parts, SlowParamsState
 from odyssey_jax._types import PyTree, ScheduleFn, TrainState
+from odyssey_jax.schedules import Schedule
 from odyssey_jax.train._user_functions import ByValue, name_of
 from odyssey_jax.transforms import (
     LossScale,
@@ -208,11 +209,14 @@ def _called(function: Callable[..., Any], *args: Any, **extra: Any) -> Any:
 
 
 def check_rate(schedule: Any) -> None:
-    """Raise ValueError unless a learning rate, or each of a mapping, can be traced."""
+    """Raise ValueError unless a learning rate, or each of a mapping, can be traced.
+
+    A schedule of ours is traced whenever it is called.
+    """
     if isinstance(schedule, Mapping):
         for one in schedule.values():
             check_rate(one)
-    elif schedule is not None:
+    elif schedule is not None and not isinstance(schedule, Schedule):
         try:
             jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         except _TRACED as error:

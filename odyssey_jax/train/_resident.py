@@ -52,6 +52,7 @@ class Resident:
         self.inputs = loop.placement.put(inputs)
         self.calendar = Calendar.of(inputs.train, loop.steps_per_epoch, loop.last_step)
         self._watched: set[Any] = set()
+        self._untrained: bool | None = None
         self.unchanged = Unchanged()
 
     @property
@@ -72,7 +73,7 @@ class Resident:
     def init(self, key: jax.Array) -> Carry:
         """Make the carry of a run that has not begun, in buffers of its own."""
         placement = self.loop.placement
-        params, model_state = placement.init(self.task.init, Keys.of(key).init)
+        params, model_state = placement.init(self.task.init, Keys.init_of(key))
         key = placement.put(key)
         carry = init_compiled(self.loop, key, params, model_state, self.inputs)
         return self._placed(carry)
@@ -91,7 +92,9 @@ class Resident:
         del columns
         carry = self.with_room(carry, limit)
         carry = run_compiled(self.loop, carry, self.inputs, limit)
-        if not self._watched and has_untrained(carry):
+        if self._untrained is None:  # the structure says it, which stays as it is
+            self._untrained = has_untrained(carry)
+        if self._untrained and not self._watched:
             self._watch(run_jaxpr(self.loop, carry, self.inputs), carry)
         return carry, self.look(carry)
 

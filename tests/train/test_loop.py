@@ -58,6 +58,15 @@ def test_the_result_does_not_depend_on_where_the_run_is_cut(name, remainder):
         assert_same(whole, ody.train.run_compiled(loop, carry, inputs, total))
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_the_keys_are_children_of_the_root(kind):
+    root = jax.random.key(3, impl=kind)
+    keys = [*Keys.of(root), Keys.init_of(root)]
+    for key, use in zip(keys, (0, 1, 2, 2), strict=True):
+        child = jax.random.fold_in(root, use)
+        assert jnp.array_equal(jax.random.key_data(key), jax.random.key_data(child))
+
+
 def by_hand(loss_fn, params, inputs, seed, epochs, optimizer):
     """The same run as a plain Python loop: what the loop is measured by."""
     keys = Keys.of(jax.random.key(seed))
