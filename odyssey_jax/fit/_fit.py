@@ -113,9 +113,9 @@ def fit(
     On several processes (`jax.distributed`) all of them call this with the same arguments and a
     `placement` over the devices of all, which is the default: each with the whole of what lies on
     the device, and with its share of what is read on the host. The directory is one that they
-    share. Process 0
-    writes the history, a signal to one ends the training of all at the same step, and an error in
-    one is raised in all. The result's arrays lie over the mesh as in training.
+    share, on a file system or in a bucket. Process 0 writes the history, a signal to one ends the
+    training of all at the same step, and an error in one is raised in all. The result's arrays lie
+    over the mesh as in training.
 
     Args:
         task: What is trained: `nnx_task`, `linen_task`, `pure_task`, or a `Task`.

@@ -53,7 +53,8 @@ class Meeting:
     """
 
     def __init__(self, name: str) -> None:
-        self._place = f"odyssey_jax/{name}/{next(_numbers[name])}"
+        # The service takes "//", as of a URL, for "/", and lists keys so.
+        self._place = f"odyssey_jax/{name}/{next(_numbers[name])}".replace("//", "/")
         self._round = 0
         self._told: Exception | None = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,6 +27,7 @@ from odyssey_jax.parallel._agree import (
 from odyssey_jax.store import _files
 from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError
+from odyssey_jax.store._objects import BucketPath
 
 Result = TypeVar("Result")
 
@@ -38,31 +39,31 @@ class Barriers:
         directory: The store's directory, the same in every process.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | BucketPath) -> None:
         self._meeting = Meeting(f"saves to {directory}")
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Enclose a save: if it fails in one process, it fails in all, for that reason."""
         return self._meeting.together(_files.reason)
 
-    def begun(self, state: Path | None) -> Path:
-        """Meet when the first process has made the directories.
-
-        Args:
-            state: In the first process, where arrays are to be written.
-
-        Returns:
-            The same, in every process.
-        """
-        return Path(self._meeting.decide(str(state), first, "begun"))
+    def begun(self) -> None:
+        """Meet when the first process has made the directories."""
+        self._meeting.decide(None, first, "begun")
 
     def written(self) -> None:
         """Meet when all have written their arrays; the first process may finish and rename."""
         self._meeting.decide(None, first, "written")
 
-    def finished(self) -> None:
-        """Meet when the first process has finished all but the checksums, which can be taken."""
-        self._meeting.decide(None, first, "finished")
+    def finished(self, cuts: Mapping[str, list[int]] | None) -> dict[str, list[int]]:
+        """Meet when the first process has finished all but the checksums, which can be taken.
+
+        Args:
+            cuts: In the first process, how the arrays were cut into files.
+
+        Returns:
+            The same, in every process.
+        """
+        return self._meeting.decide(cuts, first, "finished")
 
     def summed(self, sums: Mapping[str, Checksum]) -> dict[str, Checksum]:
         """Bring the checksums of what each process holds to the first.
@@ -82,9 +83,31 @@ class Barriers:
         self._meeting.decide(dict(sums), collect, "summed")
         return found
 
-    def committed(self) -> None:
-        """Meet when the first process has committed, and deleted what is old."""
-        self._meeting.decide(None, first, "committed")
+    def placed(self, place: Sequence[str] | None) -> Sequence[str]:
+        """Meet when the first process knows where to upload to.
+
+        Args:
+            place: In the first process, the folders.
+
+        Returns:
+            The same, in every process.
+        """
+        return self._meeting.decide(place, first, "placed")
+
+    def uploaded(self) -> None:
+        """Meet when all have uploaded what they have; the first process may commit."""
+        self._meeting.decide(None, first, "uploaded")
+
+    def committed(self, dropped: Iterable[int]) -> list[int]:
+        """Meet when the first process has committed, and deleted what is old.
+
+        Args:
+            dropped: In the first process, the steps that it deleted.
+
+        Returns:
+            The same, in every process.
+        """
+        return self._meeting.decide(sorted(dropped), first, "committed")
 
     def failed(self) -> None:
         """Meet when all know that the save has failed; none is at its files, which may be swept."""
@@ -117,22 +140,33 @@ def read_alike(read: Callable[[], Result]) -> Result:
     return cast(Result, result)
 
 
-def check_shared(directory: Path) -> None:
-    """Raise CheckpointError unless all processes see in a directory what process 0 writes there."""
+def check_shared(
+    directory: Path | BucketPath,
+    make: Callable[[str], object],
+    sees: Callable[[str], bool],
+    delete: Callable[[str], object],
+) -> None:
+    """Raise CheckpointError unless all processes see in a directory what process 0 writes there.
+
+    Args:
+        directory: The store's directory.
+        make: Makes what has a name there, which ends in these 8 hexadecimal digits.
+        sees: Returns whether it is there.
+        delete: Deletes it.
+    """
     if jax.process_count() == 1:
         return
-    # Named so that it is swept away, should the program be killed here.
-    probe = directory / from_first(f"0.{_files.UNFINISHED}-shared-{secrets.token_hex(8)}", "Store")
+    probe = from_first(secrets.token_hex(4), "Store")
     if is_first():
-        probe.mkdir()
+        make(probe)
     from_first(None, "Store")
-    blind = 0 if probe.exists() else jax.process_index()
+    blind = 0 if sees(probe) else jax.process_index()
     (blind,) = greatest(blind, what="Store")
     if is_first():
-        probe.rmdir()
+        delete(probe)
     if blind:
         raise CheckpointError(
             f"checkpoint directory {str(directory)!r} is not shared: process {blind} does not see "
-            "what process 0 writes there; give a directory on a file system that all processes "
-            "share"
+            "what process 0 writes there; give one that all processes share, on a file system or "
+            "in a bucket"
         )

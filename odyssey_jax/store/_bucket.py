@@ -23,7 +23,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from odyssey_jax.parallel._agree import is_first
 from odyssey_jax.store import _checksums, _files
+from odyssey_jax.store._barriers import Barriers, check_shared
+from odyssey_jax.store._checksums import Checksums
 from odyssey_jax.store._errors import CheckpointCorruptError, CheckpointError, CheckpointInUseError
 from odyssey_jax.store._folder import Folder
 from odyssey_jax.store._lease import Lease
@@ -62,6 +65,10 @@ class Bucket(Folder):
     without asking. Steps leave the staging directory when they are uploaded, but for what later
     ones link to.
 
+    Of several processes each stages and uploads the files that it has written, as they need not
+    share a file system. Process 0 holds the lease, says where to, and writes the marker when all
+    are there.
+
     Args:
         url: The prefix.
 
@@ -69,6 +76,7 @@ class Bucket(Folder):
         ImportError: If what it needs is not installed.
     """
 
+    shared = False
     tidied_when_opened = False  # to take the lease for that would keep others out
 
     def __init__(self, url: BucketPath) -> None:
@@ -76,6 +84,7 @@ class Bucket(Folder):
         self._lease = Lease(self._objects)
         self._known: dict[int, _Marker | None] = {}
         self._known_by: Any = None  # the lease that the list was made under
+        self._listed: tuple[_Marker | None, dict[str, int]] = (None, {})
         self._staging: Path | None = None
 
     @property
@@ -89,13 +98,15 @@ class Bucket(Folder):
         return self._staging
 
     def make(self) -> None:
-        """Check that the bucket answers, and that one process writes there."""
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"directory is {str(self._url)!r}, and a bucket is written to by one process, not "
-                f"by {jax.process_count()}: give a directory on a file system that all share."
-            )
+        """Check that the bucket answers, to all processes with the same."""
         self._objects.entries()
+        at = lambda probe: f"0.{probe}/shared"  # in a folder that no marker names
+        check_shared(
+            self._url,
+            lambda probe: self._objects.write(at(probe), b""),
+            lambda probe: bool(self._objects.sizes(f"0.{probe}")),
+            lambda probe: self._objects.delete([at(probe)]),
+        )
 
     def lock(self) -> Lease:
         """Return the lease of its writer."""
@@ -135,8 +146,8 @@ class Bucket(Folder):
             self._known[step] = marker
         return marker
 
-    def fetch(self, step: int, *, arrays: bool = True) -> None:
-        """Download what is not here of a step."""
+    def fetch(self, step: int) -> None:
+        """Download the documents of a step that are not here."""
         marker = self._marker(step)
         local = self.path / str(step)
         sums = local / _checksums.FILE
@@ -152,27 +163,39 @@ class Bucket(Folder):
                 raise CheckpointCorruptError(
                     f"{_checksums.FILE} is damaged: it is not the one that was committed"
                 )
-        wanted = _checksums.load(local)
-        names = [n for n in wanted if arrays or not _checksums.is_chunk(n)]
-        if names := [n for n in names if not (local / n).exists()]:
-            there = self._sizes(marker)
-            files: dict[str, Path] = {}
-            for name in names:
-                paths = [f"{folder}/{name}" for folder in (marker.folder, marker.constant)]
-                path = next((path for path in paths if path in there), None)
-                if path is None:
-                    raise _checksums.missing(name)
-                if there[path] != wanted[name].size:
-                    raise CheckpointCorruptError(
-                        f"{name} is {there[path]} bytes long, not {wanted[name].size}"
-                    )
-                files[path] = local / name
-            self._objects.download(files)
+        self.fetch_files(step, [n for n in _checksums.load(local) if not _checksums.is_chunk(n)])
+
+    def fetch_files(self, step: int, names: Iterable[str]) -> None:
+        """Download files of a step that are not here."""
+        local = self.path / str(step)
+        if names := [name for name in names if not (local / name).exists()]:
+            sums = _checksums.load(local)
+            wanted = {name: sums[name] for name in names if name in sums}
+            found = self._find(self._marker(step), wanted)
+            self._objects.download({path: local / name for name, path in found.items()})
+
+    def _find(self, marker: _Marker, wanted: Checksums) -> dict[str, str]:
+        """Return the objects of files; raise CheckpointCorruptError unless all are there."""
+        there = self._sizes(marker)
+        found: dict[str, str] = {}
+        for name, known in wanted.items():
+            paths = [f"{folder}/{name}" for folder in (marker.folder, marker.constant)]
+            path = next((path for path in paths if path in there), None)
+            if path is None:
+                raise _checksums.missing(name)
+            if there[path] != known.size:
+                raise CheckpointCorruptError(
+                    f"{name} is {there[path]} bytes long, not {known.size}"
+                )
+            found[name] = path
+        return found
 
     def _sizes(self, marker: _Marker) -> dict[str, int]:
-        """Return the bytes of the objects of a step."""
-        shared = self._objects.sizes(marker.constant) if marker.constant else {}
-        return shared | self._objects.sizes(marker.folder)
+        """Return the bytes of the objects of a step; of the one that was asked for last, again."""
+        if self._listed[0] != marker:
+            shared = self._objects.sizes(marker.constant) if marker.constant else {}
+            self._listed = marker, shared | self._objects.sizes(marker.folder)
+        return self._listed[1]
 
     def has_files(self, step: int) -> bool:
         """Return whether the files of a committed step that later ones link to are here."""
@@ -180,6 +203,7 @@ class Bucket(Folder):
 
     def forget(self, step: int) -> None:
         """Delete what was downloaded of a step: it is asked for again."""
+        self._listed = None, {}
         shutil.rmtree(self.path / str(step), ignore_errors=True)
 
     def size(self, step: int) -> int:
@@ -201,37 +225,60 @@ class Bucket(Folder):
 
     def prepare(self, step: int) -> None:
         """Make room in the staging directory for a step to be written."""
+        _files.sweep(self.path, unfinished=True)
         self.forget(step)
 
     def publish(
-        self, step: int, constant: Collection[str] = (), linked_to: int | None = None
+        self,
+        step: int,
+        barriers: Barriers,
+        constant: Collection[str] = (),
+        linked_to: int | None = None,
     ) -> None:
         """Upload a step, and then its marker, if the lease is held still.
 
         The files that later steps may link to are in a folder that all of their markers name.
         """
-        local = self.path / str(step)
-        passing: set[str] | None = None
+        local = self.path / (str(step) if is_first() else f"{step}.{_files.UNFINISHED}")
+        files = {p.relative_to(local).as_posix(): p for p in local.rglob("*") if p.is_file()}
+        kept: set[str] = set()
         try:
-            self._lease.check()
-            entries = self._objects.entries()
-            folder = f"{step}.{secrets.token_hex(4)}" if entries.get(str(step)) else str(step)
-            known = "" if linked_to is None else self._marker(linked_to).constant
-            shared = known or (f"constant.{secrets.token_hex(4)}" if constant else "")
-            files = {p.relative_to(local).as_posix(): p for p in local.rglob("*") if p.is_file()}
-            own = {f"{folder}/{n}": file for n, file in files.items() if n not in constant}
-            new = {} if known else {f"{shared}/{name}": files[name] for name in constant}
-            self._objects.upload(new | own)
-            marker = _Marker(folder, _digest((local / _checksums.FILE).read_bytes()), shared)
-            self._lease.check()
-            self._objects.write(f"{step}.committed", marker.to_json())
-            self._known[step] = marker
-            passing = {n for n in files if _checksums.is_chunk(n)}.difference(constant)
+            place = self._place(step, bool(constant), linked_to) if is_first() else None
+            folder, shared, new = barriers.placed(place)
+            lasting = {name for name in files if name.rpartition("/")[0] in constant}
+            own = {f"{folder}/{name}": files[name] for name in files.keys() - lasting}
+            self._objects.upload(own | {f"{new}/{name}": files[name] for name in lasting if new})
+            barriers.uploaded()
+            if is_first():
+                self._commit(step, _Marker(folder, _digest_of(local), shared))
+                if constant:
+                    kept = lasting | {name for name in files if not _checksums.is_chunk(name)}
         finally:
-            if passing is None or not constant:
+            if not kept:
                 shutil.rmtree(local, ignore_errors=True)
-            for name in passing or ():
-                (local / name).unlink(missing_ok=True)
+            for name in files.keys() - kept if kept else ():
+                files[name].unlink(missing_ok=True)
+
+    def _place(self, step: int, constant: bool, linked_to: int | None) -> tuple[str, str, str]:
+        """Return the folder of a step, that of what does not change, and this again if it is new.
+
+        Raises:
+            CheckpointInUseError: If the lease is lost.
+        """
+        self._lease.check()
+        entries = self._objects.entries()
+        folder = f"{step}.{secrets.token_hex(4)}" if entries.get(str(step)) else str(step)
+        if linked_to is not None and (known := self._marker(linked_to).constant):
+            return folder, known, ""
+        new = f"constant.{secrets.token_hex(4)}" if constant else ""
+        return folder, new, new
+
+    def _commit(self, step: int, marker: _Marker) -> None:
+        if jax.process_count() > 1:  # of what others have uploaded nothing is known yet
+            self._find(marker, _checksums.load(self.path / str(step)))
+        self._lease.check()
+        self._objects.write(f"{step}.committed", marker.to_json())
+        self._known[step] = marker
 
     def remove(self, steps: Iterable[int]) -> None:
         """Delete the markers of steps; their other objects go at the next `sweep`."""
@@ -244,12 +291,10 @@ class Bucket(Folder):
             raise
         for step in steps:
             self._known.pop(step, None)
-            self.forget(step)
 
     def sweep(self, *, unfinished: bool) -> list[Path]:
         """Delete the folders that no marker names, as those of killed uploads."""
         if unfinished:
-            _files.sweep(self.path, unfinished=True)
             with contextlib.suppress(CheckpointError, FileNotFoundError):
                 entries = self._objects.entries()
                 steps = {int(x[1]) for name in entries if (x := _MARKER.fullmatch(name))}
@@ -289,6 +334,10 @@ class Bucket(Folder):
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(root: Path) -> str:
+    return _digest((root / _checksums.FILE).read_bytes())
 
 
 def _make_staging(url: BucketPath) -> Path:

@@ -116,11 +116,24 @@ def loose_file(name: str, chunk: tuple[int, ...]) -> str:
     return f"state/{name}/{'.'.join(map(str, chunk)) or '0'}"
 
 
-def of_spread(root: Path, spread: Mapping[str, jax.Array]) -> dict[str, Checksum]:
+def cuts_of(root: Path, names: Iterable[str]) -> dict[str, list[int]]:
+    """Return the shapes of the chunks of arrays, as Orbax has said in ``.zarray`` of each.
+
+    Args:
+        root: The step's directory.
+        names: The arrays.
+    """
+    read = lambda name: (root / "state" / name / ".zarray").read_bytes()
+    return {name: json.loads(read(name))["chunks"] for name in names}
+
+
+def of_spread(
+    cuts: Mapping[str, list[int]], spread: Mapping[str, jax.Array]
+) -> dict[str, Checksum]:
     """Sum the files of arrays that are spread over devices, as far as this process has them.
 
     Args:
-        root: The step's directory, where Orbax has said in ``.zarray`` how it cut them.
+        cuts: How they were cut, by name.
         spread: The arrays by name.
 
     Returns:
@@ -128,11 +141,10 @@ def of_spread(root: Path, spread: Mapping[str, jax.Array]) -> dict[str, Checksum
     """
     found: dict[str, Checksum] = {}
     for name, array in spread.items():
-        chunk = json.loads((root / "state" / name / ".zarray").read_bytes())["chunks"]
         files = {
             loose_file(name, place): piece
             for shard in array.addressable_shards
-            for place, piece in _pieces(shard, chunk)
+            for place, piece in _pieces(shard, cuts[name])
         }
         found |= zip(files, in_threads(of_array, files.values()), strict=True)
     return found
@@ -157,12 +169,13 @@ def of_file(root: Path, name: str, size: int | None = None) -> Checksum:
     return Checksum(size, crc)
 
 
-def write(root: Path, arrays: Checksums) -> None:
+def write(root: Path, arrays: Checksums, *, whole: bool = True) -> None:
     """Write down what each file of a step must be.
 
     Args:
         root: The step's directory, complete but for this file.
         arrays: The checksums of the files that hold arrays; the others are read back.
+        whole: False if other processes have files of arrays elsewhere.
 
     Raises:
         FileNotFoundError: If an array was written elsewhere.
@@ -170,9 +183,10 @@ def write(root: Path, arrays: Checksums) -> None:
     """
     files = sorted(path for path in root.rglob("*") if path.is_file())
     names = [path.relative_to(root).as_posix() for path in files if path.name not in MARKERS]
-    if lost := sorted(arrays.keys() - set(names)):
+    lost = sorted(arrays.keys() - set(names))
+    if lost and whole:
         raise FileNotFoundError(f"{lost[0]} is not in {str(root)!r}, where it was written to")
-    found = {name: arrays.get(name) or of_file(root, name) for name in names}
+    found = {name: arrays.get(name) or of_file(root, name) for name in sorted([*names, *lost])}
     text = json.dumps({"crc32": found}).encode()
     lengths = {name: sums.size for name, sums in found.items() if name not in arrays}
     for name, size in (lengths | {FILE: len(text)}).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,13 @@ class _Packed(NamedTuple):
 
 
 def read_packs(
-    root: Path, layout: Layout, places: Iterable[Place], sums: Checksums, *, verify: bool
+    root: Path,
+    layout: Layout,
+    places: Iterable[Place],
+    sums: Checksums,
+    fetch: Callable[[Iterable[str]], None],
+    *,
+    verify: bool,
 ) -> dict[str, np.ndarray]:
     """Read packed arrays, of which only the files that hold what is asked for.
 
@@ -54,6 +60,7 @@ def read_packs(
         layout: Its layout.
         places: The leaves to read; what does not lie packed is passed over.
         sums: What the files must be.
+        fetch: Called with the names of the files before they are read.
         verify: False to compare their lengths only.
 
     Returns:
@@ -68,8 +75,9 @@ def read_packs(
     for name, pack in packs.items():
         check_sizes(name, pack, sums)
     numbers = _chunks(layout, places)
-    # Before memory is taken for what they say that they hold.
     files = [chunk_file(name, number) for name in packs for number in sorted(numbers[name])]
+    fetch(files)
+    # Before memory is taken for what they say that they hold.
     _checksums.check_files(root, files, sums, lengths_only=True)
     arrays = {
         name: aligned_array((pack.size,), np.dtype(pack.dtype)) for name, pack in packs.items()
@@ -199,6 +207,7 @@ def read_loose(
     arrays: Sequence[tuple[Place, Sequence[int]]],
     shardings: Mapping[str, Sharding | None],
     sums: Checksums,
+    fetch: Callable[[Iterable[str]], None],
     *,
     verify: bool,
 ) -> dict[str, Any]:
@@ -209,6 +218,7 @@ def read_loose(
         arrays: Where each lies, and the shape of its chunks, which agree with the checksums.
         shardings: Name of an array -> the sharding to read it into, or None for host memory.
         sums: What the files must be.
+        fetch: Called with the names of the files before they are read.
         verify: False to compare their lengths only.
 
     Returns:
@@ -224,8 +234,10 @@ def read_loose(
         for place, chunk in arrays
         for at in dict.fromkeys(at for box in boxes[place.array] for at in _cut(box, chunk))
     ]
+    files = [file for _, file, _ in wanted]
+    fetch(files)
     # Before memory is taken for what they say that they hold.
-    _checksums.check_files(root, [file for _, file, _ in wanted], sums, lengths_only=True)
+    _checksums.check_files(root, files, sums, lengths_only=True)
     memory = {
         place.array: {box: _empty(box, place.data_dtype) for box in boxes[place.array]}
         for place, _ in arrays

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import operator
 import os
@@ -151,7 +152,7 @@ class Directory:
         if self._candidate(which, {}) is None and not self.steps():
             return None
         try:
-            return self._pick(which, lambda step: (step, self.verify(step)))[0][0]
+            return self._pick(which, lambda step: (step, self._check(step)))[0][0]
         except CheckpointNotFoundError:
             return None
 
@@ -230,9 +231,12 @@ class Directory:
             ...     store.verify(1) > 24
             True
         """
-        step = check_step(step)
-        with self._open(step, arrays=True) as opened:
+        with self._open(check_step(step)) as opened:
             return opened.verify()
+
+    def _check(self, step: int) -> object:
+        """Raise CheckpointCorruptError if a step is."""
+        return self.verify(step)
 
     def size(self, step: int) -> int:
         """Measure a step on the disk.
@@ -378,17 +382,17 @@ class Directory:
         )
 
     @contextlib.contextmanager
-    def _open(self, step: int, *, arrays: bool = False) -> Iterator[StoredStep]:
+    def _open(self, step: int) -> Iterator[StoredStep]:
         """Open a step; what is wrong with it is one error that says what and where.
 
-        Its arrays can be read if they were asked for. What is wrong elsewhere, such as a device
-        without memory, is raised as it is.
+        What is wrong elsewhere, such as a device without memory, is raised as it is.
         """
         if step not in self._committed():
             raise self._not_found(step)
         try:
-            self._folder.fetch(step, arrays=arrays)
-            yield StoredStep(self._folder.path / str(step), self._name(step))
+            self._folder.fetch(step)
+            fetch = functools.partial(self._folder.fetch_files, step)
+            yield StoredStep(self._folder.path / str(step), self._name(step), fetch)
         except CheckpointVersionError:
             raise
         except Exception as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from odyssey_jax.store import _files
-from odyssey_jax.store._barriers import check_shared
+from odyssey_jax.store._barriers import Barriers, check_shared
 from odyssey_jax.store._lock import WriterLock
 from odyssey_jax.store._objects import BucketPath
 
@@ -43,9 +43,11 @@ class Folder:
 
     Attributes:
         path: Where steps are written and read.
+        shared: Whether all processes see there what one of them writes.
         tidied_when_opened: Whether a store tidies up before it writes.
     """
 
+    shared = True
     tidied_when_opened = True
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +56,11 @@ class Folder:
     def make(self) -> None:
         """Make the directory; all processes must see it."""
         _files.make_directory(self.path)
-        check_shared(self.path)
+        # Named so that it is swept away, should the program be killed here.
+        at = lambda probe: self.path / f"0.{_files.UNFINISHED}-shared-{probe}"
+        check_shared(
+            self.path, lambda p: at(p).mkdir(), lambda p: at(p).exists(), lambda p: at(p).rmdir()
+        )
 
     def lock(self) -> Lock:
         """Return the lock of its writer."""
@@ -68,8 +74,11 @@ class Folder:
         """Look for one committed step: to list the directory takes 1 to 2 ms after a save."""
         return os.path.lexists(self.path / str(step))
 
-    def fetch(self, step: int, *, arrays: bool = True) -> None:
-        """Have a committed step in `path`: its documents, and its arrays where they are read."""
+    def fetch(self, step: int) -> None:
+        """Have the documents of a committed step in `path`."""
+
+    def fetch_files(self, step: int, names: Iterable[str]) -> None:
+        """Have files of a step there, of which the documents are."""
 
     def has_files(self, step: int) -> bool:
         """Return whether the files of a committed step are in `path`, to be linked to."""
@@ -94,14 +103,19 @@ class Folder:
         """Make room in `path` for a step to be written."""
 
     def publish(
-        self, step: int, constant: Collection[str] = (), linked_to: int | None = None
+        self,
+        step: int,
+        barriers: Barriers,
+        constant: Collection[str] = (),
+        linked_to: int | None = None,
     ) -> None:
-        """Commit a step that was written to `path`.
+        """Commit a step that was written to `path`; all processes do, each with what it wrote.
 
         Args:
             step: The step.
-            constant: The files that later steps may link to.
-            linked_to: The step that has all of those.
+            barriers: Where the processes meet.
+            constant: The directories of the files that later steps may link to.
+            linked_to: The step that has all of those; the first process's counts.
         """
 
     def remove(self, steps: Iterable[int]) -> None:

@@ -166,12 +166,20 @@ class Keeper(Reader):
             ...     store.steps()
             ()
         """
-        with together():
-            return tuple(from_first(super().steps(), "Store.steps"))
+        return tuple(self._of_first(super().steps, "Store.steps"))
 
     def _candidate(self, which: Which, skipped: dict[int, str]) -> int | None:
         with together():
             return from_first(super()._candidate(which, skipped), f"Store.{which}")
+
+    def _check(self, step: int) -> object:
+        with self._open(step) as opened:  # each a part: what is corrupt to one is so to all
+            return opened.verify(jax.process_index(), jax.process_count())
+
+    def _of_first(self, look: Callable[[], Any], what: str) -> Any:
+        """Return what process 0 sees; the others do not look."""
+        with together():
+            return from_first(look() if is_first() else None, what)
 
     def _pick(
         self, step: int | Which, attempt: Callable[[int], Result]
@@ -334,16 +342,18 @@ class Keeper(Reader):
         """Return the steps whose place a save may take."""
         return {*self._skipped, *self._given_up}
 
-    def _drop_given_up(self) -> None:
-        given_up = self._given_up.keys() & set(self._committed())
-        if doomed := given_up - self._folder.pinned():
-            self._drop(doomed)
+    def _delete_old(self, step: int) -> set[int]:
+        """Delete what was given up, and what the rule does not keep, now that a step is committed.
 
-    def _delete_old(self, step: int) -> None:
-        """Delete what the rule does not keep, now that a step is committed."""
+        Returns:
+            The steps.
+        """
+        pinned = self._folder.pinned()
+        given_up = (self._given_up.keys() & set(self._committed())) - pinned
+        if given_up:
+            self._drop(given_up)
         # What cannot be read is not ours to delete: it may be of a newer format.
         values, _ = self._read_values(set(self._committed()) - self._skipped.keys())
-        pinned = self._folder.pinned()
         old = values.keys() - self._retained(values, pinned)
         # What was skipped for being corrupt takes nobody's place in the rule, and goes when the
         # run is past it.
@@ -353,13 +363,18 @@ class Keeper(Reader):
         others = [needed for saved, needed in list(self._needed.items()) if saved != step]
         if doomed := old.intersection(self._committed()).difference(others):
             self._drop(doomed)
+        return given_up | doomed
 
     def _drop(self, steps: Iterable[int]) -> None:
         if is_first():
             self._folder.remove(sorted(steps))
+        self._note_dropped(steps)
+
+    def _note_dropped(self, steps: Iterable[int]) -> None:
         for step in steps:
             self._values.pop(step, None)
             self._skipped.pop(step, None)
+            self._folder.forget(step)
 
     @contextlib.contextmanager
     def _deleting(self, doomed: Iterable[int]) -> Iterator[None]:

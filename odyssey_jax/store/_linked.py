@@ -48,6 +48,11 @@ def held_by(step: int, root: Path, layout: Layout) -> Held:
     return Held(step, layout.constant, _below(_checksums.load(root), directories.values()))
 
 
+def folders_of(layout: Layout) -> set[str]:
+    """Return the directories of a step in which the files are that later ones may link to."""
+    return {f"state/{directory}" for directory in _directories(layout).values()}
+
+
 def again(found: Held, root: Path, layout: Layout) -> Linked:
     """Return which arrays another step holds, by what was said of them."""
     arrays = {n: d for n, d in _directories(layout).items() if _same(found, layout, n)}
@@ -125,4 +130,5 @@ def link(source: Path, target: Path) -> None:
 
 def is_copied(linked: Linked, root: Path) -> bool:
     """Return whether the file system has made copies of what was to be linked."""
-    return any((root / file).stat().st_nlink < 2 for file in linked.sums)
+    files = (root / file for file in linked.sums)
+    return any(file.stat().st_nlink < 2 for file in files if file.exists())  # else another's

@@ -226,7 +226,11 @@ class Objects:
 
         def get(name: str, file: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(self._at(name), str(file))
+            try:
+                self._fs.get_file(self._at(name), str(file))
+            except BaseException:
+                file.unlink(missing_ok=True)  # a part of it would be taken for damage
+                raise
 
         self._at_once(
             [lambda n=n, f=f: self._try("read", n, lambda: get(n, f)) for n, f in files.items()]

@@ -175,14 +175,15 @@ class Writer:
     """The writer of whole steps, each atomically; the first process has one.
 
     Args:
-        directory: The store's directory.
+        directory: Where to.
         barriers: Where the processes meet.
+        shared: Whether the other processes write there as well.
     """
 
-    def __init__(self, directory: Path, barriers: Barriers) -> None:
-        self._directory, self._barriers = directory, barriers
+    def __init__(self, directory: Path, barriers: Barriers, *, shared: bool = True) -> None:
+        self._directory, self._barriers, self._shared = directory, barriers, shared
         self._finish: Callable[[], None] | None = None
-        self._begun: Future[Path] | None = None  # where other processes write their part
+        self._begun: Future[None] | None = None  # when other processes may write their part
         options = dataclasses.replace(
             _IN_TURN,
             # Called when this process has written its files, before they are finished.
@@ -242,14 +243,13 @@ class Writer:
         self._begun = Future() if spread and jax.process_count() > 1 else None
         with quiet():
             unfinished = self._directory / f"{step}.{UNFINISHED}"
-            self._finish = lambda: _finish(unfinished, sums, self._sum_spread(unfinished, spread))
+            self._finish = lambda: self._finish_in(unfinished, sums, spread)
             # Writes into the unfinished directory, in threads. When all is written they call
             # `_before_commit`, which adds the checksums and makes everything durable, and only
             # then rename it: that one rename is the commit.
             self._orbax.save(final, args=ocp.args.Composite(**items))
             if self._begun is not None:
-                state = next(unfinished.glob("state*"))
-                _settle(self._begun, lambda: self._barriers.begun(state))
+                _settle(self._begun, self._barriers.begun)
             # While the files are being written: before `save` it would delay them.
             _settle(
                 sums,
@@ -272,11 +272,20 @@ class Writer:
         assert self._finish is not None
         self._finish()
 
-    def _sum_spread(self, unfinished: Path, spread: Mapping[str, jax.Array]) -> dict[str, Checksum]:
-        if not spread:
-            return {}
-        self._barriers.finished()
-        return self._barriers.summed(_checksums.of_spread(unfinished, spread))
+    def _finish_in(
+        self,
+        unfinished: Path,
+        whole: Future[dict[str, Checksum]],
+        spread: Mapping[str, jax.Array],
+    ) -> None:
+        """Write the checksums, and make all of it durable."""
+        sums: dict[str, Checksum] = {}
+        if spread:
+            cuts = self._barriers.finished(_checksums.cuts_of(unfinished, spread))
+            sums = self._barriers.summed(_checksums.of_spread(cuts, spread))
+        whole_here = self._shared or jax.process_count() == 1
+        _checksums.write(unfinished, whole.result() | sums, whole=whole_here)
+        sync_tree(unfinished)
 
     def close(self) -> None:
         """End Orbax's threads."""
@@ -303,26 +312,20 @@ def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
         future.set_exception(error)
 
 
-def _finish(
-    unfinished: Path, whole: Future[dict[str, Checksum]], spread: Mapping[str, Checksum]
-) -> None:
-    """Write the checksums, and make all of it durable."""
-    _checksums.write(unfinished, whole.result() | dict(spread))
-    sync_tree(unfinished)
-
-
 class ShardWriter:
     """The writer of the shards that a process holds; each process but the first has one.
 
-    TensorStore makes every file that it writes durable; the directories are the first's.
+    TensorStore makes every file that it writes durable; the directories are the first's, unless
+    each process has its own.
 
     Args:
-        directory: The store's directory.
+        directory: Where to.
         barriers: Where the processes meet.
+        shared: Whether the other processes write there as well.
     """
 
-    def __init__(self, directory: Path, barriers: Barriers) -> None:
-        self._directory, self._barriers = directory, barriers
+    def __init__(self, directory: Path, barriers: Barriers, *, shared: bool = True) -> None:
+        self._directory, self._barriers, self._shared = directory, barriers, shared
         self._handler = _state_handler()
 
     def write(
@@ -336,13 +339,16 @@ class ShardWriter:
         del header, layout
         if not arrays.spread:
             return
-        state: Any = self._barriers.begun(None)
+        self._barriers.begun()
+        unfinished = self._directory / f"{step}.{UNFINISHED}"
+        state: Any = unfinished / "state"
+        if not self._shared:
+            state.mkdir(parents=True)
         with quiet():
             self._handler.save(state, args=ocp.args.PyTreeSave(_nested(arrays.spread)))
         self._barriers.written()
-        self._barriers.finished()
-        unfinished = self._directory / f"{step}.{UNFINISHED}"
-        self._barriers.summed(_checksums.of_spread(unfinished, arrays.spread))
+        cuts = self._barriers.finished(None)
+        self._barriers.summed(_checksums.of_spread(cuts, arrays.spread))
 
     def close(self) -> None:
         """End Orbax's threads."""

@@ -306,7 +306,7 @@ class Reader(Directory):
         """Read leaves like the targets: the one way to a checkpoint's arrays."""
         check_shardings(places, targets)
         shardings = loose_shardings(places, targets)
-        with self._open(step, arrays=bool(places)) as opened:
+        with self._open(step) as opened:
             packed, loose = opened.arrays(layout, places, shardings, verify=verify)
         return place_all(places, targets, packed, loose)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from odyssey_jax._checks import check_count
-from odyssey_jax.parallel._agree import from_first, is_first, together
+from odyssey_jax.parallel._agree import is_first, together
 from odyssey_jax.store import _files
 from odyssey_jax.store._background import OnFailedSave
 from odyssey_jax.store._barriers import Barriers
@@ -20,7 +20,7 @@ from odyssey_jax.store._errors import CheckpointError, CheckpointWriteError, Che
 from odyssey_jax.store._format import decode, dumps, header
 from odyssey_jax.store._keeper import Keeper
 from odyssey_jax.store._layout import PACK_BELOW, Layout
-from odyssey_jax.store._linked import Held, again, alike, held_by, is_copied
+from odyssey_jax.store._linked import Held, again, alike, folders_of, held_by, is_copied
 from odyssey_jax.store._retain import Mode
 from odyssey_jax.store._snapshot import (
     NOTHING,
@@ -53,8 +53,8 @@ class Store(Keeper):
     all call the same methods in the same order, from the main thread: of an array that is
     spread over them each writes its own part, process 0 writes what is replicated and what it
     has for itself, deletes, and decides where they might see different things. A save that
-    fails in one fails in all. A bucket is refused there. To look at a directory in one
-    process only, use a `Reader`.
+    fails in one fails in all. In a bucket each uploads what it has, by a staging directory of its
+    own, and process 0 the marker. To look at a directory in one process only, use a `Reader`.
 
     Args:
         directory: Where the steps are, a path or the URL of a bucket (``gs://``, ``s3://``); made
@@ -123,12 +123,12 @@ class Store(Keeper):
         self._held: Held | None = None  # what the next saves may link to
         self._copied = False
         self._save_seconds = 0.0
-        self._barriers = Barriers(self._folder.path)
+        self._barriers = Barriers(self.directory)
         # Orbax takes a second to import, which a program without a store need not wait for.
         from odyssey_jax.store import _orbax
 
         kind = _orbax.Writer if is_first() else _orbax.ShardWriter
-        self._writer = kind(self._folder.path, self._barriers)
+        self._writer = kind(self._folder.path, self._barriers, shared=self._folder.shared)
 
     @property
     def in_flight(self) -> int:
@@ -266,10 +266,11 @@ class Store(Keeper):
         held = self._held
         if not layout.constant or held is None or held.step in self._replaceable():
             return NOTHING
-        with together():
-            if not from_first(self._folder.has_files(held.step), "Store.save"):
-                return NOTHING
-        return again(held, self._folder.path / str(held.step), layout)
+        if not self._of_first(lambda: self._folder.has_files(held.step), "Store.save"):
+            return NOTHING
+        linked = again(held, self._folder.path / str(held.step), layout)
+        # To a folder of the bucket as a whole, or else each uploads all that it has anew.
+        return linked if self._folder.shared or _is_whole(linked, layout) else NOTHING
 
     def _with_links(self, step: int, arrays: Arrays, linked: Linked, layout: Layout) -> Arrays:
         """Return what is to be written, less what the newest step holds as well."""
@@ -285,8 +286,7 @@ class Store(Keeper):
         return Arrays(packed, whole, arrays.spread, linked)
 
     def _is_committed(self, step: int) -> bool:
-        with together():
-            return from_first(self._folder.has(step), "Store.save")
+        return self._of_first(lambda: self._folder.has(step), "Store.save")
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))
@@ -332,9 +332,8 @@ class Store(Keeper):
                 self._skipped.pop(step, None)
                 self._given_up.pop(step, None)
                 what = f"after step {step} old checkpoints were not deleted in {where}"
-                self._drop_given_up()
-                self._delete_old(step)
-                self._barriers.committed()
+                dropped = self._delete_old(step) if is_first() else ()
+                self._note_dropped(self._barriers.committed(dropped))
                 # Not sooner: a save that another process failed gives nothing up.
                 self._given_up.clear()
         except Exception as error:
@@ -351,16 +350,16 @@ class Store(Keeper):
 
     def _publish(self, step: int, layout: Layout, linked: Linked) -> None:
         if not layout.constant:
-            self._folder.publish(step)
-        elif not is_first():
-            self._held = Held(step, layout.constant, {})
-        else:
+            self._folder.publish(step, self._barriers)
+            return
+        held = Held(step, layout.constant, {})
+        if is_first():
             root = self._folder.path / str(step)
-            found = held_by(step, root, layout)
+            held = held_by(step, root, layout)
             self._copied |= is_copied(linked, root)
-            whole = linked.arrays.keys() == layout.constant.keys()
-            self._folder.publish(step, found.sums.keys(), int(linked.root.name) if whole else None)
-            self._held = found
+        linked_to = int(linked.root.name) if _is_whole(linked, layout) else None
+        self._folder.publish(step, self._barriers, folders_of(layout), linked_to)
+        self._held = held
 
     def _in_place_of(self, step: int) -> contextlib.AbstractContextManager[None]:
         # The rename that commits needs the name to be free, so the old step is set aside first,
@@ -400,3 +399,8 @@ class Store(Keeper):
                 CheckpointWriteWarning,
                 stacklevel=2,
             )
+
+
+def _is_whole(linked: Linked, layout: Layout) -> bool:
+    """Return whether a step has all that does not change from an earlier one."""
+    return linked.arrays.keys() == layout.constant.keys()

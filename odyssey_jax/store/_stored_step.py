@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,17 @@ class StoredStep:
     Args:
         root: The step's directory.
         name: What to call the checkpoint.
+        fetch: Called before files are read that hold arrays, with their names.
 
     Raises:
         CheckpointCorruptError: If it has no checksums; its methods raise that too.
         CheckpointError: If it is another library's.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
-        self._root, self._name = root, name
+    def __init__(
+        self, root: Path, name: str, fetch: Callable[[Iterable[str]], None] = lambda _: None
+    ) -> None:
+        self._root, self._name, self._fetch = root, name, fetch
         self._step = int(root.name)
         if _files.is_foreign(root):
             # Not corrupt: neither is it ours, nor passed over for an older one.
@@ -117,8 +120,8 @@ class StoredStep:
             _checksums.check_files(self._root, documents, sums)
         chunks = self._loose_chunks(place for place in places if place.array in loose)
         with _making_sense("layout/metadata"):
-            packed = read_packs(self._root, layout, places, sums, verify=verify)
-        return packed, read_loose(self._root, chunks, loose, sums, verify=verify)
+            packed = read_packs(self._root, layout, places, sums, self._fetch, verify=verify)
+        return packed, read_loose(self._root, chunks, loose, sums, self._fetch, verify=verify)
 
     def _loose_chunks(self, places: Iterable[Place]) -> list[tuple[Place, list[int]]]:
         """Return how arrays by themselves are cut.
@@ -157,8 +160,12 @@ class StoredStep:
             raise ValueError(f"it is not of leaf {place.path[:200]}")
         return chunks
 
-    def verify(self) -> int:
-        """Read all of it, and compare it with its checksums.
+    def verify(self, part: int = 0, parts: int = 1) -> int:
+        """Read all of it, or a part of its files, and compare it with its checksums.
+
+        Args:
+            part: Which part.
+            parts: Of how many.
 
         Returns:
             How many bytes had one.
@@ -167,8 +174,10 @@ class StoredStep:
         for name, pack in layout.packs.items():
             check_sizes(name, pack, self._checksums)
         self._loose_chunks(layout.places)
-        _checksums.check_files(self._root, self._checksums, self._checksums)
-        return sum(wanted.size for wanted in self._checksums.values())
+        files = sorted(self._checksums)[part::parts]
+        self._fetch(files)
+        _checksums.check_files(self._root, files, self._checksums)
+        return sum(self._checksums[file].size for file in files)
 
 
 @contextlib.contextmanager

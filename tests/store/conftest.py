@@ -87,7 +87,7 @@ class PlainWriter:
     For tests of what the store lists, keeps and says, where the writing is not the point.
     """
 
-    def __init__(self, directory, barriers):
+    def __init__(self, directory, barriers, *, shared=True):
         self._directory = directory
 
     def write(self, step, header, layout, arrays):

@@ -21,10 +21,13 @@ from odyssey_jax.store import (
     CheckpointWriteWarning,
     Reader,
     Store,
+    _checksums,
+    _files,
     _lease,
     as_directory,
 )
 from odyssey_jax.store._bucket import Bucket, _digest
+from odyssey_jax.store._checksums import Checksum
 from odyssey_jax.store._lease import Lease
 from odyssey_jax.store._objects import Objects
 from tests.store.conftest import MEMORY, TREE, save
@@ -339,7 +342,52 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         Store("s3://bucket/run")
 
 
-def test_several_processes_are_refused(url, monkeypatch):
+class Barriers:
+    """Those of a process whose others do `meanwhile`."""
+
+    def __init__(self, meanwhile, place=None):
+        self.uploaded, self.place = meanwhile, place
+
+    def placed(self, place):
+        return place or self.place
+
+
+def staged(url, monkeypatch, process):
+    """The bucket of one of 2 processes, of which each has written a file of step 1."""
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(ValueError, match="a bucket is written to by one process, not by 2"):
-        Bucket(BucketPath(url)).make()
+    monkeypatch.setattr("jax.process_index", lambda: process)
+    bucket = Bucket(BucketPath(url))
+    local = bucket.path / ("1" if process == 0 else f"1.{_files.UNFINISHED}")
+    file = local / "state" / "tree.w" / f"{process}.0"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"123456789")
+    if process == 0:
+        others = {"state/tree.w/1.0": Checksum(9, 0xCBF43926)}
+        _checksums.write(local, others, whole=False)
+    return bucket
+
+
+@pytest.mark.parametrize("theirs", [None, b"1234", b"123456789"])
+def test_the_marker_waits_for_what_others_upload(url, monkeypatch, theirs):
+    bucket, objects = staged(url, monkeypatch, 0), Objects(BucketPath(url))
+    bucket.lock().acquire()
+    barriers = Barriers(lambda: theirs and objects.write("1/state/tree.w/1.0", theirs))
+    if theirs == b"123456789":
+        bucket.publish(1, barriers)
+        bucket.lock().release()
+        assert bucket.committed() == (1,)
+        return
+    why = "is 4 bytes long, not 9" if theirs else "is missing"
+    with pytest.raises(CheckpointCorruptError, match=rf"state/tree\.w/1\.0 {why}"):
+        bucket.publish(1, barriers)
+    bucket.sweep(unfinished=True)
+    bucket.lock().release()
+    assert {name.partition(".")[0] for name in names(url)} == {"writer"}
+
+
+def test_another_process_uploads_its_files_and_no_more(url, monkeypatch):
+    bucket, told = staged(url, monkeypatch, 1), []
+    bucket.publish(1, Barriers(lambda: told.extend(names(url)), ["1", "", ""]))
+    assert told == ["1/state/tree.w/1.0"]
+    assert names(url) == set(told)
+    assert [path.name for path in bucket.path.iterdir()] == ["writer.lock"]

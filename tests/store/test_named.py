@@ -160,3 +160,16 @@ def test_what_a_device_packs_and_keeps():
 
 def leaves_like(layout):
     return [jax.ShapeDtypeStruct(place.shape, place.dtype) for place in layout.places]
+
+
+def test_of_a_bucket_only_what_is_read_is_downloaded(url):
+    with Store(url) as store:
+        store.save(3, tree(), {})
+    here = lambda reader: {x.parent.name for x in reader._folder.path.glob("3/state/*/[0-9]*")}
+    reader = Reader(url)
+    reader.metadata(3)
+    assert here(reader) == set()
+    reader.load(subtree="params/layers/1")
+    assert here(reader) == {"tree.params.layers.1.kernel", "packed.float32"}
+    assert reader.verify(3) > 3 * 2**20
+    assert here(reader) >= {leaf.array for leaf in reader.leaves(3) if "tree." in leaf.array}

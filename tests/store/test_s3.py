@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+import os
+import pickle
 import random
 import signal
 import socket
@@ -15,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from safetensors.numpy import load_file
 
 import odyssey_jax as ody
 from odyssey_jax.store import (
@@ -30,6 +34,10 @@ from odyssey_jax.store import (
 )
 from odyssey_jax.store._lease import Lease
 from odyssey_jax.store._objects import Objects
+from tests import examples
+from tests.fit import test_elastic as elastic
+from tests.processes import WATCHED, run, start
+from tests.store.test_processes import COMMON, tree
 
 pytestmark = pytest.mark.slow
 
@@ -202,3 +210,230 @@ def test_an_emulator_of_gcs(monkeypatch):
         assert reader.steps() == (2, 3)
         assert reader.restore({"w": np.zeros(3)}).tree["w"].tolist() == [3.0] * 3
         assert not any(n.startswith("0/") for n in Objects(BucketPath(url)).sizes())
+
+
+# Several processes, which share no directory.
+
+OWN_MACHINE = """
+import tempfile
+from pathlib import Path
+tempfile.tempdir = tempfile.mkdtemp(dir=sys.argv.pop())
+"""
+
+STORE = (
+    COMMON
+    + OWN_MACHINE
+    + """
+from odyssey_jax.store import _objects
+_objects._PAUSE = 0.0
+
+try:
+    Store("memory://each-has-its-own")
+    raise AssertionError
+except CheckpointError as error:
+    assert "is not shared: process 1 does not see what process 0 writes there" in str(error)
+
+store = Store(directory, keep_last=2, keep_best=1, monitor="loss")
+objects, staging = store._folder._objects, store._folder.path
+for step in range(1, 6):
+    store.save(step, make(step), {"metrics": {"loss": float((step - 2) ** 2)}})
+store.wait()
+assert (store.steps(), store.latest(), store.best()) == ((2, 4, 5), 5, 2)
+assert [path.name for path in staging.iterdir()] == ["writer.lock"]
+same(store.restore(make(0)).tree, make(5))
+same(store.restore(make(0), "best").tree, make(2))
+# Each has downloaded its own part, and deletes it with the step.
+assert {file.name for file in staging.glob("5/state/tree.cells/[0-9]*")} == {f"{me}.0", f"{me}.1"}
+store.pin(4)
+store.forget([5])
+assert (store.steps(), store.pinned()) == ((2, 4), (4,))
+assert not list(staging.glob("5*"))
+store.unpin(4)
+
+# An upload that is refused to one process fails the save of all, and leaves nothing.
+put_file = objects._fs.put_file
+for culprit in range(jax.process_count()):
+    def refused(file, path, **how):
+        raise PermissionError("Access Denied")
+    if me == culprit:
+        objects._fs.put_file = refused
+    store.save(6, make(6), {})
+    try:
+        store.wait()
+        raise AssertionError
+    except CheckpointWriteError as error:
+        who = "" if me == culprit else f"process {culprit}: "
+        begin = f"checkpoint of step 6 was not written to {directory!r}: {who}'{directory}/6/"
+        assert str(error).startswith(begin), error
+        assert str(error).endswith("could not be written: PermissionError: Access Denied"), error
+    objects._fs.put_file = put_file
+    store._background.join()
+    assert store.steps() == (2, 4)
+    assert not any(name.startswith("6") for name in objects.sizes()) or me
+store.save(6, make(6), {})
+store.wait()
+
+# Each verifies a share of the files, and hears what is wrong with another's.
+damaged = "6/state/tree.cells/0.0"
+content = objects.read(damaged)
+if me == 0:
+    objects.write(damaged, content[:-1] + bytes([content[-1] ^ 1]))
+store.steps()  # all wait until it is written
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert store.latest(verify=True) == 4
+assert "state/tree.cells/0.0 is damaged" in str(caught[0].message)
+here = {file.relative_to(staging).as_posix() for file in staging.glob("4/state/*/[0-9]*")}
+there = {name for name in objects.sizes("4/state") if name.rpartition("/")[2][0].isdigit()}
+assert set() < here < there, here
+if me == 0:
+    objects.write(damaged, content)
+store.close()
+
+# What does not change is uploaded once, by each what it has.
+held = [name for name in make() if name not in ("cells", "number")]
+with Store(f"{directory}-constant", keep_last=None) as other:
+    for step in (1, 2):
+        other.save(step, make(1), {}, constant=held)
+        other.wait()
+    same(other.restore(make(0)).tree, make(1))
+    names = set(other._folder._objects.sizes())
+    other.save(3, make(1), {}, constant=held[:-1])  # another array of those that are packed
+    other.wait()
+    same(other.restore(make(0)).tree, make(1))
+(constant,) = {name.split("/")[0] for name in names if name.startswith("constant.")}
+for file in ("tree.rows/0.0", "tree.rows/1.0", "packed.float32_constant/0"):
+    assert {name for name in names if name.endswith(file)} == {f"{constant}/state/{file}"}
+assert {f"{step}/state/tree.cells/1.0" for step in (1, 2)} < names
+"""
+)
+
+
+def test_several_processes_save_and_one_restores(s3, tmp_path):
+    url = f"{s3}/several"
+    run(STORE, url, tmp_path)
+    with Store(url) as store:
+        assert store.latest(verify=True) == 6
+        examples.assert_same(store.restore(tree(0)).tree, tree(6))
+    examples.assert_same(Reader(f"{url}-constant").restore(tree(0)).tree, tree(1))
+    objects = Objects(BucketPath(url))
+    objects.download({name: tmp_path / "copy" / name for name in objects.sizes()})
+    step, plain = tmp_path / "copy" / "6" / "state", ocp.RestoreArgs(restore_type=np.ndarray)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        how = jax.tree.map(lambda _: plain, orbax.metadata(step).item_metadata.tree)
+        found = orbax.restore(step, args=ocp.args.PyTreeRestore(restore_args=how))["tree"]
+    np.testing.assert_array_equal(found["cells"], tree(6)["cells"])  # of both processes
+
+
+FIT = (
+    elastic.FIT
+    + OWN_MACHINE
+    + """
+import os, pickle, signal, sys
+from odyssey_jax.store import _objects
+
+url, ending, me = sys.argv[1], sys.argv[2], jax.process_index()
+
+def parts(tree):
+    return [[np.asarray(s.data) for s in x.addressable_shards] for x in jax.tree.leaves(tree)]
+"""
+)
+
+WHOLE = (
+    FIT
+    + """
+for kind in ("replicated", "sharded"):
+    fit(f"{url}/half {kind}", placed(kind), 6)
+    result = fit(f"{url}/whole {kind}", placed(kind), 12)
+    found = parts((result.state, result.best)), dict(result.history), result.best_epoch
+    Path(f"{ending}/whole {kind}{me}").write_bytes(pickle.dumps(found))
+"""
+)
+
+# Process 1 is killed between two of its objects; or process 0, before its second marker.
+KILLED = (
+    FIT
+    + """
+write, upload, times = _objects.Objects.write, _objects.Objects.upload, []
+
+def die_in_the_middle(objects, files):
+    times.append(files)
+    if me == 1 and len(times) == 2:
+        upload(objects, dict(list(files.items())[:1]))
+        os.kill(os.getpid(), signal.SIGKILL)
+    upload(objects, files)
+
+def die_before_the_marker(objects, name, content):
+    times.extend(name for _ in [0] if name.endswith(".committed"))
+    if len(times) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(objects, name, content)
+
+if ending == "1":
+    _objects.Objects.upload = die_in_the_middle
+else:
+    _objects.Objects.write = die_before_the_marker
+fit(f"{url}/killed", placed("sharded"), 12)
+"""
+)
+
+RESUMED = (
+    FIT
+    + """
+for name in ("killed", "half replicated", "half sharded"):
+    result = fit(f"{url}/{name}", placed(name.split()[-1].replace("killed", "sharded")), 12)
+    found = parts((result.state, result.best)), dict(result.history), result.best_epoch
+    Path(f"{ending}/{name}{me}").write_bytes(pickle.dumps(found))
+laid_out = ody.load_params(f"{url}/killed", placement=placed("sharded"))
+whole = ody.load_params(f"{url}/killed")
+for name, x in laid_out.items():
+    for shard in x.addressable_shards:
+        np.testing.assert_array_equal(whole[name][shard.index], shard.data)
+if me == 1:  # and the other goes on
+    ody.export_params(f"{url}/killed", f"{ending}/killed.safetensors")
+"""
+)
+
+
+def test_runs_of_two_processes_killed_while_they_upload(s3, tmp_path):
+    url = f"{s3}/two"
+    run(WHOLE, url, tmp_path, tmp_path)
+    for run_of in ("half replicated", "half sharded"):
+        objects = Objects(BucketPath(f"{url}/{run_of}"))
+        files = {name: tmp_path / "copy" / run_of / name for name in objects.sizes()}
+        objects.download(files)
+        Objects(BucketPath(f"{url}/alone/{run_of}")).upload(files)
+    store = Objects(BucketPath(f"{url}/killed/checkpoints"))
+    for victim in (1, 0):
+        running = start(KILLED, url, victim, tmp_path, begin=WATCHED)
+        errors = [process.communicate(timeout=200)[1] for process in running]
+        assert running[victim].returncode == -signal.SIGKILL, errors
+        assert running[1 - victim].returncode in (os.EX_TEMPFAIL, -signal.SIGABRT), errors
+        folders = {int(x[0]) for n in store.sizes() if (x := n.split("/"))[0].isdigit()}
+        steps = Reader(f"{url}/killed/checkpoints").steps()
+        assert steps
+        assert folders > set(steps), "what was being uploaded is no step"
+    run(RESUMED, url, tmp_path, tmp_path)
+    steps = Reader(f"{url}/killed/checkpoints").steps()
+    assert {name.split("/")[0] for name in store.sizes() if "/" in name} == set(map(str, steps))
+
+    read = lambda name: pickle.loads((tmp_path / name).read_bytes())
+    for me in range(2):
+        for name in ("killed", "half sharded"):
+            examples.assert_same(read(f"{name}{me}"), read(f"whole sharded{me}"))
+        examples.assert_same(read(f"half replicated{me}"), read(f"whole replicated{me}"))
+    lines = {n: Objects(BucketPath(f"{url}/{n}")).read("metrics.jsonl") for n in
+             ("killed", "whole sharded")}  # fmt: skip
+    assert lines["killed"] == lines["whole sharded"]
+    examples.assert_same(
+        load_file(tmp_path / "killed.safetensors"), ody.load_params(f"{url}/whole sharded")
+    )
+
+    space = {}
+    exec(elastic.FIT, space)  # the same run, on one process
+    for kind in ("replicated", "sharded"):
+        history, best = read(f"whole {kind}0")[1:]
+        result = space["fit"](f"{url}/alone/half {kind}", space["placed"](kind, 4), 12)
+        assert result.best_epoch == best
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3)
+        jax.tree.map(close, dict(result.history), history)
