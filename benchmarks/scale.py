@@ -1,18 +1,25 @@
-"""Several devices: `fit` over a hand-written sharded loop, bytes per device, and resumes.
+"""Several devices: `fit` over a hand-written loop, bytes per device, resumes, saves to a bucket.
 
 ``python -m benchmarks.scale [--quick] [--json FILE]``
 
 The loop by hand is what an expert writes: a jitted scan of an epoch's steps with the same
 shardings, donated, over batches that lie on the devices. These are 8 simulated ones where there
 are no others, which
-share the cores: the ratios say what `fit` adds, and nothing of how it scales.
+share the cores: the ratios say what `fit` adds, and nothing of how it scales. The bucket is moto's
+S3 server on the loopback, in Python and on the same cores: what the loop waits for is what counts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
 import os
+import socket
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +41,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import odyssey_jax as ody
 from benchmarks._harness import (
     Ratio,
+    Version,
     arguments,
     interleave,
     ratio,
@@ -156,6 +164,63 @@ def resumes(data: jax.Array) -> None:
         print(f"{saved} -> {cells}")
 
 
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """Run moto's S3 server; yield the URL of a bucket on it."""
+    import fsspec
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.1)
+        fsspec.filesystem("s3").mkdir("scale")
+        yield "s3://scale"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def saves(data: jax.Array, rounds: int) -> None:
+    """Time saves of a train state to a directory and to a bucket, which take turns."""
+    title = "saves of a train state cut over all devices, to a directory and to S3 on the loopback"
+    if missing := [name for name in ("moto", "s3fs") if importlib.util.find_spec(name) is None]:
+        print(f"\n{title}: left out, since {missing[0]} is not installed")
+        return
+    state = train(ody.fully_sharded(), data, 1).carry.state
+
+    def version(name: str, store: ody.Store) -> Version:
+        def save() -> dict[str, float]:
+            start = time.perf_counter()
+            store.save((store.latest() or 0) + 1, state, {})
+            blocked = time.perf_counter() - start
+            store.wait()
+            total = time.perf_counter() - start
+            return {f"{name}, blocked": blocked, f"{name}, committed": total}
+
+        return save
+
+    with contextlib.ExitStack() as stack:
+        local = stack.enter_context(tempfile.TemporaryDirectory())
+        places = {"directory": local, "S3": f"{stack.enter_context(s3_server())}/run"}
+        stores = {name: stack.enter_context(ody.Store(place)) for name, place in places.items()}
+        versions = {name: version(name, store) for name, store in stores.items()}
+        show_times(title, dict(sorted(interleave(versions, rounds).items())))
+
+
 def main() -> None:
     options = arguments(str(__doc__).splitlines()[0])
     rounds, steps = (5, 160) if options.quick else (15, 480)
@@ -176,6 +241,7 @@ def main() -> None:
     ratios |= bytes_per_device(data)
     if not options.quick:
         resumes(data)
+        saves(data, rounds)
     show_ratios(ratios)
     write_json(options.json, ratios)
 
