@@ -11,11 +11,10 @@ from typing import Any, Self, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx, traverse_util
-from flax.core import meta
 from flax.core.scope import in_filter, union_filters
 
 from odyssey_jax._types import LossFn, ModelState, PyTree, Task, Update
-from odyssey_jax.parallel import named_leaves
+from odyssey_jax.parallel import axis_names
 from odyssey_jax.train._passed_on import passed_on
 from odyssey_jax.train._user_functions import (
     AsksForItsLoss,
@@ -243,16 +242,8 @@ def nnx_task(
     def rebuild(params: PyTree, model_state: PyTree) -> Any:
         return evaluate.merge(params, model_state, jax.random.key(0))
 
-    return Task(init, loss, evaluate, rebuild, checked_update(update), lambda: _annotated(template))
-
-
-def _annotated(model: nnx.Module) -> dict[str, tuple[Any, ...]]:
-    """Return what the axes of a model's variables are annotated with, by their paths."""
-    found = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        if names := variable.get_metadata().get("out_sharding"):
-            found["/".join(map(str, path))] = tuple(names)
-    return found
+    names = lambda: axis_names((nnx.state(template), None))
+    return Task(init, loss, evaluate, rebuild, checked_update(update), names)
 
 
 def _without_sharding(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -515,21 +506,8 @@ def linen_task(
         _LinenEvaluate(module, loss_fn, tuple(rngs)),
         rebuild,
         checked_update(update),
-        lambda: _boxed(jax.eval_shape(init, jax.random.key(0))),
+        lambda: axis_names(jax.eval_shape(init, jax.random.key(0))),
     )
-
-
-def _boxed(states: PyTree) -> dict[str, tuple[Any, ...]]:
-    """Return what the boxes of Linen's variables say of the axes, by the paths of what is in them.
-
-    `nn.Partitioned` names axes of a mesh, `nn.LogicallyPartitioned` logical ones.
-    """
-    is_box = lambda x: isinstance(x, meta.Partitioned)
-    found = {}
-    for name, box in named_leaves(states, is_leaf=is_box):
-        if is_box(box):
-            found[f"{name}/value"] = tuple(box.names)
-    return found
 
 
 def _sown(variables: Mapping[str, Any], apply: Callable[[Any], Any]) -> set[str]:

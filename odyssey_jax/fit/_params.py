@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from odyssey_jax._opt_state import Elsewhere, schedule_free_param
 from odyssey_jax._types import Mode, PyTree, TrainState
-from odyssey_jax.parallel import Placement, check_placement
+from odyssey_jax.parallel import Placement, axis_names, check_placement
 from odyssey_jax.runs import open_checkpoints
 from odyssey_jax.store import (
     CheckpointError,
@@ -74,7 +74,8 @@ def load_params(
     those of its own devices: of a run (from `Store`'s `pack_below` on, 1 MiB), of Orbax and of
     safetensors. Read whole into host memory first, and put on the devices by parts, are msgpack and
     `.npz`, what a transfer converts, and a run that is evaluated elsewhere than it trains
-    (schedule-free, lookahead, SAM). What lies in a bucket is downloaded first.
+    (schedule-free, lookahead, SAM). The latest and the best of a run are first verified, and so
+    read as a whole; what is read in a bucket is downloaded, and of other libraries all.
 
     Args:
         directory: The run's directory, or that of its checkpoints; or another library's file, or
@@ -86,7 +87,8 @@ def load_params(
             one of a `CheckpointManager`.
         transfer: What is converted, renamed, initialized and ignored on the way to the target.
         placement: Where the parameters are put, as for `fit`, such as `ody.fully_sharded()`;
-            patterns of `ody.sharded` are on the paths of what is returned. None puts them where the
+            patterns of `ody.sharded` are on the paths of what is returned, and annotations are
+            those of the target, such as `nnx.state(model, nnx.Param)`. None puts them where the
             target's lie.
         subtree: "params", the parameters that `fit` returned: averaged, or the best epoch's,
             where it was told so, or where the optimizer is evaluated (schedule-free: to rounding);
@@ -152,11 +154,9 @@ def load_params(
             return source.load()
         if target is None:
             target, transfer = source.describe(), by_name(None)
-        like = _without_variables(target)
         if placement is not None:
-            like = _placed(like, placement, transfer)
-        found = jax.tree.leaves(source.restore(like, transfer))
-        return jax.tree.unflatten(jax.tree.structure(target), found)
+            target = _placed(target, placement, transfer)
+        return source.restore(target, transfer)
 
 
 def _without_variables(target: PyTree) -> PyTree:
@@ -233,9 +233,9 @@ def _format(path: Path, format: ExportFormat | None) -> ExportFormat:
 
 def _placed(target: PyTree, placement: Placement, transfer: Transfer | None) -> PyTree:
     """Describe a target as a placement lays it out; what a transfer initializes is put there."""
-    pairs, structure = jax.tree_util.tree_flatten_with_path(target)
+    pairs = jax.tree_util.tree_leaves_with_path(_without_variables(target))
     leaves = {_name(path): leaf for path, leaf in pairs}
-    placement = placement.of(dict, lambda: (leaves, None))
+    placement = placement.of(lambda: axis_names((target, None)), lambda: (leaves, None))
     state = TrainState(leaves)
     shardings = placement.shardings(leaves, state) or dict.fromkeys(leaves)
     kept = [] if transfer is None else transfer.initialize
@@ -247,7 +247,8 @@ def _placed(target: PyTree, placement: Placement, transfer: Transfer | None) -> 
             return placement.place({name: leaf}, state)[name]
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name])
 
-    return jax.tree.unflatten(structure, [place(*pair) for pair in leaves.items()])
+    placed = [place(*pair) for pair in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(target), placed)
 
 
 class _Foreign(NamedTuple):
@@ -342,6 +343,10 @@ class _Saved(NamedTuple):
 
     def restore(self, target: PyTree, transfer: Transfer | None) -> PyTree:
         """Return a tree like the target."""
+        found = self._restore(_without_variables(target), transfer)
+        return jax.tree.unflatten(jax.tree.structure(target), jax.tree.leaves(found))
+
+    def _restore(self, target: PyTree, transfer: Transfer | None) -> PyTree:
         if self.elsewhere:
             what = f"checkpoint {self.step} in {str(self.reader.directory)!r}"
             return Foreign(what, self.load()).restore(target, transfer, "")[0]

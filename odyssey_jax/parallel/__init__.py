@@ -19,5 +19,6 @@ from odyssey_jax.parallel._placement import OneDevice as OneDevice
 from odyssey_jax.parallel._placement import Placement as Placement
 from odyssey_jax.parallel._placement import check_placement as check_placement
 from odyssey_jax.parallel._placement import check_whole as check_whole
+from odyssey_jax.parallel._rules import axis_names as axis_names
 from odyssey_jax.parallel._rules import named_leaves as named_leaves
 from odyssey_jax.parallel._start import initialize as initialize

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
@@ -81,7 +82,8 @@ class Annotated:
         found = {name: tuple(names) for name, names in axis_names().items()}
         if not found:
             raise ValueError(
-                "the model's parameters have no annotations to place them by: make them with "
+                "the model's parameters, or load_params's target, have no annotations to place "
+                "them by: make them with "
                 "nnx.with_partitioning or nn.with_partitioning; or give rules by their paths, as "
                 "in ody.sharded(mesh, {'kernel$': PartitionSpec(None, 'model')})."
             )
@@ -194,6 +196,29 @@ def named_leaves(
     for tree in (params, *parts):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
             yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def axis_names(states: PyTree) -> dict[str, tuple[Any, ...]]:
+    """Return what Linen's boxes and NNX's variables say of the axes of what is in them.
+
+    `nn.Partitioned` names axes of a mesh, `nn.LogicallyPartitioned` logical ones.
+
+    Args:
+        states: The parameters and the model state.
+
+    Returns:
+        Path, of a variable of NNX its own, and of what is in a box -> the axes' names.
+    """
+    # Who has one of them has imported it.
+    box: Any = getattr(sys.modules.get("flax.core.meta"), "Partitioned", ())
+    variable: Any = getattr(sys.modules.get("flax.nnx"), "Variable", ())
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, node in named_leaves(states, is_leaf=lambda x: isinstance(x, (box, variable))):
+        if isinstance(node, box):
+            found[f"{name}/value"] = tuple(node.names)
+        elif isinstance(node, variable) and (axes := node.get_metadata().get("out_sharding")):
+            found[name] = tuple(axes)
+    return found
 
 
 class Layout:

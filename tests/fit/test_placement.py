@@ -93,12 +93,19 @@ def test_it_learns_what_one_device_learns(alone, name, on_host):
     assert all(x.sharding.is_fully_replicated for x in whole)
 
 
-def test_annotations_of_nnx_and_of_linen(alone):
+def test_annotations_of_nnx_and_of_linen(alone, tmp_path):
     placement = ody.sharded(MESH, annotations={"embed": None, "mlp": "model"}, batch=P("data"))
     task = ody.nnx_task(lambda rngs: Model(rngs, annotated=True), examples.nnx_loss)
-    result = fit(placement, task=task)
+    result = fit(placement, task=task, directory=tmp_path)
     assert_close(result, alone)
     assert result.model.hidden.kernel[...].sharding.spec == P(None, "model")
+    # A target has them too, with values or without.
+    with nnx.use_eager_sharding(False):
+        made = nnx.eval_shape(lambda: Model(nnx.Rngs(0), annotated=True))
+    for target in (nnx.state(result.model, nnx.Param), nnx.state(made, nnx.Param)):
+        found = ody.load_params(tmp_path, target, placement=placement)
+        assert found["hidden"]["kernel"][...].sharding.spec == P(None, "model")
+        examples.assert_same(nnx.to_pure_dict(found), ody.load_params(tmp_path))
 
     class Boxed(linen.Module):
         partitioning: str
@@ -115,10 +122,13 @@ def test_annotations_of_nnx_and_of_linen(alone):
     task = lambda how: ody.linen_task(Boxed(how), loss, jnp.zeros((1, 4)))
     plain = fit(None, task=task(""))
     for how in ("with_partitioning", "with_logical_partitioning"):
-        result = fit(placement, task=task(how))
+        result = fit(placement, task=task(how), directory=tmp_path / how)
         assert_close(result, plain)
-        (kernel,) = jax.tree.leaves(result.model["params"]["Dense_1"]["kernel"])
-        assert kernel.sharding.spec == P(None, "model")
+        params = result.model["params"]
+        found = ody.load_params(tmp_path / how, params, placement=placement)
+        for tree in (params, found):
+            (kernel,) = jax.tree.leaves(tree["Dense_1"]["kernel"])
+            assert kernel.sharding.spec == P(None, "model")
 
 
 def test_a_run_goes_on_in_another_placement(alone, tmp_path, capsys):
