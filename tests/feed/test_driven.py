@@ -141,6 +141,13 @@ def test_chunks_are_dropped_within_a_call():
     assert_same(carry, run_to(program(Read()), 40))
 
 
+def test_a_carry_of_before_what_was_read_is_read_anew():
+    """The batches of its steps are dropped; a reader that went on would come to the fault."""
+    driven = program(Read(batch_size=12, faults={30: ValueError("too far")}), prefetch_bytes=1)
+    assert_same(run_to(driven, 9), run_to(driven, 9))
+    driven.close()
+
+
 def test_what_reading_raises_is_raised_when_all_before_it_is_trained_on():
     driven = program(Read(faults={7: OSError(5, "no such disk")}))
     carry, progress = driven.run(driven.init(jax.random.key(3)), 20)

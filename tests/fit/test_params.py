@@ -209,10 +209,10 @@ def lookahead(rate):
     return optax.lookahead(optax.sgd(rate), 7, 0.5)
 
 
-def sam(rate):
+def sam(rate, steps=7):
     """Seven steps a turn, so that what is saved is in the middle of one."""
     perturbs = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
-    return optax.contrib.sam(optax.sgd(rate), perturbs, sync_period=7)
+    return optax.contrib.sam(optax.sgd(rate), perturbs, sync_period=steps)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +253,13 @@ def test_what_is_loaded_is_what_fit_returned(tmp_path, dtype, how):
     assert_same(raw, jax.tree.map(np.asarray, result.carry.state.params))
     if how:
         assert (raw["w"] != loaded["w"]).any()
+
+
+def test_at_the_end_of_a_turn_the_parameters_are_loaded_as_they_lie(tmp_path):
+    result = returned(tmp_path, optimizer=lambda rate: sam(rate, steps=5))  # of 20
+    assert_same(ody.load_params(tmp_path), jax.device_get(result.model))
+    cache = ody.load_params(tmp_path, subtree="state/opt_state/cache")
+    assert (cache["w"] != result.model["w"]).any()
 
 
 @pytest.mark.parametrize("average", [None, ody.exponential_average(0.9)])

@@ -59,6 +59,13 @@ def test_what_mirrors_a_parameter_lies_as_it_does():
     moments = optax.adam(1.0).init(twins)[0].mu
     found = specs(placement, twins, moments).opt_state
     assert (found["a"]["kernel"], found["b"]["kernel"]) == (P(), P("m"))
+    # Of two that are both on the way it is the longer one.
+    nested = {"a": {"kernel": jnp.zeros((8, 8))}, "b": {"a": {"kernel": jnp.zeros((8, 8))}}}
+    rules = {"^a/": P("m"), "^b/a/": P(None, "m")}
+    placement = ody.sharded(jax.make_mesh((8,), ("m",)), rules, batch=P())
+    found = specs(placement, nested, optax.adam(1.0).init(nested))
+    assert found.params == {"a": {"kernel": P("m")}, "b": {"a": {"kernel": P(None, "m")}}}
+    assert found.opt_state[0].mu == found.params
 
 
 def test_keys_with_slashes_of_their_own_are_found_and_mirrored():
