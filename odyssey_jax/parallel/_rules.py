@@ -250,15 +250,16 @@ class Layout:
             spec, shape = PartitionSpec(), np.shape(leaf)
             for rule in rules:
                 spec = rule.spec(name, shape, spec)
-            if any(axis is not None for axis in spec):
-                names = tuple(name.split("/")) if name else ()
-                while spec[-1] is None:  # JAX takes P("data", None) for another than P("data")
-                    spec = PartitionSpec(*spec[:-1])
-                sharding = _checked(name, shape, NamedSharding(mesh, spec))
-                placed[(*names[-1:], shape)].append((names, sharding))
+            names = tuple(name.split("/")) if name else ()
+            while spec and spec[-1] is None:  # JAX takes P("data", None) for another than P("data")
+                spec = PartitionSpec(*spec[:-1])
+            sharding = _checked(name, shape, NamedSharding(mesh, spec))
+            # Those that lie whole too: else they would be found to mirror others.
+            placed[(*names[-1:], shape)].append((names, sharding))
         for candidates in placed.values():
             candidates.sort(key=lambda pair: -len(pair[0]))
-        self._placed = placed
+        cut = lambda candidates: any(sharding != self._whole for _, sharding in candidates)
+        self._placed = {key: found for key, found in placed.items() if cut(found)}
 
     def shardings(self, tree: PyTree) -> PyTree:
         """Return the sharding of each leaf."""

@@ -66,6 +66,10 @@ def test_what_mirrors_a_parameter_lies_as_it_does():
     found = specs(placement, nested, optax.adam(1.0).init(nested))
     assert found.params == {"a": {"kernel": P("m")}, "b": {"a": {"kernel": P(None, "m")}}}
     assert found.opt_state[0].mu == found.params
+    placement = ody.sharded(jax.make_mesh((8,), ("m",)), {"^a/": P("m")}, batch=P())
+    found = specs(placement, nested, optax.adam(1.0).init(nested))
+    assert found.params == {"a": {"kernel": P("m")}, "b": {"a": {"kernel": P()}}}
+    assert found.opt_state[0].mu == found.params
 
 
 def test_keys_with_slashes_of_their_own_are_found_and_mirrored():
