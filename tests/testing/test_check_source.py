@@ -1,6 +1,7 @@
 """`check_source` finds each fault that a source of one's own may have."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -42,3 +43,17 @@ jax.tree_util.register_pytree_node(
 def test_faults_are_named(replaced, message):
     with pytest.raises(AssertionError, match=message):
         ody.testing.check_source(Wrapped(**replaced))
+
+
+def off_by(x):
+    """Batches that differ by it where they are compiled."""
+    compiled = lambda i: x * isinstance(i, jax.core.Tracer)
+    batch = lambda order, i: {"x": jnp.full(4, 5, jnp.asarray(x).dtype) + compiled(i)}
+    return Wrapped(batch=batch, last_batch=lambda order: {"x": jnp.zeros(2, jnp.asarray(x).dtype)})
+
+
+def test_compiled_batches_may_differ_in_rounding_only():
+    ody.testing.check_source(off_by(np.float32(1e-6)))
+    for x in (np.float32(1e-3), 1):
+        with pytest.raises(AssertionError, match="Trees 0 and 1 differ"):
+            ody.testing.check_source(off_by(x))
