@@ -163,7 +163,7 @@ def _without_variables(target: PyTree) -> PyTree:
     """Return a tree with the array of each `nnx.Variable`, whose path is then the parameter's."""
     nnx = sys.modules.get("flax.nnx")
     is_variable = lambda x: nnx is not None and isinstance(x, nnx.Variable)
-    array = lambda x: jax.tree.leaves(x)[0] if is_variable(x) else x
+    array = lambda x: x.get_value() if is_variable(x) else x
     return jax.tree.map(array, target, is_leaf=is_variable)
 
 
@@ -315,7 +315,9 @@ class _Saved(NamedTuple):
         found = paths["measured" if other else "result"]
         own = found[subtree]
         more = [found["untrained"]] if subtree == "params" and "untrained" in found else []
-        elsewhere = paths.get("elsewhere", []) if own == "state/params" else []
+        # Before there was "elsewhere" there were pairs of "schedule_free".
+        free = [("schedule_free", *pair) for pair in paths.get("schedule_free", [])]
+        elsewhere = paths.get("elsewhere", free) if own == "state/params" else []
         return cls(reader, number, [own, *more], [Elsewhere(*one) for one in elsewhere])
 
     def load(self) -> PyTree:

@@ -102,6 +102,8 @@ class Run:
         self._writers = as_writers(writers)
         self._resume, self._config = resume, dict(config or {})
         constant = [constant] if isinstance(constant, str) else constant
+        if constant and directory is None:
+            raise ValueError(f"constant={constant!r} needs a directory: pass Run(directory).")
         self._constant = [f"state/{name}" for name in constant]
         self._seconds = None if max_time is None else in_seconds(max_time)
         self.step, self.rows = 0, list[dict[str, Any]]()

@@ -26,7 +26,7 @@ class CallLength:
             does not decide alone.
     """
 
-    def __init__(self, seconds: float = 0.5, first: int = 1, growth: int = 16):
+    def __init__(self, seconds: float = 0.5, first: int = 1, growth: int = 8):
         self._seconds, self._growth = seconds, growth
         self._agreed: collections.deque[float] = collections.deque(maxlen=5)
         self.steps = max(first, 1)

@@ -58,7 +58,13 @@ class Meeting:
         self._round = 0
         self._told: Exception | None = None
 
-    def decide(self, value: Any, choose: Callable[[list[Any]], Any], what: str) -> Any:
+    def decide(
+        self,
+        value: Any,
+        choose: Callable[[list[Any]], Any],
+        what: str,
+        patience: float | None = None,
+    ) -> Any:
         """Choose one value for all: a barrier and a broadcast.
 
         Args:
@@ -66,6 +72,7 @@ class Meeting:
             choose: From the values, in the order of the processes, to the one for all; JSON.
                 Called in process 0 only.
             what: Which decision this is, for an error if another process is at another one.
+            patience: Seconds to wait for the others; None is `_PATIENCE`.
 
         Returns:
             What was chosen; the same in every process.
@@ -79,10 +86,10 @@ class Meeting:
             return choose([value])
         here = self._next()
         if jax.process_index() == 0:
-            answer = self._conclude(here, {"value": value, "what": what}, choose)
+            answer = self._conclude(here, {"value": value, "what": what}, choose, patience)
         else:
             _say(f"{here}/{jax.process_index()}", {"value": value, "what": what})
-            answer = _hear(f"{here}/answer")
+            answer = _hear(f"{here}/answer", patience=patience)
         return _value(answer)
 
     @contextlib.contextmanager
@@ -110,9 +117,13 @@ class Meeting:
         return f"{self._place}/{self._round}"
 
     def _conclude(
-        self, here: str, own: dict[str, Any], choose: Callable[[list[Any]], Any]
+        self,
+        here: str,
+        own: dict[str, Any],
+        choose: Callable[[list[Any]], Any],
+        patience: float | None,
     ) -> dict[str, Any]:
-        said = [own, *_hear_all(here, own["what"])]
+        said = [own, *_hear_all(here, own["what"], patience)]
         # All have come, so all have read the answer of the round before.
         client().key_value_delete(f"{self._place}/{self._round - 1}")
         answer = next((s for s in said if "failed" in s), None) or _apart(said)
@@ -234,9 +245,9 @@ def set_timeout(seconds: float) -> None:
     _named_after = seconds
 
 
-def _hear(key: str, waiting: str = "") -> dict[str, Any]:
+def _hear(key: str, waiting: str = "", patience: float | None = None) -> dict[str, Any]:
     begun, said = time.monotonic(), 0
-    deadline = begun + _PATIENCE
+    deadline = begun + (_PATIENCE if patience is None else patience)
     while True:
         if waiting and time.monotonic() - begun > (said + 1) * _named_after:
             said += 1
@@ -250,7 +261,7 @@ def _hear(key: str, waiting: str = "") -> dict[str, Any]:
                 _give_up(key, error)
 
 
-def _hear_all(here: str, what: str) -> Sequence[dict[str, Any]]:
+def _hear_all(here: str, what: str, patience: float | None) -> Sequence[dict[str, Any]]:
     """Return what every process but process 0 said: mostly in 2 calls, however many there are."""
     keys = [f"{here}/{process}" for process in range(1, jax.process_count())]
     while True:
@@ -258,7 +269,8 @@ def _hear_all(here: str, what: str) -> Sequence[dict[str, Any]]:
         missing = next((key for key in keys if key not in said), None)
         if missing is None:
             return [json.loads(said[key]) for key in keys]
-        _hear(missing, f"process {missing.rpartition('/')[2]}, which did not come to {what!r}")
+        process = missing.rpartition("/")[2]
+        _hear(missing, f"process {process}, which did not come to {what!r}", patience)
 
 
 def _give_up(key: str, error: Exception) -> NoReturn:

@@ -8,6 +8,7 @@ all (`Meeting.together`). With one process each of these returns at once.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,8 +96,11 @@ class Barriers:
         return self._meeting.decide(place, first, "placed")
 
     def uploaded(self) -> None:
-        """Meet when all have uploaded what they have; the first process may commit."""
-        self._meeting.decide(None, first, "uploaded")
+        """Meet when all have uploaded what they have; the first process may commit.
+
+        However long that takes: of what all have a copy the first process uploads the whole.
+        """
+        self._meeting.decide(None, first, "uploaded", patience=math.inf)
 
     def committed(self, dropped: Iterable[int]) -> list[int]:
         """Meet when the first process has committed, and deleted what is old.

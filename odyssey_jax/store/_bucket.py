@@ -192,10 +192,11 @@ class Bucket(Folder):
 
     def _sizes(self, marker: _Marker) -> dict[str, int]:
         """Return the bytes of the objects of a step; of the one that was asked for last, again."""
-        if self._listed[0] != marker:
+        listed = self._listed  # which another thread may forget
+        if listed[0] != marker:
             shared = self._objects.sizes(marker.constant) if marker.constant else {}
-            self._listed = marker, shared | self._objects.sizes(marker.folder)
-        return self._listed[1]
+            listed = self._listed = marker, shared | self._objects.sizes(marker.folder)
+        return listed[1]
 
     def has_files(self, step: int) -> bool:
         """Return whether the files of a committed step that later ones link to are here."""

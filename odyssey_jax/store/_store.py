@@ -251,8 +251,12 @@ class Store(Keeper):
         with together():
             if step in self._unfinished:
                 raise CheckpointError(f"step {step} is being saved already")
-        replaceable = self._replaceable()  # before the look: a save in flight shortens both
-        if self._is_committed(step) and step not in replaceable:
+
+        def is_taken() -> bool:
+            replaceable = self._replaceable()  # before the look: a save in flight shortens both
+            return self._folder.has(step) and step not in replaceable
+
+        if self._of_first(is_taken, "Store.save"):
             raise CheckpointError(
                 f"step {step} is already in {str(self.directory)!r}; forget([{step}]) first to "
                 "replace it"
@@ -264,9 +268,12 @@ class Store(Keeper):
         What was given up goes with the next commit.
         """
         held = self._held
-        if not layout.constant or held is None or held.step in self._replaceable():
+        if not layout.constant or held is None:
             return NOTHING
-        if not self._of_first(lambda: self._folder.has_files(held.step), "Store.save"):
+        is_there = lambda: (
+            held.step not in self._replaceable() and self._folder.has_files(held.step)
+        )
+        if not self._of_first(is_there, "Store.save"):
             return NOTHING
         linked = again(held, self._folder.path / str(held.step), layout)
         # To a folder of the bucket as a whole, or else each uploads all that it has anew.
@@ -284,9 +291,6 @@ class Store(Keeper):
         packed = {name: x for name, x in arrays.packed.items() if name not in linked.arrays}
         whole = {name: x for name, x in arrays.whole.items() if name not in linked.arrays}
         return Arrays(packed, whole, arrays.spread, linked)
-
-    def _is_committed(self, step: int) -> bool:
-        return self._of_first(lambda: self._folder.has(step), "Store.save")
 
     def _monitored(self, head: Mapping[str, Any]) -> float | None:
         metrics = decode(head.get("metrics", {}))

@@ -186,17 +186,22 @@ _OF_NUMBERS = (
 _TRACED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
 
 
-_UNEXPECTED = re.compile(r"(?i)unexpected keyword arguments? (?:passed to .*\[)?'(\w+)'")
+# Of an update function within a chain, and of a line search that is handed a grad_fn.
+_UNEXPECTED = re.compile(
+    r"\b\w*update\w*\(\) got an unexpected keyword argument '(\w+)'"
+    r"|Unexpected keyword arguments passed to .*\['(\w+)'"
+)
 
 
 def _called(function: Callable[..., Any], *args: Any, **extra: Any) -> Any:
-    """Call a function of the optimizer's, without what those within a chain do not name."""
+    """Call a function of the optimizer's, without what updates within a chain do not name."""
     try:
         return function(*args, **extra)
     except _TRACED as error:
         raise _not_traceable(error) from error
     except (TypeError, AttributeError, KeyError) as error:
-        if (found := _UNEXPECTED.search(str(error))) and extra.pop(found[1], None) is not None:
+        found = _UNEXPECTED.search(str(error))
+        if found and extra.pop(found[1] or found[2], None) is not None:
             return _called(function, *args, **extra)
         raise TypeError(
             f"the optimizer can't be used with these parameters and arguments: {error}. {_GIVEN} "
@@ -250,10 +255,13 @@ def _looking_ahead(
         updates, inner = _called(optimizer.update, updates, state.inner_state, both, **given)
         slow = optax.apply_updates(state.slow, updates.slow)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
+        if isinstance(error.__cause__, _TRACED):
+            raise
         raise ValueError(
-            "optax.lookahead is to be the outermost transformation, or the last in an optax.chain: "
-            "around it are those that don't take its pair of parameters. Give them to it, as in "
-            f"optax.lookahead(ody.freeze(optimizer, ...), 5, 0.5): {str(error).splitlines()[0]}"
+            f"{str(error).splitlines()[0]} (in optax.lookahead, which is to be the outermost "
+            "transformation, or the last in an optax.chain: others around it don't take its pair "
+            "of parameters; give them to it, as in "
+            "optax.lookahead(ody.freeze(optimizer, ...), 5, 0.5))"
         ) from error
     return updates.fast, SlowParamsState(inner, slow)
 

@@ -14,6 +14,7 @@ import safetensors.numpy
 from flax import nnx
 
 import odyssey_jax as ody
+from odyssey_jax.train._resident import Resident
 from tests import examples
 from tests.examples import assert_same
 
@@ -54,6 +55,8 @@ def test_a_target_may_be_the_state_of_a_model(finished):
     state = ody.load_params(directory, nnx.state(model, nnx.Param))
     assert isinstance(state["hidden"]["kernel"], nnx.Param)
     same(nnx.to_pure_dict(state), result.state.params)
+    state["hidden"]["other"] = nnx.Param(None)  # as of a layer without a bias
+    same(ody.load_params(directory, state), state)
     with pytest.raises(TypeError, match=r"a model, NnxModel: pass nnx.state\(model, nnx.Param\)"):
         ody.load_params(directory, model)
     placed = ody.load_params(directory, nnx.state(model, nnx.Param), placement=four())
@@ -285,6 +288,22 @@ def test_of_several_optimizers_each_part_is_evaluated_where_its_own_is(tmp_path)
     assert_same(loaded["b"], np.asarray(result.model["b"]))
     raw = ody.load_params(tmp_path, subtree="state/params")
     assert all((loaded[part] != raw[part]).any() for part in rates)
+
+
+def test_a_schedule_free_run_says_where_it_is_evaluated_in_the_words_of_before(
+    tmp_path, monkeypatch
+):
+    paths = Resident.result_paths
+
+    def of_before(self, carry):
+        found = dict(paths(self, carry))
+        return {**found, "schedule_free": [pair[1:] for pair in found.pop("elsewhere")]}
+
+    monkeypatch.setattr(Resident, "result_paths", of_before)
+    result = returned(tmp_path, optimizer=schedule_free)
+    loaded = ody.load_params(tmp_path)
+    np.testing.assert_allclose(loaded["w"], result.model["w"], rtol=1e-6)
+    assert (loaded["w"] != ody.load_params(tmp_path, subtree="state/params")["w"]).any()
 
 
 def four(**kwargs):

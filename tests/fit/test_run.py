@@ -73,6 +73,8 @@ def test_what_no_step_changes_is_saved_once(tmp_path):
         assert max(x.st_nlink for x in files if x.st_size > 10_000) == 3
     loaded = ody.load_params(tmp_path, subtree="state")
     examples.assert_same(loaded, {"w": np.float32(6), "base": np.arange(300_000, dtype=np.float32)})
+    with pytest.raises(ValueError, match="'base'.* needs a directory"):
+        ody.Run(constant="base")
     with pytest.raises(ValueError, match="no subtree 'state/other'"):
         with_base(tmp_path, 8, ["other"])
 

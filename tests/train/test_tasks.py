@@ -200,7 +200,7 @@ def test_optimizers_that_ask_for_more_are_given_it(optimizer):
     [
         (
             ody.transforms.by_part({"w": optax.lookahead(optax.sgd(0.1), 5, 0.5)}),
-            "is to be the outermost",
+            "which is to be the outermost",
         ),
         (lambda rate: 3, "must make an optax.GradientTransformation"),
     ],
@@ -209,6 +209,18 @@ def test_optimizers_that_ask_for_more_are_given_it(optimizer):
 def test_optimizers_that_do_not_fit_are_refused_by_name(optimizer, remedy):
     with pytest.raises((TypeError, ValueError), match=remedy):
         step(ody.pure_task(PARAMS, mse), optimizer)
+
+
+def test_only_what_an_update_does_not_name_is_left_out():
+    """Not what another function within it does not: its author would not know."""
+    helper = lambda updates: updates
+
+    def update(updates, state, params=None, **extra):
+        return helper(updates, **extra), state
+
+    wrong = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'value'"):
+        step(ody.pure_task(PARAMS, mse), optax.chain(wrong, SAM))
 
 
 def test_a_line_search_over_microbatches_is_refused():
