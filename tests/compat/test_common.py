@@ -158,7 +158,7 @@ def test_metric_driven_ones_run_inside_a_program(name):
     for value in metrics:
         state = schedule.update(state, value)
         eager.append(float(schedule.lr(state)))
-    np.testing.assert_allclose(compiled, eager)
+    np.testing.assert_allclose(compiled, eager, rtol=3e-7)  # as of any schedule, in a program
     assert len(set(eager)) > 1
     groups = PLATEAUS[name]([0.1, 0.2])
     assert len(groups) == 2

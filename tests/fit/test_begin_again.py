@@ -62,7 +62,7 @@ def test_a_first_save_that_fails_costs_nothing(tmp_path, whole, monkeypatch, res
 def test_killed_when_the_first_is_committed_it_is_the_new_run(tmp_path, monkeypatch):
     run(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "_drop_given_up", fail)
+        patched.setattr(Store, "_delete_old", fail)
         with pytest.raises(CheckpointWriteError, match="were not deleted"):
             run(tmp_path, epochs=1, seed=1, resume=False)
     assert steps(tmp_path) == (2, 4, 6, 8)
