@@ -9,7 +9,7 @@ from odyssey_jax.data import Calendar
 
 _OUTLASTS = 100  # times as long as a decision of the processes
 _LONGEST = 10.0  # seconds: a signal acts when a call is over, and whoever sends it waits 30 s
-_BETWEEN = 0.5  # seconds of training for each pair of calls: a short run has one
+_BETWEEN = 10  # calls for each pair of them: a short run has one
 
 
 class CallLength:
@@ -55,8 +55,9 @@ class Throughput:
     Validation and the callbacks are in the program, at the end of an epoch. What an end takes is
     the difference of two calls of one block each, in the second of which an epoch ends: whatever
     else a call costs is in both. So some of the calls are made in parts, until enough are seen:
-    the first at once, and each other one after 0.5 s more (`_BETWEEN`), since parts take about
-    1 ms each.
+    the first at once, and each other one after 10 more calls (`_BETWEEN`), since parts take about
+    1 ms each. Calls are what all processes count alike, as they do not their seconds: one that
+    made a call in parts where another does not would wait for it.
 
     Where an epoch is a single block no call is without an end, and they are counted with them.
 
@@ -67,7 +68,7 @@ class Throughput:
 
     def __init__(self, calendar: Calendar, enough: int = 3):
         self._calendar, self._enough = calendar, enough
-        self._steps, self._epochs, self._seconds = 0, 0, 0.0
+        self._steps, self._epochs, self._calls, self._seconds = 0, 0, 0, 0.0
         self._without: float | None = None
         self._ends: list[float] = []
 
@@ -92,7 +93,7 @@ class Throughput:
             The limit of each, of which the last is the limit.
         """
         end, block = self._calendar.epoch_end(step), self._calendar.block
-        enough = min(self._enough, 1 + int(self._seconds / _BETWEEN))
+        enough = min(self._enough, 1 + self._calls // _BETWEEN)
         if limit < end or self._calendar.epoch == block or len(self._ends) >= enough:
             return [limit]
         parts = (end - 2 * block, end - block, end)
@@ -109,7 +110,7 @@ class Throughput:
         steps = after - before
         epochs = self._calendar.epochs(after) - self._calendar.epochs(before)
         self._steps, self._epochs = self._steps + steps, self._epochs + epochs
-        self._seconds += seconds
+        self._calls, self._seconds = self._calls + 1, self._seconds + seconds
         one, without = steps == self._calendar.block, self._without
         self._without = seconds if one and not epochs else None
         if one and epochs and without is not None and len(self._ends) < self._enough:
