@@ -1,8 +1,9 @@
-"""What is read of an optimizer's state: its parts, and the parameters that it is evaluated at."""
+"""What is known of an optimizer: what its update names, its parts, where it is evaluated."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,25 @@ import optax
 from odyssey_jax._pytree import node
 
 PyTree = Any
+
+
+def with_named_args(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Give a transformation those extra arguments that it names, or all if it takes any.
+
+    `optax.with_extra_args_support` gives all to one that takes some: SAM's takes `grad_fn` alone.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+    named = inspect.signature(inner.update).parameters
+    if any(x.kind is inspect.Parameter.VAR_KEYWORD for x in named.values()):
+        return inner
+
+    def update(updates, state, params=None, **extra):
+        extra = {name: x for name, x in extra.items() if name in named}
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 @node

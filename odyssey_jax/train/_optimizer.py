@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ from jax.errors import (
 )
 from optax import GradientTransformation
 
-from odyssey_jax._opt_state import Parts, SlowParamsState
+from odyssey_jax._opt_state import Parts, SlowParamsState, with_named_args
 from odyssey_jax._types import PyTree, ScheduleFn, TrainState
 from odyssey_jax.schedules import Schedule
 from odyssey_jax.train._user_functions import ByValue, name_of
@@ -150,9 +149,7 @@ def _wrapped(
 
 def _guarded(optimizer: GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Return the user's optimizer, whose errors say what a train step gives, and the remedy."""
-    extra_args = isinstance(optimizer, optax.GradientTransformationExtraArgs)
-    named = inspect.signature(optimizer.update).parameters if extra_args else {}
-    takes_all = any(x.kind is inspect.Parameter.VAR_KEYWORD for x in named.values())
+    optimizer = with_named_args(optimizer)
 
     def init(params: PyTree) -> PyTree:
         # Of the slow parameters, which it finds missing in its log, it has no need yet.
@@ -160,8 +157,8 @@ def _guarded(optimizer: GradientTransformation) -> optax.GradientTransformationE
         return SlowParamsState(state, params) if _looks_ahead(state) else state
 
     def update(updates, state, params=None, **extra):
-        given = {name: x for name, x in extra.items() if takes_all or name in named}
-        if takes_all and _estimates_hessian(state) and "value_fn" in extra:
+        given = extra
+        if _estimates_hessian(state) and "value_fn" in extra:
             given = {"obj_fn": extra["value_fn"]}  # as Optax's Sophia calls it
         if isinstance(state, SlowParamsState):
             updates, state = _looking_ahead(optimizer, updates, state, params, given)
@@ -175,8 +172,9 @@ def _guarded(optimizer: GradientTransformation) -> optax.GradientTransformationE
 
 _GIVEN = (
     "A train step calls update(gradients, state, params) with value, grad, value_fn and grad_fn "
-    "for those that take them; with accumulate_steps above 1 with value alone, as a microbatch's "
-    "functions are not the batch's."
+    "for those that take them, and optax.chain gives all to each: put a chain into one that takes "
+    "some alone, as in sam(optax.chain(...), ...). With accumulate_steps above 1 it gives value "
+    "alone, as a microbatch's functions are not the batch's."
 )
 _OF_NUMBERS = (
     "An optimizer that takes a number for its learning rate and no schedule, such as optax.rprop, "
@@ -186,22 +184,19 @@ _OF_NUMBERS = (
 _TRACED = (ConcretizationTypeError, TracerArrayConversionError, TracerIntegerConversionError)
 
 
-# Of an update function within a chain, and of a line search that is handed a grad_fn.
-_UNEXPECTED = re.compile(
-    r"\b\w*update\w*\(\) got an unexpected keyword argument '(\w+)'"
-    r"|Unexpected keyword arguments passed to .*\['(\w+)'"
-)
+# By a line search, or by what takes no other argument: by both it is said so.
+_NO_GRAD_FN = re.compile(r"(?i)unexpected keyword arguments? .*'grad_fn'")
 
 
 def _called(function: Callable[..., Any], *args: Any, **extra: Any) -> Any:
-    """Call a function of the optimizer's, without what updates within a chain do not name."""
+    """Call a function of the optimizer's, without `grad_fn` where that is refused."""
     try:
         return function(*args, **extra)
     except _TRACED as error:
         raise _not_traceable(error) from error
     except (TypeError, AttributeError, KeyError) as error:
-        found = _UNEXPECTED.search(str(error))
-        if found and extra.pop(found[1] or found[2], None) is not None:
+        # Nothing else: what another one within a chain may take would be missing in silence.
+        if _NO_GRAD_FN.search(str(error)) and extra.pop("grad_fn", None) is not None:
             return _called(function, *args, **extra)
         raise TypeError(
             f"the optimizer can't be used with these parameters and arguments: {error}. {_GIVEN} "

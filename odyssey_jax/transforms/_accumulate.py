@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from odyssey_jax._opt_state import with_named_args
 from odyssey_jax._types import PyTree
 
 
@@ -60,7 +61,7 @@ def accumulate(
         0.0
         -2.0
     """
-    inner = optax.with_extra_args_support(optimizer)
+    inner = with_named_args(optimizer)
 
     def init(params: PyTree) -> AccumulateState:
         wide = lambda x: jnp.zeros(jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32))

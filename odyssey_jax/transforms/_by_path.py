@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from odyssey_jax._checks import check_flag, check_pattern, check_rate_factor
-from odyssey_jax._opt_state import Parts
+from odyssey_jax._opt_state import Parts, with_named_args
 from odyssey_jax._types import PyTree
 
 
@@ -298,7 +298,9 @@ def freeze(
         label = lambda path, _: "frozen" if is_frozen(_name(path)) else "trained"
         return jax.tree_util.tree_map_with_path(label, params)
 
-    parts = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+    parts = optax.partition(
+        {"trained": with_named_args(optimizer), "frozen": optax.set_to_zero()}, labels
+    )
 
     def init(params: PyTree) -> PyTree:
         names = names_of(params)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from odyssey_jax._opt_state import Parts
+from odyssey_jax._opt_state import Parts, with_named_args
 from odyssey_jax._types import PyTree
 
 
@@ -54,7 +54,7 @@ def by_part(
         >>> float(updates["d"]), float(updates["g"])
         (-0.10000000149011612, -1.0)
     """
-    each = {name: optax.with_extra_args_support(x) for name, x in optimizers.items()}
+    each = {name: with_named_args(x) for name, x in optimizers.items()}
 
     def init(params: PyTree) -> Parts:
         check_parts(each, params)
@@ -98,7 +98,7 @@ class CountedState(NamedTuple):
 
 def counted(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Count an optimizer's updates: a step of one's own may make several, or none."""
-    inner = optax.with_extra_args_support(optimizer)
+    inner = with_named_args(optimizer)
 
     def init(params: PyTree) -> CountedState:
         return CountedState(jnp.zeros((), jnp.int32), inner.init(params))

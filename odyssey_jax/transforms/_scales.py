@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from odyssey_jax._checks import check_count
+from odyssey_jax._opt_state import with_named_args
 from odyssey_jax._types import PyTree
 from odyssey_jax.schedules import MetricRule
 from odyssey_jax.transforms._skip import all_finite, if_taken
@@ -199,7 +200,7 @@ class LossScale:
         self, optimizer: optax.GradientTransformation
     ) -> optax.GradientTransformationExtraArgs:
         """Return the optimizer for gradients of the scaled loss: unscaled, or else skipped."""
-        inner = optax.with_extra_args_support(optimizer)
+        inner = with_named_args(optimizer)
 
         def init(params: PyTree) -> LossScaleState:
             zero = jnp.zeros((), jnp.int32)

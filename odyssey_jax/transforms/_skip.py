@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from odyssey_jax._checks import check_count
+from odyssey_jax._opt_state import with_named_args
 from odyssey_jax._types import PyTree, real_dtype
 
 # Of the mean: what differs in its last digits is no spike.
@@ -72,7 +73,7 @@ def skip_not_finite(
         ...     print(float(update), int(state.skipped), end="; ")
         -1.0 0; 0.0 1; -2.0 1;
     """
-    inner = optax.with_extra_args_support(optimizer)
+    inner = with_named_args(optimizer)
 
     def init(params: PyTree) -> SkipNotFiniteState:
         return SkipNotFiniteState(jnp.zeros((), jnp.int32), inner.init(params))
@@ -133,7 +134,7 @@ def skip_spikes(
     real = isinstance(sigma_factor, (int, float)) and not isinstance(sigma_factor, bool)
     if not real or not 0 < sigma_factor < math.inf:
         raise ValueError(f"sigma_factor must be finite and above 0, got {sigma_factor!r}.")
-    inner = optax.with_extra_args_support(optimizer)
+    inner = with_named_args(optimizer)
 
     def init(params: PyTree) -> SkipSpikesState:
         zero = jnp.zeros((), jnp.int32)

@@ -186,9 +186,9 @@ SAM = optax.contrib.sam(
         optax.polyak_sgd(),
         optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
         SAM,
-        optax.chain(optax.clip_by_global_norm(9.0), SAM),
+        ody.skip_spikes(SAM),
     ],
-    ids=["lbfgs", "polyak_sgd", "backtracking", "sam", "sam in a chain"],
+    ids=["lbfgs", "polyak_sgd", "backtracking", "sam", "sam in another"],
 )  # fmt: skip
 def test_optimizers_that_ask_for_more_are_given_it(optimizer):
     _, after, outputs = step(ody.pure_task(PARAMS, mse), optimizer)
@@ -219,8 +219,9 @@ def test_only_what_an_update_does_not_name_is_left_out():
         return helper(updates, **extra), state
 
     wrong = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'value'"):
-        step(ody.pure_task(PARAMS, mse), optax.chain(wrong, SAM))
+    for optimizer in (optax.chain(wrong, SAM), optax.chain(optax.identity(), SAM)):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument.*put a chain into one"):
+            step(ody.pure_task(PARAMS, mse), optimizer)
 
 
 def test_a_line_search_over_microbatches_is_refused():
