@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 # The suite is bound by compiling, so it gains from a process for each core.
 WORKERS ?= auto
 
-.PHONY: train test lint types tests slow whole core docs pictures clean
+.PHONY: train test lint types tests slow core docs pictures clean
 
 train: $(VENV)/ready-digits  ## the main job: learns to read digits, in runs/digits
 	$(BIN)/odyssey-jax train $(ARGS)
 
-test: lint  ## everything; pyright beside the tests, and the slow ones among the others
-	$(MAKE) --jobs 2 types whole
+test: lint  ## lint, pyright, and the tests but for the slow ones
+	$(MAKE) --jobs 2 types tests
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
@@ -23,11 +23,8 @@ types: $(VENV)/ready-dev
 tests: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --durations 10
 
-slow: $(VENV)/ready-dev  ## what takes minutes: runs killed at random instants, the notebooks
+slow: $(VENV)/ready-dev  ## the slow ones: several processes, runs killed at random instants, the notebooks
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
-
-whole: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --durations 10 -m 'slow or not slow'
 
 # What another Python, and the JAX that it resolves, may change: the rooms that compile programs,
 # and what is saved. Other libraries' curves, pictures, the documents and the shell are left out.

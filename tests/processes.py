@@ -42,7 +42,8 @@ def address_here():
 def environment_of(devices):
     return os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # The suite's own, for quick compiling; of two counts the last is taken.
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         # They share the machine's few cores, so they gain nothing from threads of their own.
         "OMP_NUM_THREADS": "1",
     }

@@ -253,6 +253,7 @@ def test_help_fits_80_columns(command, capsys, monkeypatch):
     assert "usage: odyssey-jax" in text
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_does_not_spoil_the_run(tmp_path):
     """No file may grow past a limit: what a full disk does, for any user."""
     program = """

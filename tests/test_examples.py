@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import shutil
 from pathlib import Path
 
 import jax
@@ -44,31 +45,43 @@ def test_it_is_short(name):
     assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) <= 120
 
 
+@pytest.fixture(scope="module")
+def whole_and_left(tmp_path_factory):
+    """Of an example: its options here, its result, and the folder of a run that was left."""
+
+    @functools.cache
+    def run(name):
+        module = importlib.import_module(f"examples.{name}")
+        directory = tmp_path_factory.mktemp(name)
+        options = {"epochs": EPOCHS, "writers": [], **SHORT.get(name, {})}
+        with jax.enable_x64(name in IN_X64):
+            whole = module.run(directory / "whole", **options)
+            with pytest.raises(KeyError, match="left"):
+                module.run(directory / "left", **options, hooks=[ody.hook(leave)])
+        return options, whole, directory / "left"
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_it_goes_on_to_the_bit(name, tmp_path):
+def test_it_goes_on_to_the_bit(whole_and_left, name, tmp_path):
     """The exception stands for all that ends a run: what was saved last is gone on from."""
-    module = importlib.import_module(f"examples.{name}")
-    options = {"epochs": EPOCHS, "writers": [], **SHORT.get(name, {})}
+    options, whole, left = whole_and_left(name)
+    left = shutil.copytree(left, tmp_path / "left")
     with jax.enable_x64(name in IN_X64):
-        whole = module.run(tmp_path / "whole", **options)
-        left = {**options, "hooks": [ody.hook(leave)]}
-        with pytest.raises(KeyError, match="left"):
-            module.run(tmp_path / "left", **left)
-        again = module.run(tmp_path / "left", **options)
+        again = importlib.import_module(f"examples.{name}").run(left, **options)
         assert again.epochs == whole.epochs == EPOCHS
         examples.assert_same(again.state, whole.state)
         examples.assert_same(dict(again.history), dict(whole.history))
 
 
 @pytest.mark.slow
-def test_the_sharded_one_goes_on_with_half_of_the_devices(tmp_path):
+def test_the_sharded_one_goes_on_with_half_of_the_devices(whole_and_left, tmp_path):
     module = importlib.import_module("examples.sharded_transformer")
-    options = {"epochs": EPOCHS, "writers": [], "steps_per_epoch": 4}
-    whole = module.run(**options)
-    with pytest.raises(KeyError, match="left"):
-        module.run(tmp_path, **options, hooks=[ody.hook(leave)])
-    again = module.run(tmp_path, **options, placement=module.placement(jax.devices()[:4]))
+    options, whole, left = whole_and_left("sharded_transformer")
+    left = shutil.copytree(left, tmp_path / "left")
+    again = module.run(left, **options, placement=module.placement(jax.devices()[:4]))
     assert again.steps == whole.steps
     for name, column in whole.history.items():
         np.testing.assert_allclose(again.history[name], column, rtol=2e-3, err_msg=name)
@@ -210,9 +223,8 @@ def ppo(epochs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_hand", [vae, gan, dp_sgd, physics_informed, ppo])
-def test_its_losses_are_those_of_plain_jax(by_hand):
+def test_its_losses_are_those_of_plain_jax(whole_and_left, by_hand):
     name = by_hand.__name__
-    module = importlib.import_module(f"examples.{name}")
+    _, result, _ = whole_and_left(name)
     with jax.enable_x64(name in IN_X64):
-        result = module.run(epochs=EPOCHS, writers=[], **SHORT.get(name, {}))
         np.testing.assert_allclose(result.history["train/loss"], by_hand(EPOCHS), rtol=1e-5)

@@ -1,7 +1,6 @@
 """Saved on some devices and restored on others: more, fewer, and in meshes of another shape."""
 
 import functools
-import os
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import odyssey_jax as ody
 from odyssey_jax.store import Reader, Store
 from tests import examples
+from tests.processes import environment_of
 
 
 def mesh(*shape):
@@ -159,8 +159,7 @@ def test_a_machine_with_fewer_devices_and_back(stores, tmp_path, count):
     """There, the devices that the checkpoint was saved on do not exist."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(count), str(stores.directory), str(tmp_path)],
-        env=os.environ
-        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PYTHONPATH": "."},
+        env=environment_of(count),
         capture_output=True,
         text=True,
         check=False,
