@@ -149,8 +149,10 @@ def train_digits(
     save_curves(result.history, directory / "curves.png", best_epoch=result.best_epoch)
     save_confusion(counts, directory / "confusion.png")
     console.print(_class_table(counts))
-    already = "complete already: " if np.isnan(result.steps_per_second) else "stopped: "
-    console.print(f"{already}{result.reason}")
+    if np.isnan(result.steps_per_second):
+        console.print(f"complete already: {result.reason}; --fresh begins again")
+    else:
+        console.print(f"stopped: {result.reason}")
     console.print(f"best epoch {result.best_epoch} of {result.epochs} (from 0), restored")
     console.print(f"test accuracy {float(tested['accuracy']):.4f}", highlight=False)
     console.print(f"in {directory}: checkpoints, metrics.jsonl, curves.png, confusion.png")

@@ -73,12 +73,17 @@ class SlowParamsState(NamedTuple):
     slow: PyTree
 
 
+def holds(opt_state: PyTree, is_one: Callable[[Any], bool]) -> bool:
+    """Return whether there is such a state in an optimizer's."""
+    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+
+
 def evaluates_elsewhere(opt_state: PyTree) -> bool:
     """Return whether an optimizer is evaluated at other parameters than those that it trains.
 
     So are schedule-free ones, `optax.lookahead`, and `optax.contrib.sam` that takes turns.
     """
-    return any(map(_moves, jax.tree.leaves(opt_state, is_leaf=_moves)))
+    return holds(opt_state, _moves)
 
 
 def takes_turns(x: Any) -> bool:

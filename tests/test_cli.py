@@ -43,7 +43,7 @@ def test_it_learns_and_leaves_what_it_says(learned, capsys):
     out = capsys.readouterr().out
     accuracy = float(out.split("test accuracy")[1].split()[0])
     assert accuracy >= 0.97
-    assert "complete already: no improvement for 15 epochs" in out
+    assert "complete already: no improvement for 15 epochs; --fresh begins again" in out
     assert "precision" in out
     lines = [json.loads(x) for x in (learned / "metrics.jsonl").read_text().splitlines()]
     assert {"train/loss", "valid/loss", "valid/accuracy", "learning_rate"} <= set(lines[0])

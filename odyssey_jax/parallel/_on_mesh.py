@@ -275,7 +275,8 @@ def fully_sharded(
         axis: The axis, or the axes, of the mesh that the train state is cut along; None is the
             batch's.
         min_size: Elements of the smallest array that is cut; smaller ones, and those none of
-            whose axes divide, lie whole on each device.
+            whose axes divide, lie whole on each device. Where that is all there are, a warning
+            says so.
         rules: As for `sharded`, which come first: what they cut is cut along a free axis too.
 
     Returns:

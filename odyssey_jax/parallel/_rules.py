@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
@@ -37,8 +39,8 @@ class Rule(Protocol):
         """Return where a leaf lies, given what the rules before say."""
         ...
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raise ValueError if a part of the rule is for none of the leaves."""
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ValueError, or warn, if the rule or a part of it is for none of the leaves."""
         ...
 
 
@@ -59,11 +61,11 @@ class ByPath:
         del shape
         return next((s for pattern, s in self.patterns if re.search(pattern, name)), so_far)
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ValueError if a pattern is found in no path."""
         for pattern, _ in self.patterns:
-            if not any(re.search(pattern, name) for name in names):
-                shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            if not any(re.search(pattern, name) for name in shapes):
+                shown = ", ".join([*shapes][:8]) + (", ..." if len(shapes) > 8 else "")
                 raise ValueError(f"rules: {pattern!r} is found in no parameter's path: {shown}.")
 
 
@@ -120,7 +122,7 @@ class Annotated:
                 return to
         return None
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Do nothing: annotations are the parameters' own."""
 
 
@@ -152,8 +154,18 @@ class LargestAxis:
         taken[largest] = self.axis[0] if len(self.axis) == 1 else self.axis
         return PartitionSpec(*taken)
 
-    def check(self, names: Sequence[str]) -> None:
-        """Do nothing: it is for all leaves."""
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Warn if each leaf would lie whole on each device."""
+        if self.size > 1 and not any(self.spec("", x, PartitionSpec()) for x in shapes.values()):
+            largest = max(map(math.prod, shapes.values()), default=0)
+            warnings.warn(
+                f"fully_sharded cuts nothing of this model, which lies whole on each device: its "
+                f"largest array has {largest:,} elements, min_size is {self.min_size:,}, and an "
+                f"axis is cut that {self.size} divides. Choose a smaller min_size, or "
+                "ody.data_parallel().",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +195,7 @@ class AsGiven:
         del shape
         return dict(self.specs).get(name, so_far)
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Do nothing: the arrays are the parameters."""
 
 
@@ -244,7 +256,7 @@ class Layout:
         self._whole = NamedSharding(mesh, PartitionSpec())
         found = list(named_leaves((params, model_state)))
         for rule in rules:
-            rule.check([name for name, _ in found])
+            rule.check({name: np.shape(leaf) for name, leaf in found})
         placed: dict[Any, list[tuple[Names, NamedSharding]]] = collections.defaultdict(list)
         for name, leaf in found:
             spec, shape = PartitionSpec(), np.shape(leaf)

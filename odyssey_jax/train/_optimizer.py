@@ -17,7 +17,7 @@ from jax.errors import (
 )
 from optax import GradientTransformation
 
-from odyssey_jax._opt_state import Parts, SlowParamsState, with_named_args
+from odyssey_jax._opt_state import Parts, SlowParamsState, holds, with_named_args
 from odyssey_jax._types import PyTree, ScheduleFn, TrainState
 from odyssey_jax.schedules import Schedule
 from odyssey_jax.train._user_functions import ByValue, name_of
@@ -233,8 +233,7 @@ def _not_traceable(error: Exception) -> ValueError:
 
 
 def _looks_ahead(opt_state: PyTree) -> bool:
-    is_one = lambda x: isinstance(x, optax.LookaheadState)
-    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+    return holds(opt_state, lambda x: isinstance(x, optax.LookaheadState))
 
 
 def _looking_ahead(
@@ -262,8 +261,7 @@ def _looking_ahead(
 
 
 def _estimates_hessian(opt_state: PyTree) -> bool:
-    is_one = lambda x: isinstance(x, optax.contrib.HutchinsonState)
-    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+    return holds(opt_state, lambda x: isinstance(x, optax.contrib.HutchinsonState))
 
 
 def _check_updates(updates: PyTree, params: PyTree) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from odyssey_jax._opt_state import with_named_args
+from odyssey_jax._opt_state import holds, with_named_args
 from odyssey_jax._types import PyTree
 
 
@@ -98,5 +98,4 @@ def accumulate(
 
 def accumulates(opt_state: PyTree) -> bool:
     """Return whether an optimizer's state is that of `accumulate`, or of one around it."""
-    is_one = lambda x: isinstance(x, AccumulateState)
-    return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+    return holds(opt_state, lambda x: isinstance(x, AccumulateState))

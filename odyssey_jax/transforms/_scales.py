@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from odyssey_jax._checks import check_count
-from odyssey_jax._opt_state import with_named_args
+from odyssey_jax._opt_state import holds, with_named_args
 from odyssey_jax._types import PyTree
 from odyssey_jax.schedules import MetricRule
 from odyssey_jax.transforms._skip import all_finite, if_taken
@@ -138,7 +138,7 @@ def check_rule(rule: Any) -> None:
 
 def has_scale(opt_state: PyTree) -> bool:
     """Return whether there is a `scale_by_callback` in an optimizer's state."""
-    return any(map(_is_set, jax.tree.leaves(opt_state, is_leaf=_is_set)))
+    return holds(opt_state, _is_set)
 
 
 def scale_of(opt_state: PyTree) -> jax.Array:

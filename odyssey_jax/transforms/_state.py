@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import GetAttrKey
 
-from odyssey_jax._opt_state import Parts, takes_turns
+from odyssey_jax._opt_state import Parts, holds, takes_turns
 from odyssey_jax._types import PyTree
 from odyssey_jax.transforms._accumulate import AccumulateState
 from odyssey_jax.transforms._by_path import ScaleByLayerState
@@ -198,12 +198,11 @@ def skipped_by_schedule(opt_state: PyTree, part: str = "") -> jax.Array | None:
         part: The part of the parameters whose optimizer it is, where there is one for each.
     """
     is_one = lambda x: isinstance(x, optax.ScaleByScheduleState)
-    scheduled = lambda state: any(map(is_one, jax.tree.leaves(state, is_leaf=is_one)))
     if isinstance(opt_state, LossScaleState):
         opt_state = opt_state.inner
     if part:
         opt_state = next(node[part] for _, node in _nodes(opt_state, Parts) if part in node)
-    counts = [count for count, within in _skipped(opt_state) if scheduled(within)]
+    counts = [count for count, within in _skipped(opt_state) if holds(within, is_one)]
     return functools.reduce(operator.add, counts) if counts else None
 
 

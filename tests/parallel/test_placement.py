@@ -37,6 +37,15 @@ def test_the_largest_axis_that_divides_is_cut_and_small_leaves_lie_whole():
     assert specs(ody.fully_sharded(min_size=25)).params["encoder"]["bias"] == P()
 
 
+@pytest.mark.parametrize("min_size", [2**14, 1])
+def test_that_nothing_is_cut_is_said(min_size):
+    params = {"w": jnp.zeros((7, 9))}
+    match = f"cuts nothing .* has 63 elements, min_size is {min_size:,}, .* that 8 divides"
+    with pytest.warns(RuntimeWarning, match=match):
+        assert specs(ody.fully_sharded(min_size=min_size), params).params == {"w": P()}
+    specs(ody.fully_sharded(jax.make_mesh((1,), ("data",))), params)  # there is one device
+
+
 def test_rules_go_first_and_what_they_leave_free_is_cut_too(mesh):
     rules = {"encoder/kernel$": P(None, "model"), "kernel$": P("model")}
     found = specs(ody.sharded(mesh, rules, batch=P("data"))).params
