@@ -325,7 +325,8 @@ def test_terminated_killed_and_finished_by_two_processes(tmp_path):
     # One process, with one device, goes on with what two have saved.
     assert fit(tmp_path / "run", None, epochs=EPOCHS + 2).epochs == EPOCHS + 2
     # And what two have saved in parts, on one device and in parts on other devices.
-    for placement, epochs in ((None, EPOCHS), (ody.fully_sharded(min_size=1), EPOCHS + 2)):
+    two = ody.fully_sharded(jax.sharding.Mesh(jax.devices()[:2], ("data",)), min_size=1)
+    for placement, epochs in ((None, EPOCHS), (two, EPOCHS + 2)):
         resumed = fit(tmp_path / "sharded", placement, epochs=epochs)
     for name, column in resumed.history.items():
         np.testing.assert_allclose(column[:EPOCHS], whole.history[name], rtol=1e-4, err_msg=name)
