@@ -207,7 +207,7 @@ def cold(function: Callable[..., Any], *args: Any) -> float:
     return time.perf_counter() - start
 
 
-def import_times(rounds: int) -> Times:
+def import_times(bytecode: dict[str, str], rounds: int) -> Times:
     libraries = "import jax, optax; from flax import nnx"
     programs = {
         "jax, optax, nnx": libraries,
@@ -215,22 +215,19 @@ def import_times(rounds: int) -> Times:
         "all of them": f"{libraries}; import odyssey_jax; odyssey_jax.nnx_task",
     }
 
-    with tempfile.TemporaryDirectory() as folder:
-        # What is installed has its bytecode; a checkout need not have it.
-        variables = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
+    variables = {**os.environ, **bytecode}
 
-        def run(program: str) -> None:
-            subprocess.run([sys.executable, "-c", program], env=variables, check=True)
+    def run(program: str) -> None:
+        subprocess.run([sys.executable, "-c", program], env=variables, check=True)
 
-        return interleave({k: functools.partial(run, x) for k, x in programs.items()}, rounds)
+    return interleave({k: functools.partial(run, x) for k, x in programs.items()}, rounds)
 
 
-def digits_times(rounds: int) -> Times:
+def digits_times(bytecode: dict[str, str], rounds: int) -> Times:
     """Seconds to the end of the first epoch, each in a new process."""
     peers = {"bare": PEERS["one compiled program"], "fit": PEERS["odyssey_jax"]}
     root = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as folder:
-        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": f"{folder}/bytecode"}
         data = write_data(Path(folder), 1)
 
         def start(name: str, **variables: str) -> float:
@@ -246,7 +243,8 @@ def digits_times(rounds: int) -> Times:
                 return {name: start("fit", **kept) for name in names}
 
         versions = {"bare": lambda: start("bare"), "fit": lambda: start("fit"), "cached": cached}
-        return interleave(versions, rounds)
+        # Without a warm-up: what is imported has its bytecode by now.
+        return interleave(versions, rounds, warmup=0)
 
 
 def transformer_times(remainder: int, rounds: int) -> Times:
@@ -293,22 +291,26 @@ def main() -> None:
     args = arguments(__doc__ or "")
     ratios: dict[str, Ratio] = {}
     rounds = 1 if args.quick else 5
-    times = import_times(2 if args.quick else 10)
-    show_times("imports", times)
+    with tempfile.TemporaryDirectory() as folder:
+        # What is installed has its bytecode; a checkout need not have it.
+        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
+        imports = import_times(bytecode, 2 if args.quick else 10)
+        times = digits_times(bytecode, 1 if args.quick else 7)
+    show_times("imports", imports)
     for name in ("odyssey_jax", "all of them"):
-        ratios[f"import of {name} / the libraries"] = ratio(times, name, "jax, optax, nnx", 1.15)
-    times = digits_times(1 if args.quick else 7)
+        ratios[f"import of {name} / the libraries"] = ratio(imports, name, "jax, optax, nnx", 1.15)
     show_times("the digits, from the start to the first epoch's end", times)
     ratios["digits, fit / bare"] = ratio(times, "fit", "bare", 1.3)
     second = ratio(times, "fit, kept", "fit, to be kept", 0.5)
     ratios["digits, second start / first"] = second
-    for remainder, bound in ((0, 1.3), (3, 1.5)):
+    # Compiling takes most of a minute: --quick leaves out what is compiled once more.
+    for remainder, bound in ((0, 1.3), (3, 1.5))[: 1 if args.quick else 2]:
         times = transformer_times(remainder, rounds)
         show_times("NNX transformer, cold start", times)
         hand, ours = times
         ratios[f"{ours} / by hand"] = ratio(times, ours, hand, bound)
-    for count in (200,) if args.quick else (200, 600):
-        times = leaf_times(count, 1 if args.quick else 3)
+    for count in () if args.quick else (200, 600):
+        times = leaf_times(count, 3)
         show_times("many leaves, cold start", times)
         bare, ours = times
         ratios[f"{ours} / bare scan"] = ratio(times, ours, bare, 1.6)
