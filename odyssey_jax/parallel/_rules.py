@@ -161,8 +161,8 @@ class LargestAxis:
             warnings.warn(
                 f"fully_sharded cuts nothing of this model, which lies whole on each device: its "
                 f"largest array has {largest:,} elements, min_size is {self.min_size:,}, and an "
-                f"axis is cut that {self.size} divides. Choose a smaller min_size, or "
-                "ody.data_parallel().",
+                f"axis is cut that {self.size} divides. Choose a smaller min_size, a "
+                "mesh of fewer devices, or ody.data_parallel().",
                 RuntimeWarning,
                 stacklevel=2,
             )
