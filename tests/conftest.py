@@ -88,6 +88,11 @@ def strict_promotion(request):
         yield
 
 
+# Tracing makes much and drops little of it in cycles: the garbage collector looks in vain for a
+# tenth of a worker's time. `Memory` asks for it where there is need.
+gc.set_threshold(100_000, 50, 50)
+
+
 class Memory:
     """Resident memory (bytes) at which a worker gives some of it back.
 
