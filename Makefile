@@ -44,7 +44,7 @@ pictures: $(VENV)/ready-docs  ## the documents' pictures, by the library's own p
 
 $(VENV)/ready-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
 clean:
