@@ -102,20 +102,17 @@ def compiled(
     epochs: int,
     options: StepOptions | None = None,
     task: ody.Task = TASK,
-    data: Any = (TRAIN, VALID),
 ) -> Any:
     """Seconds of a run through the public core."""
     params, model_state = task.init(ROOT)
-    steps = data[0].steps_per_pass
     how: dict[str, Any] = {"callbacks": callbacks, "options": options, "sample_capacity": 4_096}
     loop = ody.train.make_loop(task, with_scale, **how)
-    train, valid = data
-    inputs = ody.train.Inputs(train, valid, SCHEDULE)
+    inputs = ody.train.Inputs(TRAIN, VALID, SCHEDULE)
 
     def run() -> float:
         carry = fresh_copy(init_compiled(loop, ROOT, params, model_state, inputs))
         jax.block_until_ready(carry)
-        return timed(ody.train.run_compiled, loop, carry, inputs, epochs * steps)[0]
+        return timed(ody.train.run_compiled, loop, carry, inputs, epochs * STEPS)[0]
 
     return run
 
