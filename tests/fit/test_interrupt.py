@@ -267,7 +267,11 @@ def test_a_second_signal_acts_while_the_program_runs(tmp_path, number):
     command = [sys.executable, "-c", SLOW_STEPS, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "epoch\n"
-        time.sleep(0.4)  # the next call is under way, and its first epoch is being saved
+        # The next call is under way, and beside it the first epoch is being saved.
+        reader = ody.store.Reader(tmp_path / "checkpoints")
+        while reader.steps() != (10,):
+            time.sleep(0.02)
+            assert process.poll() is None
         for _ in range(2):
             process.send_signal(number)
             sent = time.monotonic()
@@ -276,9 +280,8 @@ def test_a_second_signal_acts_while_the_program_runs(tmp_path, number):
         assert time.monotonic() - sent < 1.5, "the call takes four seconds"
         assert rest == ("interrupted\n" if number == signal.SIGINT else "")
         assert process.wait() == -number
-    with ody.Store(tmp_path / "checkpoints") as store:
-        assert store.steps() == (10,)
-        assert store.verify(10) > 0
+    assert reader.steps() == (10,)
+    assert reader.verify(10) > 0
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
