@@ -53,6 +53,9 @@ def test_rules_go_first_and_what_they_leave_free_is_cut_too(mesh):
     assert found["decoder"]["kernel"] == P("model")
     both = ody.fully_sharded(mesh, rules=rules, batch=P("data"), min_size=30)
     assert specs(both).params["encoder"] == {"kernel": P("data", "model"), "bias": P()}
+    # What a rule cuts along the axis already is not cut along it once more.
+    along = ody.fully_sharded(rules={"encoder/kernel$": P("data")}, min_size=30)
+    assert specs(along).params["encoder"]["kernel"] == P("data")
 
 
 def test_what_mirrors_a_parameter_lies_as_it_does():

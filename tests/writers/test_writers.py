@@ -99,6 +99,16 @@ def table_of(directory):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("kind", [ody.JsonLines, ody.CsvFile])
+def test_the_file_of_samples_goes_with_the_samples(tmp_path, kind):
+    """A run that begins anew in a directory has those of no other."""
+    for samples in ([{"step": 5, "loss": 1.0}], ()):
+        writer = kind()
+        writer.open(RunInfo(tmp_path, EPOCHS, HISTORY[:1], samples, STEPS, {}))
+        writer.close()
+        assert len(list(tmp_path.glob("steps.*"))) == bool(samples)
+
+
 def test_csv_is_the_history(whole, cut):
     table = table_of(whole)
     assert list(table[0]) == list(HISTORY[0])
