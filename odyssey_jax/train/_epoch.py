@@ -22,6 +22,7 @@ from odyssey_jax._types import (
     Clock,
     Event,
     Mode,
+    Outputs,
     Point,
     PyTree,
     ScheduleFn,
@@ -42,7 +43,7 @@ from odyssey_jax.train._optimizer import (
     make_optimizers,
 )
 from odyssey_jax.train._options import Sampling, StepOptions
-from odyssey_jax.train._step import Step, norms, own_step, train_step, weighted
+from odyssey_jax.train._step import NORMS, Step, empty_norms, own_step, train_step, weighted
 from odyssey_jax.train._transformed import transformed
 from odyssey_jax.train._user_functions import Traced
 from odyssey_jax.train._validation import Validation, under
@@ -158,7 +159,8 @@ class Epoch(Validation):
             batch = transformed(transform, self.placement.batch(batch_at(index)), step_key)
             where = (step_key, number.astype(jnp.int32), inputs.total_steps)
             at = Step(*where, loss=self._traced_loss)
-            state, outputs = self._stepped(steps.state, batch, at, optimizer)
+            reads = functools.partial(self._reads_norms, steps.metrics)
+            state, outputs = self._stepped(steps.state, batch, at, optimizer, reads_norms=reads)
             state = self._averaged(state, number)
             state = self.placement.constrain(state, steps.state)
             samples = steps.samples
@@ -194,9 +196,17 @@ class Epoch(Validation):
         )
         return self._tell_of(steps.failed, carry)
 
-    def _stepped(self, state: TrainState, batch: Batch, step: Step, optimizer: Any) -> Any:
+    def _reads_norms(self, metrics: PyTree, outputs: Outputs) -> bool:
+        """Return whether a sample or a training metric reads a norm among these outputs."""
+        sampled = () if self.sampling is None else self.sampling.outputs
+        read = self.train_metrics.reads(metrics, outputs)
+        return not read.union(sampled).isdisjoint(NORMS)
+
+    def _stepped(
+        self, state: TrainState, batch: Batch, step: Step, optimizer: Any, **how: Any
+    ) -> Any:
         if self.update is None:
-            return train_step(state, batch, step, optimizer)
+            return train_step(state, batch, step, optimizer, **how)
         return own_step(self.update, state, batch, step, optimizer)
 
     def _averaged(self, state: TrainState, step: jax.Array) -> TrainState:
@@ -349,7 +359,7 @@ class Epoch(Validation):
                 optimizer = self.make_optimizer(inputs.learning_rate)
                 return self._stepped(state, batch, at, optimizer)[1]
             loss, (_, outputs) = at.loss_of(state.params, state.model_state, batch)
-            outputs = {**norms(state, state.params, state.params), **outputs}
+            outputs = {**empty_norms(state), **outputs}
             if (scale := scale_of_loss(state.opt_state)) is not None:
                 outputs = {"loss_scale": scale, **outputs}
             return weighted(outputs, batch, loss=loss)

@@ -40,6 +40,16 @@ class MetricSet:
         """Take the states past a batch."""
         return metrics_lib.observe(self.metrics, states, outputs)
 
+    def reads(self, states: PyTree, outputs: Outputs) -> frozenset[str]:
+        """Return the names of the outputs that `observe` uses, as its jaxpr has it."""
+        form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+        states, outputs = jax.tree.map(form, (states, dict(outputs)))
+        traced = jax.make_jaxpr(self.observe)(states, outputs).jaxpr
+        used = {id(x) for x in (*traced.outvars, *(x for eqn in traced.eqns for x in eqn.invars))}
+        names = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(outputs)]
+        given = traced.invars[len(jax.tree.leaves(states)) :]
+        return frozenset(name for name, x in zip(names, given, strict=True) if id(x) in used)
+
     def restarted(self, states: PyTree) -> PyTree:
         """Return the states before any batch, in the form of these: no outputs are needed."""
 

@@ -126,6 +126,8 @@ def train_step(
     batch: Batch,
     step: Step,
     optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    reads_norms: Callable[[Outputs], bool] = lambda outputs: True,
 ) -> tuple[TrainState, Outputs]:
     """Make one train step.
 
@@ -134,6 +136,8 @@ def train_step(
         batch: What the loss takes.
         step: Which step it is, with its key and the loss.
         optimizer: As `make_optimizer` puts it together.
+        reads_norms: Whether anything reads a norm among the outputs, which are given in their
+            form. If not they are 0: to trace them takes a while where there are many parameters.
 
     Returns:
         The train state after, with dtypes as before, and the loss's outputs with "loss",
@@ -160,7 +164,10 @@ def train_step(
     params = trained.put(state.params, trained.of(params))
     if scale is not None:
         outputs = {"loss_scale": scale, **outputs}
-    outputs = {**norms(state, true_grads, updates), **outputs}
+    own = outputs.keys()
+    outputs = {**empty_norms(state), **outputs}
+    if reads_norms(outputs):
+        outputs |= {k: x for k, x in norms(state, true_grads, updates).items() if k not in own}
     return state._replace(params=params, model_state=model_state, opt_state=opt_state), outputs
 
 
@@ -222,6 +229,9 @@ class _Trained:
         return jax.tree.unflatten(structure, [next(new) if mine else x for x, mine in pairs])
 
 
+NORMS = "grad_norm", "update_norm", "param_norm", "update_ratio"
+
+
 def norms(state: TrainState, grads: PyTree, updates: PyTree) -> dict[str, jax.Array]:
     """Return the global norms of a train step; an output of the user's own may replace one.
 
@@ -233,11 +243,18 @@ def norms(state: TrainState, grads: PyTree, updates: PyTree) -> dict[str, jax.Ar
     Returns:
         "grad_norm", "update_norm", "param_norm" and "update_ratio", float32 scalars.
     """
-    trees = {"grad_norm": grads, "update_norm": updates, "param_norm": state.params}
+    trees = dict(zip(NORMS, (grads, updates, state.params), strict=False))
     trained = _Trained(state)
     found = {name: _norm(trained.of(tree)) for name, tree in trees.items()}
     # Parameters that are all 0 have no ratio: the first update is infinitely more.
     return found | {"update_ratio": found["update_norm"] / found["param_norm"]}
+
+
+def empty_norms(state: TrainState) -> dict[str, jax.Array]:
+    """Return zeros in the form of `norms`."""
+    trained = _Trained(state).of(state.params)
+    wide = any(jnp.finfo(x.dtype).dtype == jnp.float64 for x in trained)
+    return dict.fromkeys(NORMS, jnp.zeros((), jnp.float64 if wide else jnp.float32))
 
 
 @jax.jit  # many small operations a leaf: traced once for the three of them

@@ -10,7 +10,7 @@ import pytest
 
 import odyssey_jax as ody
 from odyssey_jax.data import Calendar
-from odyssey_jax.train import Keys, finish_compiled, fresh_copy
+from odyssey_jax.train import Keys, _step, finish_compiled, fresh_copy
 from tests import examples
 from tests.examples import assert_same
 
@@ -461,3 +461,28 @@ def test_loops_compare_by_value():
     assert one == two
     assert hash(one) == hash(two)
     assert one != make(clip_norm=1.0)[0]
+
+
+@pytest.mark.parametrize(
+    ("read", "options"),
+    [
+        (False, {}),
+        (False, {"log_every_n_steps": 1, "log_outputs": ("loss",)}),
+        (True, {"log_every_n_steps": 1}),
+        (True, {"train_metrics": {"norm": ody.Mean("update_norm")}}),
+    ],
+)
+def test_norms_that_nothing_reads_are_not_traced(monkeypatch, read, options):
+    traced, norms = [], _step.norms
+    monkeypatch.setattr(_step, "norms", lambda *args: traced.append(args) or norms(*args))
+    task = ody.pure_task({"w": jnp.ones(3)}, lambda p, batch: ((p["w"] - batch) ** 2).mean())
+    data = ody.ArrayDataset(jnp.zeros((8, 3)), batch_size=4)
+    result = ody.fit(task, optax.sgd(0.3), data, epochs=1, writers=[], **options)
+    assert bool(traced) == read
+    # Gradients of 2 w / 3, w from 1 to 0.8.
+    if "train_metrics" in options:
+        norm = 0.3 * np.sqrt(3) * 2 / 3 * (1 + 0.8) / 2
+        np.testing.assert_allclose(result.history["train/norm"], norm, rtol=1e-6)
+    elif read:
+        norms = np.sqrt(3) * 2 / 3 * np.array([1, 0.8])
+        np.testing.assert_allclose(result.samples["grad_norm"], norms, rtol=1e-6)
