@@ -13,8 +13,8 @@ from pathlib import Path
 
 # Before JAX starts: sharding and populations are tested on simulated devices. LLVM, at work for
 # most of the suite's time, may do little; the contract of schedules asks for optimized programs.
-# Where XLA has two ways to emit a fusion, the newer costs a third of the time to compile, and
-# so does a module for each few kernels a sixth, which many cores would share.
+# Where XLA has two ways to emit a fusion, the newer costs a third of the time to compile. To
+# split a program among more cores than a worker has costs a sixth.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

@@ -14,6 +14,7 @@ import numpy as np
 
 from odyssey_jax import metrics as metrics_lib
 from odyssey_jax._types import Outputs, PyTree
+from odyssey_jax.train._passed_on import jaxpr_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,9 +43,7 @@ class MetricSet:
 
     def reads(self, states: PyTree, outputs: Outputs) -> frozenset[str]:
         """Return the names of the outputs that `observe` uses, as its jaxpr has it."""
-        form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
-        states, outputs = jax.tree.map(form, (states, dict(outputs)))
-        traced = jax.make_jaxpr(self.observe)(states, outputs).jaxpr
+        traced = jaxpr_of(self.observe, states, outputs)
         used = {id(x) for x in (*traced.outvars, *(x for eqn in traced.eqns for x in eqn.invars))}
         names = [path[0].key for path, _ in jax.tree_util.tree_leaves_with_path(outputs)]
         given = traced.invars[len(jax.tree.leaves(states)) :]

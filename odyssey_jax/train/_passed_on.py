@@ -27,8 +27,13 @@ def passed_on(function: Callable[..., Any], *args: Any) -> list[int | None]:
     Returns:
         The index of the argument's leaf, or None for what is computed.
     """
+    return origins(jaxpr_of(function, *args))
+
+
+def jaxpr_of(function: Callable[..., Any], *args: Any) -> Any:
+    """Return the jaxpr of a function of arguments like these, which may be tracers."""
     form = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
-    return origins(jax.make_jaxpr(function)(*jax.tree.map(form, args)))
+    return jax.make_jaxpr(function)(*jax.tree.map(form, args)).jaxpr
 
 
 def origins(jaxpr: Any, given: Sequence[Any] | None = None) -> list[Any]:

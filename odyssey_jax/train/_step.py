@@ -164,11 +164,11 @@ def train_step(
     params = trained.put(state.params, trained.of(params))
     if scale is not None:
         outputs = {"loss_scale": scale, **outputs}
-    own = outputs.keys()
-    outputs = {**empty_norms(state), **outputs}
-    if reads_norms(outputs):
-        outputs |= {k: x for k, x in norms(state, true_grads, updates).items() if k not in own}
-    return state._replace(params=params, model_state=model_state, opt_state=opt_state), outputs
+    measured = empty_norms(state)
+    if reads_norms({**measured, **outputs}):
+        measured = norms(state, true_grads, updates)
+    state = state._replace(params=params, model_state=model_state, opt_state=opt_state)
+    return state, {**measured, **outputs}
 
 
 def _gradient_of(
@@ -243,7 +243,7 @@ def norms(state: TrainState, grads: PyTree, updates: PyTree) -> dict[str, jax.Ar
     Returns:
         "grad_norm", "update_norm", "param_norm" and "update_ratio", float32 scalars.
     """
-    trees = dict(zip(NORMS, (grads, updates, state.params), strict=False))
+    trees = dict(zip(NORMS[:3], (grads, updates, state.params), strict=True))
     trained = _Trained(state)
     found = {name: _norm(trained.of(tree)) for name, tree in trees.items()}
     # Parameters that are all 0 have no ratio: the first update is infinitely more.
